@@ -1,0 +1,83 @@
+"""Between the API, which submits, and the workers, which take: a queue that answers every submission.
+
+memory.py      both sides in one process
+redis_api.py   the submitting side of a queue in Redis      redis_worker.py  its taking side
+redis_keys.py  what is where in Redis, and the scripts that change it in one step
+redis_link.py  connecting, and what counts as losing the connection
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from code_judge.wire import Reason, RunResult, Submission
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """One submission on its way. `ticket`: the broker's own, to find it again."""
+
+    submission: Submission
+    ticket: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """slots: programs it runs at most at a time. busy: at this moment. isolation: layers in force."""
+
+    slots: int
+    busy: int
+    isolation: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """queued: jobs not yet started. totals: metric samples since the queue exists, by name."""
+
+    queued: int
+    workers: tuple[WorkerStatus, ...]
+    totals: Mapping[str, float] = field(default_factory=dict)
+
+
+class Broker(Protocol):
+    """The submitting side."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def submit(self, submissions: Sequence[Submission], *, life_time: float | None) -> list[RunResult]:
+        """Results in the order of the submissions. What has not started after `life_time` seconds is answered
+        `queue_timeout`; None = as long as it takes. Cancelling the call drops what has not started."""
+
+    def count(self, samples: Mapping[str, float]) -> None:
+        """Add to the totals."""
+
+    async def status(self) -> Status:
+        """Raises BrokerLost."""
+
+
+class Source(Protocol):
+    """The taking side, of one worker."""
+
+    async def open(self, status: WorkerStatus) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def take(self, most: int) -> list[Job]:
+        """The next jobs to run, at least one, at most `most`."""
+
+    def finish(self, job: Job, result: RunResult) -> None: ...
+
+    def report(self, status: WorkerStatus) -> None:
+        """What the worker does now."""
+
+
+class BrokerLost(Exception):
+    """The queue cannot be reached."""
+
+
+def no_verdict(submission: Submission, reason: Reason, message: str = "") -> RunResult:
+    return RunResult(
+        sub_id=submission.sub_id, success=False, run_success=False, cost=0, reason=reason, stderr=message, kind=""
+    )

@@ -1,0 +1,82 @@
+"""The broker inside one process."""
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+
+from code_judge.broker import Job, Status, WorkerStatus, no_verdict
+from code_judge.wire import Reason, RunResult, Submission
+
+
+class MemoryBroker:
+    """Both sides. Jobs with a life time and jobs without wait in lines of their own and take turns, so that a long
+    batch does not let the others expire."""
+
+    def __init__(self) -> None:
+        self._lines: tuple[deque[Job], deque[Job]] = (deque(), deque())
+        self._turn = 0
+        self._arrived = asyncio.Event()
+        self._status: WorkerStatus | None = None
+        self._totals: defaultdict[str, float] = defaultdict(float)
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+    async def submit(self, submissions: Sequence[Submission], *, life_time: float | None) -> list[RunResult]:
+        loop = asyncio.get_running_loop()
+        jobs = [Job(submission, loop.create_future()) for submission in submissions]
+        line = self._lines[0 if life_time is not None else 1]
+        line.extend(jobs)
+        self._arrived.set()
+        timer = loop.call_later(life_time, self._expire, jobs, line) if life_time is not None else None
+        try:
+            results: list[RunResult] = await asyncio.gather(*(job.ticket for job in jobs))
+            return results
+        finally:
+            if timer is not None:
+                timer.cancel()
+            for job in jobs:
+                job.ticket.cancel()
+
+    def count(self, samples: Mapping[str, float]) -> None:
+        for name, value in samples.items():
+            self._totals[name] += value
+
+    async def status(self) -> Status:
+        queued = sum(not job.ticket.done() for line in self._lines for job in line)
+        return Status(queued, () if self._status is None else (self._status,), self._totals)
+
+    async def open(self, status: WorkerStatus) -> None:
+        self._status = status
+
+    async def close(self) -> None:
+        self._status = None
+
+    async def take(self, most: int) -> list[Job]:
+        jobs: list[Job] = []
+        while not jobs:
+            await self._arrived.wait()
+            while len(jobs) < most and any(self._lines):
+                self._turn = 1 - self._turn
+                line = self._lines[self._turn] or self._lines[1 - self._turn]
+                job = line.popleft()
+                if not job.ticket.done():
+                    jobs.append(job)
+            if not any(self._lines):
+                self._arrived.clear()
+        return jobs
+
+    def finish(self, job: Job, result: RunResult) -> None:
+        if not job.ticket.done():
+            job.ticket.set_result(result)
+
+    def report(self, status: WorkerStatus) -> None:
+        self._status = status
+
+    def _expire(self, jobs: Sequence[Job], line: deque[Job]) -> None:
+        """Answer those of `jobs` that nobody has taken."""
+        for job in set(jobs) & set(line):
+            self.finish(job, no_verdict(job.submission, Reason.QUEUE_TIMEOUT))

@@ -1,0 +1,275 @@
+"""The submitting side of the queue in Redis, one a process.
+
+Jobs are written and results read in whatever number has come together since the last round trip. What cannot be known
+is answered as our failure: a job that Redis has lost within seconds, all jobs once Redis could not be reached for
+`patience` seconds.
+"""
+
+import asyncio
+import itertools
+import json
+import logging
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from code_judge.broker import BrokerLost, Status, WorkerStatus, no_verdict
+from code_judge.broker.redis_keys import (
+    GROUP,
+    JOBS,
+    LONG_JOBS,
+    MISSING,
+    RESULTS,
+    STATUSES,
+    STREAMS,
+    TOTALS,
+    WITHDRAW,
+    WORKER,
+    WORKERS,
+)
+from code_judge.broker.redis_link import BLOCK_SECONDS, LOST, Link
+from code_judge.tasks import background, end
+from code_judge.wire import Reason, RunResult, Submission
+
+logger = logging.getLogger(__name__)
+
+CHECK_SECONDS = 1.0
+WRITE_AT_ONCE = 8 << 20
+"""Bytes of submissions in one round trip, more only for a single one."""
+
+
+@dataclass(eq=False, slots=True)
+class _Pending:
+    """entry: of the stream, once written. missed: checks in a row that did not find it there."""
+
+    id: str
+    stream: str
+    submission: Submission
+    since: float
+    result: "asyncio.Future[RunResult]"
+    entry: str | None = None
+    missed: int = 0
+
+
+class RedisBroker:
+    def __init__(self, uri: str, *, patience: float) -> None:
+        self._link = Link(uri)
+        self._patience = patience
+        self._reply = RESULTS + uuid.uuid4().hex
+        self._ids = itertools.count()
+        self._pending: dict[str, _Pending] = {}
+        self._unwritten: list[_Pending] = []
+        self._samples: defaultdict[str, float] = defaultdict(float)
+        self._wake = asyncio.Event()
+        self._reachable = 0.0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        self._reachable = asyncio.get_running_loop().time()
+        self._tasks = [background(loop) for loop in (self._write(), self._read(), self._check())]
+
+    async def stop(self) -> None:
+        await end(self._tasks)
+        await self._link.close()
+
+    async def submit(self, submissions: Sequence[Submission], *, life_time: float | None) -> list[RunResult]:
+        loop = asyncio.get_running_loop()
+        stream, now = JOBS if life_time is not None else LONG_JOBS, loop.time()
+        jobs = [_Pending(str(next(self._ids)), stream, s, now, loop.create_future()) for s in submissions]
+        self._pending.update((job.id, job) for job in jobs)
+        self._unwritten += jobs
+        self._wake.set()
+        try:
+            results = asyncio.gather(*(job.result for job in jobs))
+            if life_time is None:
+                return await results
+            try:
+                return await asyncio.wait_for(asyncio.shield(results), life_time)
+            except TimeoutError:
+                await self._expire(jobs)
+                return await results
+        finally:
+            for job in jobs:
+                self._pending.pop(job.id, None)
+            unanswered = [job for job in jobs if not job.result.done() or job.result.cancelled()]
+            for job in unanswered:
+                job.result.cancel()
+            if unanswered:
+                # The client has gone. Best effort, in the background: what runs on, runs for nobody.
+                task = asyncio.ensure_future(self._withdraw(unanswered))
+                task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def count(self, samples: Mapping[str, float]) -> None:
+        for name, value in samples.items():
+            self._samples[name] += value
+
+    async def status(self) -> Status:
+        async def ask(client: Any) -> Status:
+            pipeline = client.pipeline(transaction=False)
+            for stream in STREAMS:
+                pipeline.xlen(stream)
+                pipeline.execute_command("XPENDING", stream, GROUP)
+            pipeline.eval(STATUSES, 1, WORKERS, WORKER)
+            pipeline.hgetall(TOTALS)
+            *counts, workers, totals = await pipeline.execute(raise_on_error=False)
+            for reply in (*counts, workers, totals):
+                # No group: no worker has been there yet.
+                if isinstance(reply, LOST) and "NOGROUP" not in str(reply):
+                    raise reply
+            queued = sum(n for n in counts[::2] if isinstance(n, int))
+            taken = sum(_pending_count(reply) for reply in counts[1::2])
+            return Status(
+                max(0, queued - taken),
+                tuple(_worker_status(worker) for worker in workers),
+                {name.decode(): float(value) for name, value in totals.items()},
+            )
+
+        try:
+            return await asyncio.wait_for(self._link.call(ask), 2)
+        except (TimeoutError, *LOST) as error:
+            raise BrokerLost(f"Redis cannot be reached: {error}") from error
+
+    async def _write(self) -> None:
+        """Write what was submitted since the last time."""
+        while True:
+            await self._wake.wait()
+            # An interrupted write may have been executed; a job that runs twice still gets one result.
+            await self._link.insist(self._write_some)
+            if not self._unwritten:
+                self._wake.clear()
+
+    async def _write_some(self, client: Any) -> None:
+        batch: list[_Pending] = []
+        size = taken = 0
+        for job in self._unwritten:
+            taken += 1
+            if not job.result.done():
+                batch.append(job)
+                size += len(job.submission.solution) + len(job.submission.input or "")
+            if size > WRITE_AT_ONCE:
+                break
+        if batch:
+            pipeline = client.pipeline(transaction=False)
+            for job in batch:
+                fields = {"id": job.id, "reply": self._reply, "submission": job.submission.model_dump_json()}
+                pipeline.xadd(job.stream, fields)
+            for job, entry in zip(batch, await pipeline.execute(), strict=True):
+                job.entry = entry.decode()
+        del self._unwritten[:taken]
+
+    async def _read(self) -> None:
+        last = "0"
+        while True:
+            streams = {self._reply: last}
+            reply = await self._link.insist(
+                lambda client, streams=streams: client.xread(streams, count=512, block=int(BLOCK_SECONDS * 1000))  # type: ignore[misc]
+            )
+            self._reachable = asyncio.get_running_loop().time()
+            for _, entries in reply:
+                for entry, fields in entries:
+                    last = entry.decode()
+                    self._settle(fields)
+                await self._link.insist(lambda client, last=last: client.xtrim(self._reply, minid=last))  # type: ignore[misc]
+
+    def _settle(self, fields: dict[bytes, bytes]) -> None:
+        job = self._pending.get(fields[b"id"].decode())
+        if job is not None and not job.result.done():
+            result = RunResult.model_validate_json(fields[b"result"])
+            job.result.set_result(result.model_copy(update={"sub_id": job.submission.sub_id}))
+
+    async def _check(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            now = asyncio.get_running_loop().time()
+            reachable = now - self._reachable < self._patience
+            old = [job for job in self._pending.values() if now - job.since > self._patience]
+            self._fail(
+                [job for job in old if job.entry is None or not reachable],
+                f"Redis could not be reached for {self._patience:g} s",
+            )
+            try:
+                await self._look_for_lost_jobs(now)
+                await self._write_samples()
+            except LOST as error:
+                logger.debug("Redis cannot be reached: %s", error)
+
+    async def _look_for_lost_jobs(self, now: float) -> None:
+        """A job that is neither in its stream nor answered, twice in a row, is lost."""
+        for stream, jobs in _by_stream(
+            job for job in self._pending.values() if now - job.since > CHECK_SECONDS
+        ).items():
+            for chunk in _chunks(jobs, 1000):
+                entries = [job.entry for job in chunk]
+                missing = await self._link.call(
+                    lambda client, s=stream, e=entries: client.eval(MISSING, 1, s, *e)  # type: ignore[misc]
+                )
+                gone = {entry.decode() for entry in missing}
+                for job in chunk:
+                    job.missed = job.missed + 1 if job.entry in gone else 0
+        self._fail([job for job in self._pending.values() if job.missed >= 2], "Redis has lost the submission")
+
+    async def _write_samples(self) -> None:
+        samples, self._samples = self._samples, defaultdict(float)
+        if not samples:
+            return
+
+        async def add(client: Any) -> None:
+            pipeline = client.pipeline(transaction=False)
+            for name, value in samples.items():
+                pipeline.hincrbyfloat(TOTALS, name, value)
+            await pipeline.execute()
+
+        await self._link.call(add)
+
+    async def _expire(self, jobs: list[_Pending]) -> None:
+        """Answer those of `jobs` that nobody has taken."""
+        waiting = [job for job in jobs if not job.result.done()]
+        try:
+            withdrawn = await asyncio.wait_for(self._withdraw(waiting), 2)
+        except (TimeoutError, *LOST):
+            self._fail(waiting, "Redis cannot be reached")
+            return
+        for job in withdrawn:
+            if not job.result.done():
+                job.result.set_result(no_verdict(job.submission, Reason.QUEUE_TIMEOUT))
+
+    async def _withdraw(self, jobs: list[_Pending]) -> list[_Pending]:
+        withdrawn = [job for job in jobs if job.entry is None]
+        for stream, written in _by_stream(jobs).items():
+            entries = [job.entry for job in written]
+            replies = await self._link.call(
+                lambda client, s=stream, e=entries: client.eval(WITHDRAW, 1, s, *e)  # type: ignore[misc]
+            )
+            ids = {entry.decode() for entry in replies}
+            withdrawn += [job for job in written if job.entry in ids]
+        return withdrawn
+
+    def _fail(self, jobs: Iterable[_Pending], why: str) -> None:
+        for job in jobs:
+            if not job.result.done():
+                job.result.set_result(no_verdict(job.submission, Reason.INTERNAL_ERROR, why))
+
+
+def _by_stream(jobs: Iterable[_Pending]) -> dict[str, list[_Pending]]:
+    """Those that are written."""
+    found: defaultdict[str, list[_Pending]] = defaultdict(list)
+    for job in jobs:
+        if job.entry is not None:
+            found[job.stream].append(job)
+    return found
+
+
+def _chunks(jobs: list[_Pending], size: int) -> Iterable[list[_Pending]]:
+    return (jobs[start : start + size] for start in range(0, len(jobs), size))
+
+
+def _pending_count(reply: Any) -> int:
+    """Of XPENDING's summary; an error where no worker has created the group yet."""
+    return int(reply["pending"] if isinstance(reply, dict) else reply[0]) if not isinstance(reply, Exception) else 0
+
+
+def _worker_status(data: bytes) -> WorkerStatus:
+    status = json.loads(data)
+    return WorkerStatus(status["slots"], status["busy"], tuple(status["isolation"]))

@@ -1,0 +1,81 @@
+"""What is where in Redis, and the scripts that change it in one step.
+
+{code-judge}:jobs, :long-jobs   streams of jobs; an entry lives from submission to result. Fields: reply, key of the
+                                stream that takes the result; id, of the job; submission, JSON
+{code-judge}:results:<api>      stream of results for one API process. Fields: id, result (JSON). Expires
+{code-judge}:worker:<name>      a live worker's status, JSON. Expires in WORKER_TTL
+{code-judge}:workers             set of the workers' names
+{code-judge}:totals             hash of metric samples
+All workers are consumers of one group, so that a job is with one worker at a time until its result is written. The tag
+in braces keeps all keys on one node of a cluster.
+"""
+
+PREFIX = "{code-judge}:"
+JOBS = PREFIX + "jobs"
+LONG_JOBS = PREFIX + "long-jobs"
+STREAMS = (JOBS, LONG_JOBS)
+RESULTS = PREFIX + "results:"
+WORKER = PREFIX + "worker:"
+WORKERS = PREFIX + "workers"
+TOTALS = PREFIX + "totals"
+GROUP = "workers"
+
+WORKER_TTL = 3.0
+"""Seconds without a sign of life after which a worker's jobs are given to others."""
+RESULTS_TTL = 600
+"""Seconds that results wait for an API process."""
+
+WITHDRAW = """
+local withdrawn = {}
+for _, id in ipairs(ARGV) do
+  if #redis.pcall('XPENDING', KEYS[1], 'workers', id, id, 1) == 0 and redis.call('XDEL', KEYS[1], id) == 1 then
+    withdrawn[#withdrawn + 1] = id
+  end
+end
+return withdrawn
+"""
+"""KEYS: stream. ARGV: entries. Deletes those that no worker has taken and returns them."""
+
+MISSING = """
+local missing = {}
+for _, id in ipairs(ARGV) do
+  if #redis.call('XRANGE', KEYS[1], id, id) == 0 then missing[#missing + 1] = id end
+end
+return missing
+"""
+"""KEYS: stream. ARGV: entries. Returns those that are not there."""
+
+RECLAIM = """
+local taken = {}
+for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], 'workers')) do
+  local name, pending = consumer[2], consumer[4]
+  if redis.call('EXISTS', ARGV[1] .. name) == 0 then
+    if pending == 0 then
+      redis.call('XGROUP', 'DELCONSUMER', KEYS[1], 'workers', name)
+    elseif #taken < tonumber(ARGV[3]) then
+      local entries = redis.call('XPENDING', KEYS[1], 'workers', '-', '+', ARGV[3] - #taken, name)
+      for _, entry in ipairs(entries) do
+        local claimed = redis.call('XCLAIM', KEYS[1], 'workers', ARGV[2], 0, entry[1])
+        if claimed[1] then
+          taken[#taken + 1] = {claimed[1][1], claimed[1][2], entry[4] + 1}
+        else
+          redis.call('XACK', KEYS[1], 'workers', entry[1])
+        end
+      end
+    end
+  end
+end
+return taken
+"""
+"""KEYS: stream. ARGV: prefix of the workers' keys, the caller's name, the most entries. Gives the caller what workers
+without a sign of life have taken: entry, fields, number of this delivery. Forgets those workers."""
+
+STATUSES = """
+local statuses = {}
+for _, name in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+  local status = redis.call('GET', ARGV[1] .. name)
+  if status then statuses[#statuses + 1] = status else redis.call('SREM', KEYS[1], name) end
+end
+return statuses
+"""
+"""KEYS: names of the workers. ARGV: prefix of the workers' keys. Returns the statuses of the live workers."""

@@ -1,0 +1,104 @@
+"""Connecting to Redis, and what counts as losing the connection."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import redis.asyncio
+import redis.exceptions
+
+from code_judge.broker.redis_keys import JOBS
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+LOST = (redis.exceptions.RedisError, OSError)
+"""Errors that another try may not meet: no connection, loading, out of memory, cluster down, login refused. A command
+that raised one of them may have been executed."""
+BLOCK_SECONDS = 1.0
+"""How long a read waits in Redis for something to arrive."""
+_COMMAND_SECONDS = 3.0
+_PAUSE_SECONDS = 0.2
+_CLUSTER = "redis+cluster", "rediss+cluster"
+
+
+class Link:
+    """Commands to the Redis at `uri`: redis://, rediss://, unix://, or redis+cluster://, rediss+cluster:// for any node
+    of a cluster. All keys live on one of its nodes, which is found anew after the connection was lost."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._client: Any = None
+
+    async def client(self) -> Any:
+        if self._client is None:
+            uri = urlsplit(self._uri)
+            if uri.scheme in _CLUSTER:
+                plain = urlunsplit(uri._replace(scheme=uri.scheme.removesuffix("+cluster")))
+                self._client = await _node_of_cluster(plain)
+            else:
+                self._client = _connect(self._uri)
+        return self._client
+
+    async def call(self, command: Callable[[Any], Awaitable[T]]) -> T:
+        """Raises one of LOST."""
+        try:
+            return await command(await self.client())
+        except redis.exceptions.MovedError as error:
+            await self.close()
+            raise redis.exceptions.ConnectionError("the keys have moved to another node") from error
+        except LOST:
+            # In a cluster the keys may be with another node when they can be reached again.
+            if urlsplit(self._uri).scheme in _CLUSTER:
+                await self.close()
+            raise
+
+    async def insist(self, command: Callable[[Any], Awaitable[T]]) -> T:
+        """Try until it works, at least once in `_PAUSE_SECONDS`."""
+        lost = False
+        while True:
+            try:
+                result = await self.call(command)
+            except LOST as error:
+                if not lost:
+                    logger.warning("Redis cannot be reached (%s); trying again", error)
+                lost = True
+                await asyncio.sleep(_PAUSE_SECONDS)
+            else:
+                if lost:
+                    logger.warning("Redis can be reached again")
+                return result
+
+    async def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+
+def _connect(uri: str) -> Any:
+    return redis.asyncio.from_url(
+        uri,
+        socket_connect_timeout=1,
+        socket_timeout=_COMMAND_SECONDS,
+        retry=None,
+        retry_on_timeout=False,
+        health_check_interval=0,
+    )
+
+
+async def _node_of_cluster(uri: str) -> Any:
+    any_node = _connect(uri)
+    try:
+        slot = int(await any_node.execute_command("CLUSTER", "KEYSLOT", JOBS))
+        for first, last, main, *_ in await any_node.execute_command("CLUSTER", "SLOTS"):
+            if first <= slot <= last:
+                host, port = main[0].decode() or urlsplit(uri).hostname, main[1]
+                parts = urlsplit(uri)
+                login = parts.netloc.rpartition("@")[0]
+                netloc = f"{login}@{host}:{port}" if login else f"{host}:{port}"
+                return _connect(urlunsplit(parts._replace(netloc=netloc)))
+    finally:
+        await any_node.aclose()
+    raise redis.exceptions.ConnectionError(f"no node of the cluster serves slot {slot}")

@@ -1,0 +1,209 @@
+"""The taking side of the queue in Redis, one a worker.
+
+A job stays this worker's until its result is written. A worker without a sign of life for WORKER_TTL seconds loses its
+jobs to the others, up to `deliveries` times; then the job is held to be what kills them, and is answered.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import socket
+import uuid
+from dataclasses import asdict
+from typing import Any
+
+import redis.exceptions
+from pydantic import ValidationError
+
+from code_judge.broker import Job, WorkerStatus, no_verdict
+from code_judge.broker.redis_keys import GROUP, RECLAIM, RESULTS_TTL, STREAMS, WORKER, WORKER_TTL, WORKERS
+from code_judge.broker.redis_link import BLOCK_SECONDS, LOST, Link
+from code_judge.tasks import background, end
+from code_judge.wire import Reason, RunResult, Submission
+
+logger = logging.getLogger(__name__)
+
+BEAT_SECONDS = WORKER_TTL / 5
+Entry = tuple[str, str, dict[bytes, bytes], int]
+"""stream, entry, fields, number of this delivery"""
+
+
+class RedisSource:
+    def __init__(self, uri: str, *, deliveries: int) -> None:
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._link = Link(uri)
+        self._deliveries = deliveries
+        self._status = WorkerStatus(0, 0, ())
+        self._mine: set[tuple[str, str]] = set()
+        self._orphans: list[Entry] = []
+        self._recover = False
+        self._unwritten: list[tuple[Job, RunResult]] = []
+        self._wake = asyncio.Event()
+        self._written = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def open(self, status: WorkerStatus) -> None:
+        self._status = status
+        await self._link.insist(self._beat_once)
+        self._tasks = [background(loop) for loop in (self._beat(), self._write())]
+
+    async def close(self) -> None:
+        """Writes what is finished; what is not goes to the other workers at once."""
+        if self._unwritten:
+            try:
+                await asyncio.wait_for(self._written.wait(), 2)
+            except TimeoutError:
+                logger.warning("%d results could not be written", len(self._unwritten))
+        await end(self._tasks)
+        try:
+            await asyncio.wait_for(self._link.call(lambda client: client.delete(WORKER + self.name)), 1)
+        except (TimeoutError, *LOST):
+            pass
+        await self._link.close()
+
+    async def take(self, most: int) -> list[Job]:
+        while True:
+            entries, self._orphans = self._orphans[:most], self._orphans[most:]
+            if not entries:
+                try:
+                    entries = await self._link.call(lambda client: self._read(client, most))
+                except LOST as error:
+                    logger.warning("Redis cannot be reached (%s); trying again", error)
+                    self._recover = True
+                    await asyncio.sleep(BEAT_SECONDS / 3)
+                    continue
+            jobs = [job for entry in entries if (job := self._job(entry)) is not None]
+            if jobs:
+                return jobs
+
+    def finish(self, job: Job, result: RunResult) -> None:
+        self._unwritten.append((job, result))
+        self._written.clear()
+        self._wake.set()
+
+    def report(self, status: WorkerStatus) -> None:
+        self._status = status
+
+    def _job(self, entry: Entry) -> Job | None:
+        stream, id_, fields, delivery = entry
+        if (stream, id_) in self._mine:
+            return None
+        job = Job(Submission(type="python", solution=""), ticket=(stream, id_, fields[b"reply"], fields[b"id"]))
+        self._mine.add((stream, id_))
+        try:
+            job.submission = Submission.model_validate_json(fields[b"submission"])
+        except ValidationError as error:
+            message = f"the worker does not understand the submission; is it of another version? {error}"
+            self.finish(job, no_verdict(job.submission, Reason.INTERNAL_ERROR, message))
+            return None
+        if delivery > self._deliveries:
+            logger.error("submission %s given up: its workers died", job.submission.sub_id)
+            self.finish(job, _given_up(job.submission, delivery - 1))
+            return None
+        return job
+
+    async def _read(self, client: Any, most: int) -> list[Entry]:
+        try:
+            if self._recover:
+                # What was given to us when the connection was lost.
+                mine = await client.xreadgroup(GROUP, self.name, dict.fromkeys(STREAMS, "0"))
+                self._recover = False
+                entries = _entries(mine)
+                self._orphans = [entry for entry in entries if entry[:2] not in self._mine]
+                if self._orphans:
+                    return []
+            half = max(1, (most + 1) // 2)
+            block = int(BLOCK_SECONDS * 1000)
+            reply = await client.xreadgroup(GROUP, self.name, dict.fromkeys(STREAMS, ">"), count=half, block=block)
+        except redis.exceptions.ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            await _create_groups(client)
+            return []
+        entries = _entries(reply)
+        self._orphans += entries[most:]
+        return entries[:most]
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            try:
+                await self._link.call(self._beat_once)
+                room = self._status.slots - self._status.busy - len(self._orphans)
+                if room > 0:
+                    await self._link.call(lambda client, room=room: self._reclaim(client, room))  # type: ignore[misc]
+            except LOST as error:
+                logger.debug("Redis cannot be reached: %s", error)
+                self._recover = True
+
+    async def _beat_once(self, client: Any) -> None:
+        pipeline = client.pipeline(transaction=False)
+        pipeline.sadd(WORKERS, self.name)
+        pipeline.set(WORKER + self.name, json.dumps(asdict(self._status)), px=int(WORKER_TTL * 1000))
+        await pipeline.execute()
+
+    async def _reclaim(self, client: Any, room: int) -> None:
+        for stream in STREAMS:
+            try:
+                entries = await client.eval(RECLAIM, 1, stream, WORKER, self.name, room)
+            except redis.exceptions.ResponseError as error:
+                # Nobody has created the stream or the group yet.
+                if "NOGROUP" not in str(error) and "no such key" not in str(error):
+                    raise
+                continue
+            for id_, fields, delivery in entries:
+                logger.warning("taking over %s of a worker that has gone, delivery %d", id_.decode(), delivery)
+                pairs = dict(zip(fields[::2], fields[1::2], strict=True))
+                self._orphans.append((stream, id_.decode(), pairs, delivery))
+
+    async def _write(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            batch = self._unwritten[:]
+            await self._link.insist(lambda client, batch=batch: _write_results(client, batch))  # type: ignore[misc]
+            del self._unwritten[: len(batch)]
+            self._mine -= {job.ticket[:2] for job, _ in batch}
+            if not self._unwritten:
+                self._written.set()
+
+
+async def _write_results(client: Any, batch: list[tuple[Job, RunResult]]) -> None:
+    """Each result and the end of its job in one step."""
+    pipeline = client.pipeline(transaction=True)
+    for job, result in batch:
+        stream, entry, reply, id_ = job.ticket
+        pipeline.xadd(reply, {"id": id_, "result": result.model_dump_json()})
+        pipeline.expire(reply, RESULTS_TTL)
+        pipeline.xack(stream, GROUP, entry)
+        pipeline.xdel(stream, entry)
+    await pipeline.execute()
+
+
+async def _create_groups(client: Any) -> None:
+    for stream in STREAMS:
+        try:
+            await client.xgroup_create(stream, GROUP, "0", mkstream=True)
+        except redis.exceptions.ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+
+
+def _entries(reply: Any) -> list[Entry]:
+    return [
+        (stream.decode(), entry.decode(), fields, 1) for stream, entries in reply for entry, fields in entries if fields
+    ]
+
+
+def _given_up(submission: Submission, deliveries: int) -> RunResult:
+    """A verdict: whatever else went wrong, going on would end more workers."""
+    return RunResult(
+        sub_id=submission.sub_id,
+        success=False,
+        run_success=False,
+        cost=0,
+        reason=Reason.NONE,
+        stderr=f"given up: each of the {deliveries} workers that ran it died\n",
+        kind="nonzero_exit",
+    )

@@ -1,0 +1,90 @@
+"""Worker processes on a queue in Redis: as many as the host's cores need, each with its share of the slots.
+
+One process serves a few cores; its own work would take a core of its own otherwise. One that ends is started again.
+"""
+
+import asyncio
+import ctypes
+import logging
+import multiprocessing.connection
+import os
+import signal
+import time
+from multiprocessing.process import BaseProcess
+
+from code_judge.broker.redis_worker import RedisSource
+from code_judge.settings import Settings, cores, load_settings
+from code_judge.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+CORES_PER_PROCESS = 4
+RESTART_SECONDS = 1.0
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Raises ValueError for settings that do not fit."""
+    settings = load_settings()
+    if settings.redis_uri is None:
+        raise ValueError("workers take their work from Redis: set REDIS_URI, or use `code-judge serve` without Redis")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    shares = split(settings.max_workers, max(1, cores() // CORES_PER_PROCESS))
+    context = multiprocessing.get_context("spawn")
+
+    def start(slots: int) -> BaseProcess:
+        process = context.Process(target=work, args=(settings.model_copy(update={"max_workers": slots}), os.getpid()))
+        process.start()
+        return process
+
+    processes = {start(slots): slots for slots in shares}
+    stop = False
+
+    def end(*_: object) -> None:
+        nonlocal stop
+        stop = True
+        for process in processes:
+            process.terminate()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    while processes:
+        multiprocessing.connection.wait([process.sentinel for process in processes])
+        for process in [process for process in processes if not process.is_alive()]:
+            slots = processes.pop(process)
+            if not stop:
+                logger.error("a worker process ended with status %s; starting another", process.exitcode)
+                time.sleep(RESTART_SECONDS)
+            if not stop:
+                processes[another := start(slots)] = slots
+                if stop:
+                    # Told to end while it started: `end` did not see it.
+                    another.terminate()
+
+
+def split(slots: int, processes: int) -> list[int]:
+    """The slots of each process; no process without a slot."""
+    processes = min(slots, processes)
+    return [slots // processes + (place < slots % processes) for place in range(processes)]
+
+
+def work(settings: Settings, supervisor: int) -> None:
+    """Run one worker until SIGTERM, which lets it finish what it runs. The kernel sends it when the supervisor dies."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != supervisor:
+        return
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    asyncio.run(_work(settings))
+
+
+async def _work(settings: Settings) -> None:
+    assert settings.redis_uri is not None
+    worker = Worker(RedisSource(settings.redis_uri, deliveries=settings.max_deliveries), settings)
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    await worker.start()
+    logger.info("%d slots, isolation: %s", settings.max_workers, ", ".join(worker.status().isolation) or "none")
+    await ended.wait()
+    await worker.drain()
+    await worker.stop()

@@ -1,0 +1,104 @@
+"""A slot of the zygote: a user, a folder and a Landlock ruleset of its own, used by one program after the other.
+
+Standard library only: the zygote imports it.
+"""
+
+import os
+from dataclasses import dataclass
+
+from code_judge.sandbox import kernel
+from code_judge.sandbox.layers import BOXES, Layers, fresh_box, ruleset
+
+FILENAME = "solution.py"
+
+
+@dataclass(slots=True)
+class Box:
+    """uid: None without the layer uid. ruleset: None without the layer landlock."""
+
+    path: str
+    uid: int | None
+    tmpfs: bool
+    ruleset: int | None = None
+    _seen: tuple[object, ...] = ()
+
+    def is_untouched(self) -> bool:
+        """True if no program has changed the folder: made or removed a file, or changed rights, since `refresh`."""
+        try:
+            return self._state() == self._seen
+        except OSError:
+            return False
+
+    def refresh(self, layers: Layers) -> None:
+        """An empty folder with an empty source file, which the next program's source replaces without a trace."""
+        if self.tmpfs:
+            if self.ruleset is not None:
+                kernel.unmount(self.path)
+            fresh_box(self.path, self.uid or 0)
+        else:
+            os.mkdir(self.path, 0o700)
+        source = os.open(os.path.join(self.path, FILENAME), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        if self.uid is not None:
+            os.chown(self.path, self.uid, self.uid)
+            os.fchown(source, self.uid, self.uid)
+        os.close(source)
+        self._seen = self._state()
+        if self.ruleset is not None:
+            os.close(self.ruleset)
+            self.ruleset = None
+        if "landlock" in layers.active:
+            self.ruleset = ruleset(layers, self.path)
+
+    def _state(self) -> tuple[object, ...]:
+        folder, source = os.stat(self.path), os.lstat(f"{self.path}/{FILENAME}")
+        attributes = os.listxattr(f"{self.path}/{FILENAME}", follow_symlinks=False)
+        return (
+            folder.st_ctime_ns,
+            folder.st_mode,
+            folder.st_uid,
+            folder.st_ino,
+            source.st_mode,
+            source.st_ino,
+            *attributes,
+        )
+
+
+class Boxes:
+    """Hands out boxes; makes as many as are in use at a time."""
+
+    def __init__(self, layers: Layers, root: str) -> None:
+        self._layers = layers
+        self._root = BOXES if "tmpfs" in layers.active else root
+        self._free: list[Box] = []
+        self._made = 0
+        self._folders = 0
+
+    def take(self) -> Box:
+        """Raises OSError."""
+        if self._free:
+            return self._free.pop()
+        layers = self._layers.active
+        box = Box(
+            self._new_path(),
+            uid=self._layers.first_uid + self._made if "uid" in layers else None,
+            tmpfs="tmpfs" in layers,
+        )
+        if box.tmpfs:
+            os.mkdir(box.path, 0o711)
+        box.refresh(self._layers)
+        self._made += 1
+        return box
+
+    def put_back(self, box: Box) -> str | None:
+        """Call when all of its processes are dead. Returns a folder for the caller to remove."""
+        old = None
+        if not box.is_untouched():
+            if not box.tmpfs:
+                old, box.path = box.path, self._new_path()
+            box.refresh(self._layers)
+        self._free.append(box)
+        return old
+
+    def _new_path(self) -> str:
+        self._folders += 1
+        return os.path.join(self._root, str(self._folders))

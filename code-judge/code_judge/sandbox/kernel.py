@@ -1,0 +1,120 @@
+"""System calls that Python does not offer, x86-64 and generic numbers, each raising OSError.
+
+Standard library only: the zygote imports it.
+"""
+
+import ctypes
+import os
+import struct
+
+CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND = 1, 2, 4, 8, 32, 4096
+MS_REC, MS_PRIVATE = 16384, 1 << 18
+MNT_DETACH = 2
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 1, 4, 36, 38, 22
+
+_SYS_PIVOT_ROOT, _SYS_MOUNT_SETATTR = 155, 442
+_SYS_LANDLOCK_CREATE, _SYS_LANDLOCK_ADD, _SYS_LANDLOCK_RESTRICT = 444, 445, 446
+_MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID, _MOUNT_ATTR_NODEV = 1, 2, 4
+_AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+# Keeps the interpreter's lock during the call.
+_libc_with_lock = ctypes.PyDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def prctl(option: int, value: int = 0, pointer: object = None) -> None:
+    _check(_libc.prctl(option, ctypes.c_ulong(value), pointer, None, None), "prctl")
+
+
+def unshare(flags: int) -> None:
+    _check(_libc.unshare(flags), "unshare")
+
+
+def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
+    _check(
+        _libc.mount(source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), options.encode()), target
+    )
+
+
+def bind_read_only(source: str, target: str) -> None:
+    """Without set-uid programs and devices. Only adds restrictions, as a user namespace requires."""
+    mount(source, target, flags=MS_BIND | MS_REC)
+    attributes = struct.pack("QQQQ", _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV, 0, 0, 0)
+    buffer = ctypes.create_string_buffer(attributes)
+    result = _libc.syscall(
+        _SYS_MOUNT_SETATTR, _AT_FDCWD, target.encode(), _AT_RECURSIVE, buffer, ctypes.c_size_t(len(attributes))
+    )
+    _check(result, f"mount_setattr {target}")
+
+
+def bind_device(source: str, target: str) -> None:
+    mount(source, target, flags=MS_BIND)
+
+
+def unmount(target: str) -> None:
+    """Gone from sight at once; what still uses it keeps it until it ends."""
+    _check(_libc.umount2(target.encode(), MNT_DETACH), f"umount {target}")
+
+
+def enter_root(folder: str) -> None:
+    """Make `folder`, which is a mount, the root, and let go of the old one."""
+    os.chdir(folder)
+    _check(_libc.syscall(_SYS_PIVOT_ROOT, b".", b"."), "pivot_root")
+    _check(_libc.umount2(b".", MNT_DETACH), "umount of the old root")
+    os.chdir("/")
+
+
+def landlock_abi() -> int:
+    """0 where the kernel has no Landlock."""
+    return max(0, int(_libc.syscall(_SYS_LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1)))
+
+
+def landlock_ruleset(fs: int, net: int, scoped: int, *, abi: int) -> int:
+    """A file descriptor. The arguments are the rights that are denied unless a rule gives them."""
+    attributes = struct.pack("QQQ", fs, net, scoped)[: 8 if abi < 4 else 16 if abi < 6 else 24]
+    return _check(
+        _libc.syscall(_SYS_LANDLOCK_CREATE, attributes, ctypes.c_size_t(len(attributes)), 0), "landlock_create_ruleset"
+    )
+
+
+def landlock_allow(ruleset: int, path: str, rights: int) -> None:
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        rule = struct.pack("=Qi", rights, fd)
+        _check(_libc.syscall(_SYS_LANDLOCK_ADD, ruleset, 1, rule, 0), f"landlock_add_rule {path}")
+    finally:
+        os.close(fd)
+
+
+def landlock_restrict(ruleset: int) -> None:
+    _check(_libc.syscall(_SYS_LANDLOCK_RESTRICT, ruleset, 0), "landlock_restrict_self")
+
+
+class Filter(ctypes.Structure):
+    """A seccomp program as the kernel takes it."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
+
+    def __init__(self, program: bytes) -> None:
+        self._memory = ctypes.create_string_buffer(program, len(program))
+        super().__init__(len(program) // 8, ctypes.addressof(self._memory))
+
+
+def install_filter(program: Filter) -> None:
+    """For the calling thread and what it starts."""
+    prctl(PR_SET_SECCOMP, 2, ctypes.byref(program))
+
+
+def fork() -> int:
+    """As os.fork, for a process with one thread: without the interpreter's own work before and after, which costs as
+    much again. What of it a child needs is the caller's to do: seed its generators."""
+    return _check(int(_libc_with_lock.fork()), "fork")

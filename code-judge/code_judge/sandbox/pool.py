@@ -1,0 +1,166 @@
+"""Runs programs in forks of warm zygotes, one zygote a flavour."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from code_judge.sandbox.capture import Capture, memory_file
+from code_judge.sandbox.flavours import BARE, choose
+from code_judge.sandbox.layers import FULL, LAYERS
+from code_judge.sandbox.link import Link, SandboxLost
+
+STATUS_LIMIT = 4096  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A script, or with `compiler` a C++ source to compile into `binary`, or else, with `binary`, what was compiled.
+
+    seconds: wall and CPU limit. memory: bytes of address space. output: bytes of stdout, and of stderr, after which the
+    program is killed. echo: print the value of a last expression. binary: a file descriptor.
+    """
+
+    source: str
+    stdin: str
+    seconds: float
+    memory: int
+    output: int
+    echo: bool = False
+    compiler: tuple[str, ...] = ()
+    binary: int | None = None
+
+    @property
+    def do(self) -> str:
+        return "compile" if self.compiler else "execute" if self.binary is not None else "script"
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """status: exit status, or minus the signal. why: timeout, memory or output_limit if killed for it. kind, line: of
+    the uncaught exception, as the program's process reported it; a program can forge these two, and only these."""
+
+    status: int
+    why: str | None
+    seconds: float
+    stdout: str
+    stderr: str
+    kind: str | None
+    line: int | None
+
+
+class Sandbox:
+    """Any number of programs at a time; the caller decides how many."""
+
+    def __init__(self) -> None:
+        self._ids = itertools.count()
+        self._links: dict[str, Link] = {}
+        self.layers: tuple[str, ...] = ()
+        self.missing: dict[str, str] = {}
+
+    async def start(self) -> None:
+        """Start the bare zygote now, and learn which layers are in force. Raises SandboxLost."""
+        link = await self._link(BARE)
+        self.layers = tuple(layer for layer in LAYERS if layer in link.layers)
+        self.missing = link.missing
+
+    def close(self) -> None:
+        """End the zygotes and with them every program."""
+        for link in self._links.values():
+            link.close()
+
+    async def run(self, program: Program) -> Execution:
+        """Raises SandboxLost."""
+        link = await self._link(choose(program.source) if program.do == "script" else BARE)
+        number = next(self._ids)
+        command = {
+            "run": number,
+            "do": program.do,
+            "seconds": program.seconds,
+            "memory": program.memory,
+            "echo": program.echo,
+            "command": program.compiler,
+        }
+        try:
+            with contextlib.ExitStack() as files:
+                overflow = partial(link.kill, number, "output_limit")
+                source, stdin = (files.enter_context(memory_file(text)) for text in (program.source, program.stdin))
+                limits = (program.output, program.output, STATUS_LIMIT)
+                outputs = [files.enter_context(Capture(limit, overflow)) for limit in limits]
+                inputs = [source if program.do != "execute" or program.binary is None else program.binary, stdin]
+                artefact = [program.binary] if program.do == "compile" and program.binary is not None else []
+                return await _execute(link, command, inputs, outputs, artefact)
+        finally:
+            link.forget(number)
+
+    async def _link(self, flavour: str) -> Link:
+        link = self._links.get(flavour)
+        if link is None or not link.alive:
+            try:
+                link = self._links[flavour] = Link(flavour)
+            except OSError as error:
+                raise SandboxLost(f"the sandbox's zygote could not be started: {error}") from error
+        await link.ready()
+        return link
+
+
+def check_isolation(required: str, layers: tuple[str, ...], missing: dict[str, str]) -> None:
+    """`required`: names of layers with commas between, or "full". Raises ValueError naming what is not there."""
+    names = FULL if required == "full" else tuple(name.strip() for name in required.split(",") if name.strip())
+    unknown = [name for name in names if name not in LAYERS]
+    if unknown:
+        raise ValueError(
+            f"CODE_JUDGE_REQUIRE_ISOLATION names {unknown[0]!r}; the layers are {', '.join(LAYERS)}, or full for all "
+            "that root can have"
+        )
+    absent = [f"{name} ({missing.get(name, 'not available')})" for name in names if name not in layers]
+    if absent:
+        raise ValueError(
+            f"CODE_JUDGE_REQUIRE_ISOLATION asks for more than this host gives: {'; '.join(absent)}. Run as root, in a "
+            "container with --cap-add=SYS_ADMIN --security-opt apparmor=unconfined, or ask for less"
+        )
+
+
+async def _execute(
+    link: Link, command: dict[str, Any], inputs: list[int], outputs: list[Capture], artefact: list[int]
+) -> Execution:
+    ended = link.begin(command["run"])
+    await link.send(command, [*inputs, *(output.write_fd for output in outputs), *artefact])
+    for output in outputs:
+        output.start()
+    try:
+        report = await ended
+    except asyncio.CancelledError:
+        link.kill(command["run"], "cancelled")
+        raise
+    stdout, stderr, status = (output.finish() for output in outputs)
+    overflowed = any(output.overflowed for output in outputs)
+    text = stderr.decode("utf-8", "replace")
+    started, _, exception = status.partition(b"\n")
+    if report["why"] is None and started != b"started":
+        raise SandboxLost(f"the program could not be started: {report.get('error') or text.strip() or 'killed'}")
+    kind, line = _read_status(exception)
+    return Execution(
+        status=report["status"],
+        why=report["why"] or ("output_limit" if overflowed else None),
+        seconds=report["seconds"],
+        stdout=stdout.decode("utf-8", "replace"),
+        stderr=text,
+        kind=kind,
+        line=line,
+    )
+
+
+def _read_status(data: bytes) -> tuple[str | None, int | None]:
+    """The program's process wrote this, and so could the program: it names the failure, it never decides one."""
+    try:
+        status = json.loads(data)
+        kind, line = status["kind"], status["line"]
+    except (ValueError, TypeError, KeyError):
+        return None, None
+    if not isinstance(kind, str) or not kind.isidentifier() or len(kind) > 80:
+        return None, None
+    return kind, line if type(line) is int else None

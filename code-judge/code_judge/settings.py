@@ -1,0 +1,56 @@
+"""The service's settings, from the environment under the names its users know."""
+
+import os
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings
+
+REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
+
+
+class Settings(BaseSettings):
+    """max_execution_time: seconds a submission may run, by the clock and on the CPU. max_memory: MB of address space.
+    max_stdout_error_length: characters of stdout and of stderr returned. max_workers: submissions that run at a time.
+    max_queue_work_life_time: seconds a single or batch submission may wait to be started. run_workers: whether the
+    process that serves HTTP runs programs as well. max_deliveries: workers that may die of a submission before it is
+    given up. redis_patience: seconds without Redis after which its submissions are answered as failed.
+    cpp_compile_command: `main.cpp -o main` is added to it. cpp_compile_time, cpp_compile_memory: its limits, s and MB.
+    code_judge_require_isolation: see sandbox.pool.check_isolation."""
+
+    max_execution_time: float = Field(default=10, gt=0)
+    max_memory: int = Field(default=256, ge=64)
+    max_stdout_error_length: int = Field(default=1000, ge=0)
+    max_workers: int = Field(default_factory=lambda: max(16, 8 * cores()), ge=1)
+    max_queue_work_life_time: float = Field(default=10, gt=0)
+    max_body_size: int = Field(default=64 << 20, ge=1)
+    max_output_size: int = Field(default=1 << 20, ge=1)
+    redis_uri: str | None = None
+    run_workers: int = Field(default=1, ge=0)
+    max_deliveries: int = Field(default=3, ge=1)
+    redis_patience: float = Field(default=5, gt=0)
+    code_judge_require_isolation: str = ""
+    cpp_compile_command: str = "g++ -O2 -std=c++17"
+    cpp_compile_time: float = Field(default=30, gt=0)
+    cpp_compile_memory: int = Field(default=1024, ge=64)
+
+
+def load_settings() -> Settings:
+    """Raises ValueError naming the variable, its value and what is expected."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).upper()
+        raise ValueError(f"{name}={first['input']!r} is not accepted: {first['msg']}") from None
+    if settings.redis_uri is not None:
+        scheme = settings.redis_uri.partition("://")[0]
+        if scheme not in REDIS_SCHEMES:
+            raise ValueError(f"REDIS_URI must begin with one of {', '.join(REDIS_SCHEMES)} and '://', got {scheme!r}")
+    elif not settings.run_workers:
+        raise ValueError("RUN_WORKERS=0 needs a REDIS_URI: without Redis nobody else can run the submissions")
+    return settings
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0))

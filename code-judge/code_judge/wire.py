@@ -1,0 +1,75 @@
+"""What travels over HTTP. Keys, reasons and endpoints are the contract that existing clients depend on."""
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+TIMEOUT_MARK = "Suicide from timeout."
+"""What clients of the contract find at the end of stdout after a timeout."""
+
+
+class Reason(StrEnum):
+    """Why there is no verdict; empty where there is one."""
+
+    NONE = ""
+    WORKER_TIMEOUT = "worker_timeout"
+    QUEUE_TIMEOUT = "queue_timeout"
+    INTERNAL_ERROR = "internal_error"
+    INVALID_INPUT = "invalid_input"
+
+
+class Options(BaseModel):
+    """echo_last_expression: print the value of a last line that is an expression, as a notebook does. cut_middle: of an
+    output that is too long, return beginning and end, instead of the beginning."""
+
+    echo_last_expression: bool = False
+    cut_middle: bool = False
+
+
+class Submission(BaseModel):
+    """One program. `sub_id` comes back with the result; `expected_output` is compared with the stripped stdout."""
+
+    type: Literal["python", "cpp"]
+    solution: str
+    input: str | None = None
+    expected_output: str | None = None
+    sub_id: str | None = None
+    options: Options = Options()
+
+
+class Batch(BaseModel):
+    type: Literal["batch"]
+    sub_id: str | None = None
+    submissions: list[Submission] = Field(min_length=1)
+
+
+class JudgeResult(BaseModel):
+    """success: ran to exit status 0 and printed what was expected. cost: seconds of wall time."""
+
+    sub_id: str | None
+    success: bool
+    run_success: bool
+    cost: float
+    reason: Reason
+
+
+class RunResult(JudgeResult):
+    """kind: "ok", the class name of an uncaught exception, or timeout, memory, output_limit, nonzero_exit; empty where
+    the service itself failed. line: where in the submitted source the exception came up. Both are measured outside or
+    carried on a channel of their own, never parsed from the output."""
+
+    stdout: str = ""
+    stderr: str = ""
+    kind: str = ""
+    line: int | None = None
+
+
+class BatchResult(BaseModel):
+    sub_id: str | None
+    results: list[JudgeResult]
+
+
+class RunBatchResult(BaseModel):
+    sub_id: str | None
+    results: list[RunResult]

@@ -1,0 +1,195 @@
+"""Takes jobs from the broker and runs them in the sandbox.
+
+There are more slots than cores: a program that sleeps or loops keeps its slot until its limit. Programs younger than
+YOUNG_SECONDS are limited to a few a core, so that the short ones, which are nearly all, run one after the other instead
+of all at once; an older one no longer counts, and the next may start.
+"""
+
+import asyncio
+import logging
+import os
+import shlex
+from dataclasses import replace
+
+from code_judge.broker import Job, Source, WorkerStatus, no_verdict
+from code_judge.sandbox.link import SandboxLost
+from code_judge.sandbox.pool import Execution, Program, Sandbox, check_isolation
+from code_judge.settings import Settings, cores
+from code_judge.tasks import background, end
+from code_judge.wire import TIMEOUT_MARK, Reason, RunResult, Submission
+
+logger = logging.getLogger(__name__)
+
+YOUNG_SECONDS = 0.1
+YOUNG_PER_CORE = 3
+
+
+class Worker:
+    def __init__(self, source: Source, settings: Settings) -> None:
+        self.source = source
+        self.settings = settings
+        self.sandbox = Sandbox()
+        self._most_young = YOUNG_PER_CORE * cores()
+        self._young: set[Job] = set()
+        self._running: set[asyncio.Task[None]] = set()
+        self._room = asyncio.Event()
+        self._taking: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Raises SandboxLost, and ValueError if there is less isolation than required."""
+        await self.sandbox.start()
+        try:
+            check_isolation(self.settings.code_judge_require_isolation, self.sandbox.layers, self.sandbox.missing)
+        except ValueError:
+            self.sandbox.close()
+            raise
+        await self.source.open(self.status())
+        self._taking = background(self._take())
+
+    async def drain(self) -> None:
+        """Take no more, and wait for what runs."""
+        await end([self._taking] if self._taking is not None else [])
+        if self._running:
+            await asyncio.wait(self._running)
+
+    async def stop(self) -> None:
+        await end([self._taking] if self._taking is not None else [])
+        await end(self._running)
+        self.sandbox.close()
+        await self.source.close()
+
+    def status(self) -> WorkerStatus:
+        return WorkerStatus(self.settings.max_workers, len(self._running), self.sandbox.layers)
+
+    async def _take(self) -> None:
+        while True:
+            while (room := self._count_room()) <= 0:
+                self._room.clear()
+                await self._room.wait()
+            for job in await self.source.take(room):
+                self._young.add(job)
+                task = asyncio.create_task(self._work(job))
+                self._running.add(task)
+                task.add_done_callback(self._ended)
+            self.source.report(self.status())
+
+    def _count_room(self) -> int:
+        return min(self.settings.max_workers - len(self._running), self._most_young - len(self._young))
+
+    async def _work(self, job: Job) -> None:
+        growing_old = asyncio.get_running_loop().call_later(YOUNG_SECONDS, self._no_longer_young, job)
+        try:
+            self.source.finish(job, await self._run(job))
+        except Exception:
+            logger.exception("submission %s failed inside the service", job.submission.sub_id)
+            self.source.finish(job, no_verdict(job.submission, Reason.INTERNAL_ERROR, "see the service's log"))
+        finally:
+            growing_old.cancel()
+            self._no_longer_young(job)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._room.set()
+        self.source.report(self.status())
+
+    def _no_longer_young(self, job: Job) -> None:
+        self._young.discard(job)
+        self._room.set()
+
+    async def _run(self, job: Job) -> RunResult:
+        submission, settings = job.submission, self.settings
+        program = Program(
+            source=submission.solution,
+            stdin=submission.input or "",
+            seconds=settings.max_execution_time,
+            memory=settings.max_memory << 20,
+            output=settings.max_output_size,
+            echo=submission.options.echo_last_expression,
+        )
+        try:
+            if submission.type == "cpp":
+                return await self._compile_and_run(submission, program)
+            execution = await self.sandbox.run(program)
+        except (SandboxLost, OSError) as error:
+            return no_verdict(submission, Reason.INTERNAL_ERROR, str(error))
+        return verdict(submission, execution, settings.max_stdout_error_length)
+
+    async def _compile_and_run(self, submission: Submission, program: Program) -> RunResult:
+        settings = self.settings
+        length = settings.max_stdout_error_length
+        binary = os.memfd_create("code-judge-binary", os.MFD_CLOEXEC)
+        try:
+            compilation = await self.sandbox.run(
+                replace(
+                    program,
+                    stdin="",
+                    seconds=settings.cpp_compile_time,
+                    memory=settings.cpp_compile_memory << 20,
+                    compiler=tuple(shlex.split(settings.cpp_compile_command)),
+                    binary=binary,
+                )
+            )
+            if compilation.why is not None or compilation.status != 0:
+                return compile_error(submission, compilation, length)
+            # What is open for writing cannot be executed.
+            readable = os.open(f"/proc/self/fd/{binary}", os.O_RDONLY | os.O_CLOEXEC)
+            os.close(binary)
+            binary = readable
+            return verdict(submission, await self.sandbox.run(replace(program, source="", binary=binary)), length)
+        finally:
+            os.close(binary)
+
+
+def compile_error(submission: Submission, compilation: Execution, length: int) -> RunResult:
+    """The compiler refuses the source, or does not come to an end within its limits."""
+    stderr = compilation.stderr + (f"the compiler was stopped: {compilation.why}\n" if compilation.why else "")
+    return RunResult(
+        sub_id=submission.sub_id,
+        success=False,
+        run_success=False,
+        cost=compilation.seconds,
+        reason=Reason.NONE,
+        stderr=stderr[:length],
+        kind="compile_error",
+    )
+
+
+def verdict(submission: Submission, execution: Execution, output_length: int) -> RunResult:
+    """The result of a program that ran. The exit status decides; the reported exception only names the failure."""
+    kind = _kind(execution)
+    expected = submission.expected_output
+    as_expected = expected is None or execution.stdout.strip() == expected.strip()
+    stdout = cut(execution.stdout, output_length, middle=submission.options.cut_middle)
+    # The end of a traceback says what went wrong.
+    stderr = execution.stderr[max(0, len(execution.stderr) - output_length) :]
+    if kind == "timeout":
+        stdout += TIMEOUT_MARK
+    if execution.status < 0 and kind == "nonzero_exit":
+        stderr += f"killed by signal {-execution.status}\n"
+    return RunResult(
+        sub_id=submission.sub_id,
+        success=kind == "ok" and as_expected,
+        run_success=kind == "ok",
+        cost=execution.seconds,
+        reason=Reason.WORKER_TIMEOUT if kind == "timeout" else Reason.NONE,
+        stdout=stdout,
+        stderr=stderr,
+        kind=kind,
+        line=execution.line if kind not in ("ok", "timeout") else None,
+    )
+
+
+def cut(text: str, length: int, *, middle: bool) -> str:
+    """At most `length` characters of the text, and with `middle` a note of what is missing."""
+    if len(text) <= length or not middle:
+        return text[:length]
+    head, tail = text[: (length + 1) // 2], text[len(text) - length // 2 :]
+    return f"{head}\n[{len(text) - length} characters left out]\n{tail}"
+
+
+def _kind(execution: Execution) -> str:
+    if execution.why is not None:
+        return execution.why
+    if execution.status == 0:
+        return "ok"
+    return execution.kind or "nonzero_exit"

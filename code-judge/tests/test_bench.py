@@ -1,0 +1,48 @@
+"""The benchmark and the soak, short; their loads are right."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from judge_harness import Judge, command
+
+from code_judge.bench.loads import LOADS
+
+
+@pytest.mark.parametrize("load", LOADS, ids=lambda load: load.name)
+def test_the_loads_expect_what_python_prints(load) -> None:  # type: ignore[no-untyped-def]
+    if load.name in ("numpy", "sympy"):
+        pytest.importorskip(load.name)
+    programs = [load.make(n) for n in range(40)]
+    assert len({source for source, _ in programs if source != "while True: pass"}) >= 30
+    for source, expected in programs[:3]:
+        if expected is not None:
+            done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+            assert done.stdout.strip() == expected
+
+
+def test_one_loop_in_twenty() -> None:
+    loops = sum(LOADS[3].make(n)[1] is None for n in range(2000))
+    assert 60 < loops < 140
+
+
+def test_bench(served: Judge, tmp_path: Path) -> None:
+    output, figure = tmp_path / "bench.json", tmp_path / "bench.png"
+    options = ["--url", served.url, "--seconds", "0.5", "--rounds", "1", "--loads", "hello", "--slots"]
+    arguments = command("bench", *options, "--output", str(output), "--figure", str(figure))
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    table = json.loads(output.read_text())["hello"]
+    assert set(table) == {"single", "long-batch", "subprocess", "slots alone"}
+    assert all(row["rate"] > 0 and not row["problems"] for row in table.values())
+    assert figure.stat().st_size > 1000
+    assert len(done.stdout.splitlines()) == 4
+
+
+def test_a_short_soak() -> None:
+    arguments = command("soak", "--seconds", "6", "--every", "2")
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no process, zombie or folder left" in done.stdout

@@ -1,0 +1,378 @@
+"""The queue in Redis: the same contract, any number of processes, and what happens when one of them is killed."""
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from judge_harness import Judge, descendants, environment
+from redis_harness import ROOT, Redis, api, free_port, needs_redis, redis_server, wait_until, workers
+
+pytestmark = needs_redis
+SLEEP = "import time\ntime.sleep({seconds})\nprint('slept')"
+HELLO = {"type": "python", "solution": "print('hello')", "expected_output": "hello"}
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def pool(redis: Redis) -> Iterator[Judge]:
+    """Two API processes and two workers."""
+    with (
+        api(redis.uri, "--workers", "2", MAX_QUEUE_WORK_LIFE_TIME=3) as it,
+        workers(redis.uri),
+        workers(redis.uri),
+    ):
+        yield it
+
+
+def is_worker(pid: int) -> bool:
+    return b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def is_zygote(pid: int) -> bool:
+    """The child of the keeper."""
+    parent = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]
+    commands = [Path(f"/proc/{p}/cmdline").read_bytes() for p in (pid, parent)]
+    return all(b"zygote" in command for command in commands)
+
+
+PARTS = {"worker": is_worker, "zygote": is_zygote}
+
+
+def in_background(call: Callable[[], Any]) -> "Future[Any]":
+    executor = ThreadPoolExecutor(1)
+    future = executor.submit(call)
+    executor.shutdown(wait=False)
+    return future
+
+
+def await_busy(it: Judge, busy: int) -> None:
+    wait_until(lambda: it.http.get("/status").json()["busy"] >= busy, f"{busy} programs run")
+
+
+def test_contract(pool: Judge) -> None:
+    status = pool.http.get("/status").json()
+    assert (status["queue"], status["num_workers"], status["workers"]) == (0, 16, 2)
+    result = pool.post("/judge", **HELLO, sub_id="a")
+    assert result == {"sub_id": "a", "success": True, "run_success": True, "cost": result["cost"], "reason": ""}
+    solutions = [f"print({i})" for i in range(100)]
+    for path in ("/run/batch", "/run/long-batch"):
+        assert [r["stdout"] for r in pool.run_all(solutions, path)] == [f"{i}\n" for i in range(100)]
+    assert pool.run("while True: pass")["reason"] == "worker_timeout"
+
+
+def test_many_clients_get_their_own_results(pool: Judge) -> None:
+    def client(number: int) -> bool:
+        with httpx.Client(base_url=pool.url, timeout=60) as http:
+            for i in range(20):
+                body = {"type": "python", "solution": f"print({number}, {i})", "sub_id": "the same"}
+                if http.post("/run", json=body).json()["stdout"] != f"{number} {i}\n":
+                    return False
+        return True
+
+    with ThreadPoolExecutor(16) as executor:
+        assert all(executor.map(client, range(16)))
+
+
+def test_metrics_add_up_over_processes(pool: Judge) -> None:
+    body = {"type": "python", "solution": "raise SystemExit(3)"}
+    for _ in range(10):
+        with httpx.Client(base_url=pool.url) as http:
+            assert http.post("/run", json=body).json()["kind"] == "nonzero_exit"
+    sample = 'code_judge_verdicts_total{verdict="nonzero_exit"} 10'
+    wait_until(lambda: sample in pool.http.get("/metrics").text.splitlines(), "all processes have counted")
+    lines = pool.http.get("/metrics").text.splitlines()
+    assert "code_judge_slots 16" in lines
+    assert any(line.startswith('code_judge_run_seconds_bucket{le="+Inf"} ') for line in lines)
+
+
+def test_a_queue_that_nobody_serves(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as redis, api(redis.uri, MAX_QUEUE_WORK_LIFE_TIME=0.5) as it:
+        start = time.monotonic()
+        assert it.run("print(1)")["reason"] == "queue_timeout"
+        assert [r["reason"] for r in it.run_all(["print(1)"] * 3, "/run/batch")] == ["queue_timeout"] * 3
+        assert time.monotonic() - start < 3
+        assert redis.cli("xlen", "{code-judge}:jobs") == b"0\n"
+        # A long batch waits for the first worker to come.
+        answer = in_background(lambda: it.run_all(["print(1)"]))
+        wait_until(lambda: it.http.get("/status").json()["queue"] == 1, "the job is queued")
+        with workers(redis.uri):
+            assert answer.result(20)[0]["stdout"] == "1\n"
+
+
+def test_what_runs_is_waited_for_beyond_the_life_time(tmp_path: Path) -> None:
+    with (
+        redis_server(tmp_path) as redis,
+        api(redis.uri, MAX_QUEUE_WORK_LIFE_TIME=0.5) as it,
+        workers(redis.uri, MAX_WORKERS=1),
+    ):
+        results = it.run_all([SLEEP.format(seconds=1.5), "print(1)"], "/run/batch")
+        assert [r["reason"] for r in results] == ["", "queue_timeout"]
+        assert results[0]["stdout"] == "slept\n"
+
+
+def test_a_client_that_goes_away_takes_its_jobs_along(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as redis, api(redis.uri) as it:
+        batch = {"type": "batch", "submissions": [HELLO] * 50}
+        with pytest.raises(httpx.ReadTimeout):
+            it.http.post("/run/long-batch", json=batch, timeout=1)
+        wait_until(lambda: it.http.get("/status").json()["queue"] == 0, "the queue is empty")
+
+
+def test_workers_in_the_api_process(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as redis, api(redis.uri, RUN_WORKERS=1, MAX_WORKERS=3) as it:
+        wait_until(lambda: it.http.get("/status").json()["num_workers"] == 3, "its worker has registered")
+        assert it.post("/judge", **HELLO)["success"]
+
+
+@pytest.mark.parametrize("victim", PARTS)
+def test_a_worker_that_is_killed_loses_no_job(tmp_path: Path, victim: str) -> None:
+    with redis_server(tmp_path) as redis, api(redis.uri) as it, workers(redis.uri, MAX_WORKERS=4) as first:
+        answer = in_background(lambda: it.run_all([SLEEP.format(seconds=0.5)] * 16))
+        await_busy(it, 4)
+        start = time.monotonic()
+        os.kill(next(filter(PARTS[victim], descendants(first.pid))), signal.SIGKILL)
+        results = answer.result(40)
+        assert time.monotonic() - start < 12
+        reasons = [r["reason"] for r in results]
+        if victim == "worker":
+            assert reasons == [""] * 16
+        else:
+            # What was in the zygote is lost with it and answered so, for the client to try again.
+            assert set(reasons) <= {"", "internal_error"}
+            assert all(r["stdout"] == "slept\n" for r in results if not r["reason"])
+
+
+def test_a_job_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as redis, api(redis.uri) as it, workers(redis.uri, MAX_DELIVERIES=2) as it_worker:
+        answer = in_background(lambda: it.run(SLEEP.format(seconds=3)))
+        for _ in range(2):
+            await_busy(it, 1)
+            os.kill(next(p for p in descendants(it_worker.pid) if is_worker(p)), signal.SIGKILL)
+            wait_until(lambda: it.http.get("/status").json()["busy"] == 0, "the dead worker is forgotten")
+        result = answer.result(30)
+        assert (result["reason"], result["run_success"], result["success"]) == ("", False, False)
+        assert "given up" in result["stderr"]
+        assert it.post("/judge", **HELLO)["success"]
+
+
+def test_redis_restarting_loses_nothing_that_it_holds(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as redis, api(redis.uri) as it, workers(redis.uri, MAX_WORKERS=4):
+        answer = in_background(lambda: it.run_all([SLEEP.format(seconds=0.3)] * 40))
+        await_busy(it, 4)
+        redis.kill()
+        start = time.monotonic()
+        redis.start()
+        results = answer.result(30)
+        assert [r["reason"] for r in results] == [""] * 40
+        assert [r["stdout"] for r in results] == ["slept\n"] * 40
+        assert time.monotonic() - start < 10
+
+
+def test_redis_emptied(tmp_path: Path) -> None:
+    """Waiting jobs are gone and answered as our failure within seconds; running ones are finished."""
+    with redis_server(tmp_path) as redis, api(redis.uri) as it, workers(redis.uri, MAX_WORKERS=4):
+        answer = in_background(lambda: it.run_all([SLEEP.format(seconds=1.5)] * 12))
+        await_busy(it, 4)
+        redis.cli("flushall")
+        start = time.monotonic()
+        results = answer.result(30)
+        assert time.monotonic() - start < 6
+        reasons = [r["reason"] for r in results]
+        assert reasons.count("internal_error") == 8
+        assert all("Redis has lost" in r["stderr"] for r in results if r["reason"])
+        assert reasons.count("") == 4
+        # And it works on.
+        assert it.run("print(1)")["stdout"] == "1\n"
+
+
+def test_redis_gone_for_good(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as redis, api(redis.uri, REDIS_PATIENCE=1.5) as it, workers(redis.uri):
+        assert it.run("print(1)")["stdout"] == "1\n"
+        answer = in_background(lambda: it.run_all([SLEEP.format(seconds=1.5)] * 4))
+        await_busy(it, 4)
+        redis.kill()
+        start = time.monotonic()
+        assert [r["reason"] for r in answer.result(30)] == ["internal_error"] * 4
+        result = it.run("print(1)")
+        assert result["reason"] == "internal_error"
+        assert "Redis" in result["stderr"]
+        assert time.monotonic() - start < 8
+        assert it.http.get("/ping").json() == "pong"
+        assert it.http.get("/status").status_code == 503
+        redis.start()
+        wait_until(lambda: it.run("print(1)")["reason"] == "", "it works again", 5)
+
+
+def test_a_killed_api_process_leaves_the_workers_working(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as redis, workers(redis.uri):
+        with api(redis.uri) as it:
+            answer = in_background(lambda: it.run_all([SLEEP.format(seconds=1)] * 20))
+            await_busy(it, 4)
+            it.process.kill()
+            with pytest.raises(httpx.TransportError):
+                answer.result(10)
+        with api(redis.uri) as it:
+            assert it.run("print(1)")["stdout"] == "1\n"
+
+
+def test_a_stalled_worker_that_comes_back_answers_nothing_twice(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as redis, api(redis.uri) as it, workers(redis.uri) as first:
+        answer = in_background(lambda: it.run_all([f"import time; time.sleep(0.5); print({i})" for i in range(8)]))
+        await_busy(it, 1)
+        stalled = next(p for p in descendants(first.pid) if is_worker(p))
+        os.kill(stalled, signal.SIGSTOP)
+        with workers(redis.uri):
+            results = answer.result(30)
+            os.kill(stalled, signal.SIGCONT)
+            assert [r["stdout"] for r in results] == [f"{i}\n" for i in range(8)]
+            assert [r["stdout"] for r in it.run_all(["print(1)"] * 20)] == ["1\n"] * 20
+
+
+def test_ten_thousand_queued_jobs_do_not_hold_up_a_single_one(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as redis, api(redis.uri) as it, workers(redis.uri, MAX_WORKERS=8):
+
+        def keep() -> None:
+            batch = {"type": "batch", "submissions": [HELLO] * 10_000}
+            with httpx.Client(base_url=it.url, timeout=3) as http, pytest.raises(httpx.ReadTimeout):
+                http.post("/judge/long-batch", json=batch)
+
+        flooding = in_background(keep)
+        wait_until(lambda: it.http.get("/status").json()["queue"] > 8000, "the jobs are queued")
+        start = time.monotonic()
+        assert it.post("/judge", **HELLO)["success"]
+        assert time.monotonic() - start < 1
+        flooding.result(30)
+        wait_until(lambda: it.http.get("/status").json()["queue"] == 0, "what is left was withdrawn")
+
+
+def test_a_clock_that_jumps(tmp_path: Path) -> None:
+    """Redis' clock: the signs of life expire all at once; jobs run twice, each is answered once."""
+    with redis_server(tmp_path) as redis, api(redis.uri) as it, workers(redis.uri), workers(redis.uri):
+        answer = in_background(lambda: it.run_all([f"import time; time.sleep(0.7); print({i})" for i in range(24)]))
+        await_busy(it, 4)
+        names = redis.cli("keys", "{code-judge}:worker:*").decode().split()
+        assert len(names) == 2
+        redis.cli("del", *names)
+        assert [r["stdout"] for r in answer.result(30)] == [f"{i}\n" for i in range(24)]
+        wait_until(lambda: it.http.get("/status").json()["workers"] == 2, "both workers are known again")
+
+
+@pytest.fixture
+def host() -> Iterator[tuple[str, str]]:
+    """Another host: a network namespace and our address on the wire to it."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("needs root and ip")
+    name, ours = f"judge{os.getpid() % 10000}", f"10.213.{os.getpid() % 250}.1"
+    theirs = ours.removesuffix("1") + "2"
+    commands = [
+        f"ip netns add {name}",
+        f"ip link add {name}a type veth peer name {name}b",
+        f"ip link set {name}b netns {name}",
+        f"ip addr add {ours}/30 dev {name}a",
+        f"ip link set {name}a up",
+        f"ip netns exec {name} ip addr add {theirs}/30 dev {name}b",
+        f"ip netns exec {name} ip link set {name}b up",
+    ]
+    try:
+        for command in commands:
+            if subprocess.run(command.split(), check=False).returncode:
+                pytest.skip(f"the host does not allow {command!r}")
+        yield name, ours
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=False)
+
+
+def test_workers_on_two_hosts(tmp_path: Path, host: tuple[str, str]) -> None:
+    name, ours = host
+    port = free_port()
+    options = ("--requirepass", "secret", "--bind", ours)
+    uri = f"redis://:secret@{ours}:{port}"
+    there = ("ip", "netns", "exec", name)
+    with redis_server(tmp_path, *options, port=port), api(uri) as it, workers(uri, within=there) as far:
+        with workers(uri) as near:
+            assert it.http.get("/status").json()["workers"] == 2
+            answer = in_background(lambda: it.run_all([SLEEP.format(seconds=0.3)] * 40))
+            await_busy(it, 12)
+            # One host dies; the other takes over what it ran.
+            os.kill(near.pid, signal.SIGSTOP)
+            os.kill(next(p for p in descendants(near.pid) if is_worker(p)), signal.SIGKILL)
+            assert [r["stdout"] for r in answer.result(30)] == ["slept\n"] * 40
+            os.kill(near.pid, signal.SIGCONT)
+        assert far.poll() is None
+
+
+def test_password_and_port(tmp_path: Path) -> None:
+    port = free_port()
+    with redis_server(tmp_path, "--requirepass", "se:cret", port=port):
+        uri = f"redis://:se%3Acret@127.0.0.1:{port}/0"
+        with api(uri) as it, workers(uri):
+            assert it.post("/judge", **HELLO)["success"]
+
+
+def test_cluster(tmp_path: Path) -> None:
+    port = free_port()
+    with redis_server(tmp_path, "--cluster-enabled", "yes", port=port) as redis:
+        redis.cli("cluster", "addslotsrange", "0", "16383")
+        wait_until(lambda: b"cluster_state:ok" in redis.cli("cluster", "info"), "the cluster is up")
+        uri = f"redis+cluster://127.0.0.1:{port}"
+        with api(uri) as it, workers(uri):
+            assert [r["stdout"] for r in it.run_all(["print(1)"] * 20)] == ["1\n"] * 20
+            redis.kill()
+            redis.start()
+            wait_until(lambda: it.run("print(2)")["stdout"] == "2\n", "it works again", 10)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_finish_what_they_run_when_told_to_end(tmp_path: Path, number: signal.Signals) -> None:
+    """Killed, the supervisor takes its workers along just so."""
+    with redis_server(tmp_path) as redis, api(redis.uri) as it, workers(redis.uri) as process:
+        answer = in_background(lambda: it.run(SLEEP.format(seconds=1)))
+        await_busy(it, 1)
+        below = descendants(process.pid)
+        process.send_signal(number)
+        assert answer.result(10)["stdout"] == "slept\n"
+        assert process.wait(10) == (0 if number == signal.SIGTERM else -number)
+        for pid in below:
+            try:
+                fd = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+            assert select.select([fd], [], [], 10)[0], f"{pid} is left"
+            os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "set REDIS_URI"),
+        ({"REDIS_URI": "http://x"}, "REDIS_URI must begin with one of"),
+        ({"REDIS_URI": "redis://x", "MAX_MEMORY": "1"}, "MAX_MEMORY='1' is not accepted"),
+    ],
+)
+def test_workers_refuse_bad_settings(settings: dict[str, str], message: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "run_workers.py"],
+        cwd=ROOT,
+        env=environment(**settings),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Qwen3-4B without tools: reasoning only. Four GPUs.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source=recipe/cleaner/lib/common.sh
+source recipe/cleaner/lib/common.sh
+
+default MODEL_PATH=Gen-Verse/Qwen3-4B-RA-SFT LR=2e-6 TRAIN_FILE=dataset/Open-AgentRL-30K/filtered_sr.parquet
+default VAL_FILES="dataset/aime2024.parquet dataset/aime2025.parquet"
+agentic_rl
+large_model 16
+without_tools
+train "$@"

@@ -1,0 +1,28 @@
+"""A judge that answers to /ping, which is all the preflight asks."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+
+class Pong(BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = json.dumps("pong").encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="session")
+def judge():
+    """Its address."""
+    with HTTPServer(("127.0.0.1", 0), Pong) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()

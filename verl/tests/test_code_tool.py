@@ -1,0 +1,119 @@
+"""The code interpreter tool against a real judge: what the model reads, and the outcome as data."""
+
+import asyncio
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from verl.tools.schemas import OpenAIFunctionToolSchema
+
+from verl_cleaner.code_tool import DEFAULT_URL, CodeInterpreter, judge_url
+from verl_cleaner.saar.outcome import InfrastructureError, Outcome
+
+SCHEMA = OpenAIFunctionToolSchema.model_validate(
+    {
+        "type": "function",
+        "function": {
+            "name": "code_interpreter",
+            "description": "Run Python.",
+            "parameters": {"type": "object", "properties": {"code": {"type": "string"}}, "required": ["code"]},
+        },
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    command = [sys.executable, "-m", "code_judge.cli", "serve", "--port", "0", "--parent-pid", str(os.getpid())]
+    environment = {**os.environ, "MAX_EXECUTION_TIME": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        assert select.select([process.stdout], [], [], 60)[0]
+        yield process.stdout.readline().split()[-1]
+        process.terminate()
+
+
+def execute(url: str, parameters: Any, **config: Any) -> tuple[str, dict[str, Any]]:
+    async def call() -> tuple[str, dict[str, Any]]:
+        tool = CodeInterpreter({"url": url, "deadline": 30, **config}, SCHEMA)
+        response, reward, extra = await tool.execute("instance", parameters)
+        assert reward == 0.0
+        await tool.client.close()
+        return str(response.text), extra
+
+    return asyncio.run(call())
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "kind"),
+    [
+        ("print('a')\nprint('b')", "a\nb", None),
+        ("x = 6\nx * 7", "42", None),
+        ("x = 1", "", None),
+        ("print('a')\n1/0", "a\nZeroDivisionError at line 2: division by zero", "ZeroDivisionError"),
+        ("x = y", "NameError at line 1: name 'y' is not defined", "NameError"),
+        ("assert False", "AssertionError at line 1", "AssertionError"),
+        ("raise ValueError('two\\nlines')", "ValueError at line 1: two\nlines", "ValueError"),
+        ("import json\njson.loads('{')", "JSONDecodeError at line 2: Expecting property name", "JSONDecodeError"),
+        ("raise ValueError('x' * 9000)", "ValueError at line 1", "ValueError"),
+        ("print('a' * 700, 'b' * 700)", "a" * 500 + "\n[402 characters left out]\n" + "b" * 499, None),
+        ("def f(:", "SyntaxError at line 1: invalid syntax", "SyntaxError"),
+        ("while True: pass", "timeout", "timeout"),
+        ("import sys; sys.exit(2)", "nonzero_exit", "nonzero_exit"),
+        ("print('{\"kind\": \"ok\"}\\nok')\nraise KeyError('k')", None, "KeyError"),
+    ],
+)
+def test_outcomes(url: str, code: str, text: str | None, kind: str | None) -> None:
+    reply, extra = execute(url, {"code": code})
+    assert extra == {"outcome": Outcome(kind)}
+    assert text is None or reply.startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "problem"),
+    [
+        (["code"], "arguments must be an object"),
+        (None, "arguments must be an object, got null"),
+        ({}, "argument 'code' is missing"),
+        ({"code": 3}, "argument 'code' must be a string, got int"),
+        ({"code": "1", "lang": "c"}, "unknown argument 'lang'"),
+        ({"code": "print('\ud800')"}, "code is not valid Unicode"),
+    ],
+)
+def test_a_malformed_call_is_the_models_fault_and_never_sent(parameters: Any, problem: str) -> None:
+    reply, extra = execute("http://127.0.0.1:9", parameters, deadline=1)
+    assert extra == {"outcome": Outcome("malformed_call")}
+    assert reply.startswith(f"Invalid tool call: {problem}")
+
+
+def test_an_unreachable_judge_is_our_fault() -> None:
+    reply, extra = execute("http://127.0.0.1:9", {"code": "1"}, deadline=0.3)
+    assert reply == ""
+    assert isinstance(extra["raise"], InfrastructureError)
+    assert "code-judge at http://127.0.0.1:9 gave no verdict in 0.3 s" in str(extra["raise"])
+
+
+def test_a_bug_of_ours_is_handed_on_not_shown(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("bug")
+
+    monkeypatch.setattr("code_judge.client.JudgeClient.run", broken)
+    reply, extra = execute(url, {"code": "1"})
+    assert reply == ""
+    assert isinstance(extra["raise"], RuntimeError)
+
+
+def test_echo_can_be_switched_off(url: str) -> None:
+    assert execute(url, {"code": "1 + 1"}, echo_last_expression=False)[0] == ""
+
+
+def test_where_the_judge_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CODE_JUDGE_URL", raising=False)
+    assert judge_url() == DEFAULT_URL
+    monkeypatch.setenv("CODE_JUDGE_URL", "http://h:1")
+    assert judge_url({}) == "http://h:1"
+    assert judge_url({"url": "http://k:2"}) == "http://k:2"

@@ -1,0 +1,105 @@
+"""Ray's workers as forks: what they must not share, and that none is left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+# Plays the driver: two workers that report, then one that stays.
+DRIVER = """
+import json, os, shlex, subprocess, sys
+from verl_cleaner.cpu import forkserver
+
+client = shlex.split(forkserver.start())
+folder = sys.argv[1]
+os.environ["RAY_JOB_ID"] = "01000000"
+for name in ("first", "second"):
+    environment = os.environ | {"WORKER": name, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*client, "-u", folder + "/report.py", name], env=environment, cwd=folder, check=True)
+stays = subprocess.Popen([*client, "-u", folder + "/stay.py"])
+print("started", flush=True)
+stays.wait()
+"""
+
+REPORT = """
+import json, os, random, sys
+import numpy as np, torch
+print(json.dumps({
+    "argv": sys.argv, "name": __name__, "worker": os.environ["WORKER"], "cwd": os.getcwd(), "pid": os.getpid(),
+    "preloaded": "verl_cleaner.agent_loop" in sys.modules, "random": [random.random(), float(np.random.rand())],
+    "threads": torch.get_num_threads(), "reaps": os.waitstatus_to_exitcode(os.system("exit 3")),
+}))
+"""
+
+STAY = """
+import os, pathlib, time
+pathlib.Path(__file__).with_name("pids").write_text(f"{os.getpid()} {os.getppid()}")
+time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fork")
+    (folder / "report.py").write_text(REPORT)
+    (folder / "stay.py").write_text(STAY)
+    environment = os.environ | {"VERL_PLATFORM": "cpu", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", DRIVER, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        lines = []
+        while not lines or lines[-1].strip() not in ("started", ""):
+            lines.append(process.stdout.readline())
+        reports = [json.loads(line) for line in lines if line.startswith("{")]
+        yield folder, process, reports
+        process.kill()
+
+
+def test_workers_run_the_script_as_python_would(driver):
+    folder, _, reports = driver
+    for report, name in zip(reports, ("first", "second"), strict=True):
+        assert report["argv"] == [f"{folder}/report.py", name]
+        assert report["name"] == "__main__"
+        assert report["worker"] == name
+        assert Path(report["cwd"]) == folder
+        assert report["threads"] == 1
+        assert report["reaps"] == 3
+
+
+def test_the_imports_are_there_and_the_random_numbers_differ(driver):
+    _, _, (first, second) = driver
+    assert first["preloaded"]
+    assert second["preloaded"]
+    assert first["pid"] != second["pid"]
+    assert not set(first["random"]) & set(second["random"])
+
+
+def test_a_killed_driver_leaves_no_process_behind(driver):
+    folder, process, _ = driver
+    pids = wait_for(lambda: (folder / "pids").exists() and (folder / "pids").read_text().split())
+    assert len(pids) == 2
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert wait_for(lambda: not any(alive(pid) for pid in pids))
+
+
+def alive(pid):
+    """A zombie, which waits for its parent only, is not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_for(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.02)
+    return condition()

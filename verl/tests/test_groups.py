@@ -1,0 +1,242 @@
+"""What becomes of a step that lost trajectories; fakes play VeRL's replay buffer, its workers and TransferQueue."""
+
+import inspect
+from collections import defaultdict
+
+import pytest
+import ray
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+
+from verl_cleaner import agent_loop, groups, trainer
+from verl_cleaner.groups import CompleteGroups
+from verl_cleaner.lost import LostTrajectory, RolloutError, check_lost
+from verl_cleaner.saar.outcome import InfrastructureError
+
+OUTAGE = LostTrajectory("u3", True, "the judge is gone")
+BUG = LostTrajectory("u3", False, "Traceback: KeyError")
+
+
+class FakeBuffer:
+    """`polls` polls before ten groups of two trajectories are there; the groups `failed` have one trajectory less."""
+
+    poll_interval = 1.0
+
+    def __init__(self, *, polls=0, failed=()):
+        self.polls = polls
+        self.failed = failed
+        self.failure_keys = defaultdict(set)
+
+    def _wait_for_next_poll(self, partition_id, last_debug_time):
+        return last_debug_time
+
+    def sample(self, global_steps, partition_id, batch_size):
+        for _ in range(self.polls):
+            self._wait_for_next_poll(partition_id, 0.0)
+        self.failure_keys[partition_id] = set(self.failed)
+        keys = [f"u{group}_{i}_0" for group in range(batch_size) for i in range(2)]
+        keys = [key for key in keys if key.split("_")[0] not in self.failed or key.split("_")[1] == "0"]
+        tags = [{"key": key} for key in keys]
+        return KVBatchMeta(partition_id=partition_id, keys=keys, tags=tags), {"other": 1}
+
+
+@pytest.fixture
+def cleared(monkeypatch):
+    keys = []
+    monkeypatch.setattr(groups.tq, "kv_clear", lambda keys, partition_id, _all=keys: _all.extend(keys))
+    return keys
+
+
+def losing(*lost):
+    """What the workers answer, call by call."""
+    answers = iter(lost)
+    return lambda: next(answers, [])
+
+
+def sample(buffer, take_lost, partition_id="train", batch_size=10):
+    return CompleteGroups(buffer, take_lost).sample(global_steps=7, partition_id=partition_id, batch_size=batch_size)
+
+
+def test_fakes_have_verls_signatures():
+    for name in ("sample", "_wait_for_next_poll"):
+        own, stock = (set(inspect.signature(getattr(cls, name)).parameters) for cls in (FakeBuffer, ReplayBuffer))
+        assert own == stock
+
+
+def test_a_complete_batch_passes_as_it_is(cleared):
+    batch, metrics = sample(FakeBuffer(), losing())
+    assert len(batch.keys) == 20
+    assert metrics == {"other": 1, "infrastructure/lost_groups": 0, "infrastructure/lost_trajectories": 0}
+    assert cleared == []
+
+
+def test_the_whole_group_is_dropped_and_counted(cleared):
+    batch, metrics = sample(FakeBuffer(failed=["u3"]), losing([OUTAGE]))
+    assert len(batch.keys) == 18
+    assert not any(key.startswith("u3_") for key in batch.keys)
+    assert [tag["key"] for tag in batch.tags] == batch.keys
+    assert cleared == ["u3_0_0"]
+    assert metrics["infrastructure/lost_groups"] == 1
+
+
+def test_a_group_that_lost_several_trajectories_counts_once(cleared):
+    _, metrics = sample(FakeBuffer(failed=["u3"]), losing([OUTAGE, OUTAGE]))
+    assert metrics["infrastructure/lost_groups"] == 1
+    assert metrics["infrastructure/lost_trajectories"] == 2
+
+
+def test_validation_counts_under_its_own_name(cleared):
+    _, metrics = sample(FakeBuffer(failed=["u3"]), losing([OUTAGE]), partition_id="val")
+    assert metrics["val-aux/infrastructure/lost_groups"] == 1
+
+
+def test_more_than_a_tenth_stops(cleared):
+    lost = [OUTAGE, LostTrajectory("u4", True, "another cause")]
+    with pytest.raises(InfrastructureError, match=r"step 7: 2 of 10 groups were lost.*Cause: the judge is gone"):
+        sample(FakeBuffer(failed=["u3", "u4"]), losing(lost))
+
+
+@pytest.mark.parametrize(("lost", "of", "stops"), [(1, 9, True), (1, 10, False), (2, 19, True), (12, 128, False)])
+def test_the_tenth(lost, of, stops):
+    trajectories = [LostTrajectory(f"u{i}", True, "gone") for i in range(lost)]
+    if stops:
+        with pytest.raises(InfrastructureError):
+            check_lost(trajectories, groups=of, step=1)
+    else:
+        assert len(check_lost(trajectories, groups=of, step=1)) == lost
+
+
+def test_a_bug_stops_without_waiting_for_the_rest_of_the_step():
+    never = FakeBuffer(polls=1000)
+    with pytest.raises(RolloutError, match="step 7: an agent loop failed: Traceback: KeyError"):
+        sample(never, losing([], [BUG]))
+    assert never.failure_keys == {}
+
+
+def test_losses_found_while_waiting_count(cleared):
+    batch, _ = sample(FakeBuffer(polls=2, failed=["u3"]), losing([OUTAGE]))
+    assert len(batch.keys) == 18
+
+
+def test_a_loss_counts_for_its_own_step_only(cleared):
+    buffer = CompleteGroups(FakeBuffer(), losing([OUTAGE]))
+    for lost in (1, 0):
+        _, metrics = buffer.sample(global_steps=1, partition_id="train", batch_size=10)
+        assert metrics["infrastructure/lost_groups"] == lost
+
+
+def test_a_failure_that_no_worker_explains_stops():
+    with pytest.raises(RolloutError, match="1 groups failed outside the agent loop"):
+        sample(FakeBuffer(failed=["u5"]), losing([]))
+
+
+def test_nothing_left_names_the_cause():
+    class Empty(FakeBuffer):
+        def sample(self, **_):
+            raise RuntimeError("no materializable trajectories")
+
+    with pytest.raises(InfrastructureError, match="the judge is gone"):
+        sample(Empty(), losing([OUTAGE]), batch_size=1)
+    with pytest.raises(RuntimeError, match="no materializable"):
+        sample(Empty(), losing([]))
+
+
+def test_a_dead_worker_stops():
+    def dead():
+        raise ray.exceptions.ActorDiedError
+
+    with pytest.raises(ray.exceptions.ActorDiedError):
+        sample(FakeBuffer(polls=1000), dead)
+
+
+# ---- workers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def worker():
+    made = object.__new__(agent_loop.AgentLoopWorker)
+    made._lost = []
+    return made
+
+
+async def test_the_loop_learns_what_is_validation_and_the_data_do_not(worker, monkeypatch):
+    seen = []
+
+    async def run(self, sampling_params, trajectory, *, agent_name, trace=True, **kwargs):
+        seen.append(dict(kwargs))
+        await self._agent_loop_postprocess("output", trajectory["validate"], **kwargs)
+
+    async def postprocess(self, output, validate, **kwargs):
+        seen.append(dict(kwargs))
+
+    monkeypatch.setattr(agent_loop._Worker, "_run_agent_loop", run)
+    monkeypatch.setattr(agent_loop._Worker, "_agent_loop_postprocess", postprocess)
+    await worker._run_agent_loop({}, trajectory={"validate": True}, agent_name="tool_agent", uid="u1")
+    assert seen == [{"uid": "u1", "is_validation": True}, {"uid": "u1"}]
+
+
+@pytest.mark.parametrize("error", [InfrastructureError("gone"), KeyError("bug")])
+async def test_an_exception_is_remembered_and_goes_on(worker, monkeypatch, error):
+    async def run(self, *args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(agent_loop._Worker, "_run_agent_loop", run)
+    with pytest.raises(type(error)):
+        await worker._run_agent_loop({}, trajectory={"validate": False}, agent_name="tool_agent", uid="u1")
+    (lost,) = await worker.take_lost()
+    assert (lost.uid, lost.infrastructure) == ("u1", isinstance(error, InfrastructureError))
+    assert await worker.take_lost() == []
+
+
+def test_a_bug_is_described_with_its_traceback():
+    try:
+        {}["key"]
+    except KeyError as error:
+        lost = agent_loop.describe(error, uid="u1")
+    assert not lost.infrastructure
+    assert '{}["key"]' in lost.message
+
+
+def test_an_outage_in_a_reward_worker_is_an_outage():
+    """Ray raises an instance of the original class, which names the cause."""
+    wrapped = ray.exceptions.RayTaskError("compute_score", "Traceback …", InfrastructureError("gone"))
+    lost = agent_loop.describe(wrapped.as_instanceof_cause(), uid="u1")
+    assert lost == LostTrajectory("u1", True, "gone")
+
+
+# ---- trainer ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_lost_group_is_no_wrong_answer_at_validation():
+    made = object.__new__(trainer.CleanerTrainer)
+    made._dropped = {"u3"}
+    expected = {("math", "u1"): 1, ("math", "u2"): 2, ("math", "u3"): 1}
+    metrics = made._val_metrics_update(
+        ["math", "math"], ["u1", "u2"], {"reward": [1.0, 1.0], "acc": [1.0, 1.0]}, [2, 2], expected_acc_counts=expected
+    )
+    # u3 is gone; the trajectory u2 misses for another reason still counts as VeRL counts it.
+    assert metrics["val-aux/math/acc/mean@1"] == 1.0
+    assert metrics["val-core/math/acc/mean@2"] == 0.5
+
+
+def test_extra_fields_leave_padding_out(monkeypatch):
+    stored = {"a_0_0": {"reward_extra_info": {"acc": 1.0}}, "a_1_0": {}, "pad_0_0": {"reward_extra_info": {"acc": 1.0}}}
+
+    def get(keys, partition_id, select_fields):
+        return {select_fields[0]: [stored[key] for key in keys]}
+
+    monkeypatch.setattr(trainer.tq, "kv_batch_get", get)
+    batch = KVBatchMeta(partition_id="train", keys=list(stored), tags=[{}, {}, {"is_padding": True}])
+    assert trainer.extra_fields_of(batch) == [{"reward_extra_info": {"acc": 1.0}}, {}]
+
+
+def test_group_metrics():
+    extra = [{"reward_extra_info": {"acc": acc}} for acc in (1.0, 0.0, 0.0, 1.0)]
+    metrics = trainer.group_metrics(extra)
+    assert metrics["critic/score/acc"] == 0.5
+    assert metrics["grpo/total_samples"] == 4
+    assert "critic/score/acc" not in trainer.group_metrics([{}])
+
+
+def test_records_of():
+    assert trainer.records_of([{"rollback_record": {"a": 1}}, {}]) == [{"a": 1}]

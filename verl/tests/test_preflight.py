@@ -1,0 +1,382 @@
+"""What is refused before Ray starts, and in which words."""
+
+import copy
+import functools
+import importlib.metadata
+import importlib.util
+import json
+import logging
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from loop_harness import CONF
+from omegaconf import OmegaConf, open_dict
+from tiny import tiny_dataset, tiny_model
+
+from verl_cleaner import preflight
+from verl_cleaner.preflight import loaded, values
+
+MT = "actor_rollout_ref.rollout.multi_turn"
+ROLLBACK_ON = f"+{MT}.enable_tool_rollback=True"
+FLAGS = [
+    ROLLBACK_ON,
+    f"+{MT}.max_tool_retries=3",
+    f"+{MT}.rollback_probability=0.7",
+    f"+{MT}.rollback_similarity_threshold=0.5",
+    f"+{MT}.rollback_at_validation=True",
+    f"+{MT}.rollback_on_errors=[NameError,timeout]",
+]
+FP16 = "actor_rollout_ref.actor.fsdp_config.dtype=float16"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    tiny_model(folder / "model")
+    tiny_dataset(folder / "data.parquet")
+    return folder
+
+
+@functools.cache
+def composed(name, *overrides):
+    with initialize_config_dir(str(CONF), version_base=None):
+        return compose(name, overrides=list(overrides))
+
+
+@pytest.fixture
+def config(folder, judge, monkeypatch):
+    """Makes the configuration of a small run; composing takes 0.3 s, so overrides are added to a composed one."""
+    monkeypatch.setenv("CODE_JUDGE_URL", judge)
+    basic = (
+        f"actor_rollout_ref.model.path={folder / 'model'}",
+        f"data.train_files={folder / 'data.parquet'}",
+        f"data.val_files={folder / 'data.parquet'}",
+        "data.train_batch_size=4",
+        "algorithm.adv_estimator=grpo",
+        "actor_rollout_ref.rollout.n=2",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4",
+        "trainer.logger=[console]",
+    )
+
+    def make(*overrides, name="cleaner_cpu", by_hydra=False):
+        if by_hydra:
+            return composed(name, *basic, *overrides)
+        made = copy.deepcopy(composed(name, *basic))
+        for override in OverridesParser.create().parse_overrides(list(overrides)):
+            with open_dict(made):
+                OmegaConf.update(made, override.key_or_group, override.value())
+        return made
+
+    return make
+
+
+def problems_of(config):
+    preflight.prepare(config)
+    with pytest.raises(preflight.PreflightError) as error:
+        preflight.check(config)
+    return error.value.problems
+
+
+def test_the_documented_flags_pass(config):
+    made = config(*FLAGS, by_hydra=True)
+    preflight.prepare(made)
+    preflight.check(made)
+
+
+# On a Ray cluster that runs elsewhere.
+GPU = ("+ray_kwargs.ray_init.address=auto", "trainer.n_gpus_per_node=1")
+
+
+def test_the_gpu_config_passes_with_the_published_dtype(config):
+    made = config(*FLAGS, *GPU, FP16, "actor_rollout_ref.actor.strategy=fsdp2", name="cleaner", by_hydra=True)
+    preflight.prepare(made)
+    preflight.check(made)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        # Typos behind a plus sign.
+        ([f"+{MT}.max_tool_retrys=3"], [f"{MT}.max_tool_retrys", f"did you mean {MT}.max_tool_retries?"]),
+        ([f"+{MT}.zzz=3"], [f"{MT}.zzz is unknown", "max_tool_retries"]),
+        (["+algorithm.norm_adv_by_sdt_in_grpo=False"], ["did you mean algorithm.norm_adv_by_std_in_grpo?"]),
+        (
+            ["+algorithm.rollout_correction.rollout_iss=token"],
+            ["did you mean algorithm.rollout_correction.rollout_is?"],
+        ),
+        (["+actor_rollout_ref.actor.clip_ratio_hihg=0.28"], ["did you mean actor_rollout_ref.actor.clip_ratio_high?"]),
+        (["+actor_rollout_ref.actor.fsdp_config.mixed_precision.dtype=fp16"], ["mixed_precision.dtype is unknown"]),
+        ([f"{MT}._target_=verl_cleaner.nowhere.Config"], [f"{MT}._target_=verl_cleaner.nowhere.Config cannot be"]),
+        # Keys that VeRL accepts and ignores.
+        (["custom_reward_function.path=reward.py"], ["write reward.custom_reward_function.path=reward.py"]),
+        (["reward_model.reward_manager=dapo"], ["write reward.reward_manager.name=dapo"]),
+        (["+reward_model.reward_kwargs.max_resp_len=9"], ["write reward.reward_kwargs.max_resp_len=9"]),
+        (["reward_model.enable=True"], ["write reward.reward_model.enable=True"]),
+        (["sandbox_fusion.url=http://x"], ["write reward.sandbox_fusion.url=http://x"]),
+        (["trainer.use_v1=False"], ["trainer.use_v1=False", "expected True"]),
+        (["trainer.v1.trainer_mode=sync"], ["trainer.v1.trainer_mode=sync", "expected cleaner"]),
+        (["+actor_rollout_ref.rollout.repetition_penalty=1.1"], ["repetition_penalty=1.1", "samples with 1.0"]),
+        (["actor_rollout_ref.rollout.do_sample=False"], ["write actor_rollout_ref.rollout.temperature=0"]),
+        (
+            ["actor_rollout_ref.rollout.agent.agent_loop_manager_class=null"],
+            ["agent_loop_manager_class=None", "expected verl_cleaner.agent_loop.AgentLoopManager"],
+        ),
+        # Bad values, all of them told.
+        (
+            [f"+{MT}.rollback_similarity_threshold=1.4", f"+{MT}.max_tool_retries=-1"],
+            [
+                f"{MT}.rollback_similarity_threshold must be in [0, 1], got 1.4; the default is 0.5",
+                f"{MT}.max_tool_retries must be an integer >= 0, got -1; the default is 3",
+            ],
+        ),
+        ([f"+{MT}.rollback_probability=often"], [f"{MT}.rollback_probability must be in [0, 1], got 'often'"]),
+        ([f"+{MT}.enable_tool_rollback=yes"], ["enable_tool_rollback must be True or False, got 'yes'"]),
+        ([f"+{MT}.rollback_similarity_on=code"], ["rollback_similarity_on must be one of arguments, call, got 'code'"]),
+        ([f"+{MT}.rollback_on_errors=NameError"], ["rollback_on_errors must be null", "got 'NameError'"]),
+        ([f"+{MT}.rollback_on_errors=[NameEror]"], ["NameEror is no failure kind; did you mean NameError?"]),
+        # Combinations.
+        ([ROLLBACK_ON, "algorithm.rollout_correction.rollout_is=token"], ["rollback_logprobs=recompute", "rollout_is"]),
+        ([ROLLBACK_ON, "algorithm.rollout_correction.rollout_rs=seq_mean_k1"], ["recompute", "rollout_rs=seq_mean_k1"]),
+        ([ROLLBACK_ON, "algorithm.rollout_correction.bypass_mode=True"], ["recompute", "bypass_mode=True"]),
+        (
+            [ROLLBACK_ON, "actor_rollout_ref.actor.policy_loss.loss_mode=bypass_mode"],
+            ["recompute", "policy_loss.loss_mode=bypass_mode"],
+        ),
+        (
+            [ROLLBACK_ON, f"{MT}.enable=False"],
+            ["enable_tool_rollback=True needs tool calls", "multi_turn.enable=False"],
+        ),
+        ([FP16], ["fsdp_config.dtype=float16", "mixed_precision.param_dtype=fp32", "disagree"]),
+        (["actor_rollout_ref.actor.fsdp_config.dtype=fp8"], ["fsdp_config.dtype must be one of float16", "got fp8"]),
+        (
+            ["actor_rollout_ref.actor.strategy=fsdp"],
+            ["trainer.device=cpu needs actor_rollout_ref.actor.strategy=fsdp2"],
+        ),
+        (["actor_rollout_ref.rollout.name=sglang"], ["trainer.device=cpu needs actor_rollout_ref.rollout.name=cpu"]),
+        (["trainer.device=cuda"], ["rollout.name=cpu needs trainer.device=cpu", "--config-name cleaner_cpu"]),
+        (["trainer.logger=[console,mlflow]"], ["trainer.logger names mlflow", "trainer.logger=[console]"]),
+        # Inputs.
+        (["data.train_files=/no/such.parquet"], ["data.train_files=/no/such.parquet: the file does not exist"]),
+        (["data.train_batch_size=16"], ["data.train_files holds 8 rows", "data.train_batch_size=16"]),
+        (["actor_rollout_ref.model.path=/no/model"], ["actor_rollout_ref.model.path=/no/model: the folder does not"]),
+        ([f"{MT}.tool_config_path=/no/tools.yaml"], ["tool_config_path=/no/tools.yaml cannot be loaded"]),
+        ([f"{MT}.format=hermez"], [f"{MT}.format=hermez is unknown, expected one of hermes"]),
+        (["reward.custom_reward_function.path=/no/reward.py"], ["reward.custom_reward_function.path=/no/reward.py"]),
+        (
+            ["reward.custom_reward_function.path=pkg://verl_cleaner.reward.reasoning_gym"],
+            ["the column extra_info.entry is missing"],
+        ),
+        # What only VeRL itself knows, still without a traceback.
+        (["data.train_batch_size=3"], ["VeRL refuses the configuration", "3"]),
+    ],
+)
+def test_refused(config, overrides, words):
+    problems = problems_of(config(*overrides))
+    for word in words:
+        assert any(word in problem for problem in problems), problems
+    for problem in problems:
+        assert any(word in problem for word in words), problem
+
+
+def test_rescoring_that_would_not_be_exact(config):
+    pytest.importorskip("verl_cleaner.rescore")
+    rescore = f"+{MT}.rollback_logprobs=rescore"
+    made = config(ROLLBACK_ON, rescore, "actor_rollout_ref.rollout.temperature=0.7")
+    (problem,) = problems_of(made)
+    assert f"{MT}.rollback_logprobs=rescore needs actor_rollout_ref.rollout.temperature=1, got 0.7" in problem
+    made = config(ROLLBACK_ON, rescore, "algorithm.rollout_correction.rollout_is=token")
+    preflight.prepare(made)
+    preflight.check(made)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this host has a GPU")
+def test_the_gpu_config_on_a_host_without_gpu(config):
+    problems = problems_of(config("trainer.n_gpus_per_node=1", name="cleaner"))
+    assert "torch sees no GPU here" in problems[0]
+    assert "--config-name cleaner_cpu" in problems[0]
+
+
+def test_an_engine_that_is_not_installed(config, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(values, "find_spec", lambda name: None if name == "vllm" else importlib.util.find_spec(name))
+    (problem,) = problems_of(config("trainer.n_gpus_per_node=1", "actor_rollout_ref.rollout.name=vllm", name="cleaner"))
+    assert "actor_rollout_ref.rollout.name=vllm, but the package vllm is not installed" in problem
+
+
+def test_several_files(config, folder):
+    file = folder / "data.parquet"
+    made = config(
+        f"data.train_files=[{file},{file}]", "data.train_batch_size=16", f"data.val_files=[{file},/no.parquet]"
+    )
+    assert [problem.split(":")[0] for problem in problems_of(made)] == ["data.val_files=/no.parquet"]
+
+
+def test_everything_wrong_is_told_at_once(config):
+    made = config("data.val_files=/no/val.parquet", f"+{MT}.max_tool_retrys=1", "reward_model.reward_manager=dapo")
+    problems = problems_of(made)
+    assert len(problems) == 3
+
+
+def test_the_command_line(folder):
+    """All problems on stderr, exit status 1, no traceback, and nothing started."""
+    command = [sys.executable, "-m", "verl_cleaner.main_ppo", "--config-name", "cleaner_cpu"]
+    command += [f"actor_rollout_ref.model.path={folder / 'model'}", f"+{MT}.rollback_probability=2"]
+    command += ["data.train_files=/no/train.parquet", f"data.val_files={folder / 'data.parquet'}"]
+    command += [f"hydra.run.dir={folder / 'hydra'}", f"{MT}.enable=False"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 1
+    assert f"{MT}.rollback_probability must be in [0, 1], got 2" in run.stderr
+    assert "data.train_files=/no/train.parquet: the file does not exist" in run.stderr
+    assert "Traceback" not in run.stderr + run.stdout
+    assert "ray init" not in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([{"question": "1+1?", "data_source": "x"}], ["column prompt is missing", "column reward_model.ground_truth"]),
+        (
+            [{"prompts": [], "data_source": "x", "reward_model": {"ground_truth": "1"}}],
+            ["prompt is missing", "prompts?"],
+        ),
+        (
+            [{"prompt": [{"role": "user", "content": "?"}], "data_source": "x", "reward_model": '{"ground_truth": 1}'}],
+            ["reward_model.ground_truth is missing", "extra_info.index is missing"],
+        ),
+        ([], ["has no rows"]),
+    ],
+)
+def test_columns(config, tmp_path, rows, words):
+    file = tmp_path / "bad.parquet"
+    pd.DataFrame(rows).to_parquet(file)
+    problems = problems_of(config(f"data.val_files={file}"))
+    for word in words:
+        assert any(word in problem and f"data.val_files={file}" in problem for problem in problems), problems
+
+
+def test_a_file_that_is_no_parquet(config, tmp_path):
+    (tmp_path / "text.parquet").write_text("not parquet")
+    assert "is not a readable parquet file" in problems_of(config(f"data.val_files={tmp_path / 'text.parquet'}"))[0]
+
+
+def test_a_tokenizer_without_tool_call_tokens(config, tmp_path):
+    from transformers import AutoTokenizer
+
+    model = tiny_model(tmp_path / "model")
+    content = json.loads((model / "tokenizer.json").read_text())
+    content["added_tokens"] = [token for token in content["added_tokens"] if "tool_call" not in token["content"]]
+    (model / "tokenizer.json").write_text(json.dumps(content))
+    for name in ("tokenizer_config.json", "added_tokens.json", "special_tokens_map.json"):
+        file = model / name
+        if file.exists():
+            settings = json.loads(file.read_text())
+            settings.pop("added_tokens_decoder", None)
+            file.write_text(json.dumps(settings))
+    assert len(AutoTokenizer.from_pretrained(model).encode("<tool_call>", add_special_tokens=False)) > 1
+    (problem,) = problems_of(config(f"actor_rollout_ref.model.path={model}"))
+    assert str(model) in problem
+    assert "has no tool-call tokens" in problem
+    assert "actor_rollout_ref.model.path" in problem
+
+
+def test_a_folder_that_is_no_model(config, tmp_path):
+    assert "holds no config.json" in problems_of(config(f"actor_rollout_ref.model.path={tmp_path}"))[0]
+
+
+def test_the_judge_is_asked(config, monkeypatch):
+    monkeypatch.setenv("CODE_JUDGE_URL", "http://127.0.0.1:1")
+    (problem,) = problems_of(config())
+    assert "code-judge at http://127.0.0.1:1 did not answer" in problem
+    assert "code-judge serve" in problem
+
+
+def test_the_judge_is_not_needed_without_its_tool(config, monkeypatch):
+    monkeypatch.setenv("CODE_JUDGE_URL", "http://127.0.0.1:1")
+    made = config(f"{MT}.enable=False")
+    preflight.prepare(made)
+    preflight.check(made)
+    assert made.actor_rollout_ref.rollout.agent.default_agent_loop == "single_turn_agent"
+
+
+def test_the_workers_are_told_the_judges_address(config, judge):
+    made = config()
+    preflight.prepare(made)
+    assert made.ray_kwargs.ray_init.runtime_env.env_vars == {"CODE_JUDGE_URL": judge}
+
+
+def test_published_dtype_reaches_the_engine(config, monkeypatch, caplog):
+    from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+    from verl.utils.config import omega_conf_to_dataclass
+    from verl.workers.engine.fsdp import transformer_impl
+
+    class Enough(Exception):
+        """The dtype is chosen before the first thing that needs a process group."""
+
+    def stop(**_):
+        raise Enough
+
+    made = config(FP16, *GPU, name="cleaner")
+    with caplog.at_level(logging.INFO):
+        preflight.prepare(made)
+    assert "dtype=float16, so mixed_precision.param_dtype=fp16" in caplog.text
+    engine = object.__new__(transformer_impl.FSDPEngine)
+    engine.engine_config = omega_conf_to_dataclass(made.actor_rollout_ref.actor.fsdp_config)
+    monkeypatch.setattr(transformer_impl, "get_fsdp_wrap_policy", stop)
+    engine.model_config = type("Model", (), {"lora_rank": 0})
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda *args: 0)
+    monkeypatch.setattr(ShardedGradScaler, "__init__", lambda self, **kwargs: None)
+    with pytest.raises(Enough):
+        engine._build_fsdp_module(torch.nn.Linear(1, 1))
+    assert engine._autocast_dtype is torch.float16
+    assert isinstance(engine.scaler, ShardedGradScaler)
+
+
+def test_stock_dtype_changes_nothing(config):
+    made = config(*GPU, name="cleaner")
+    preflight.prepare(made)
+    assert "mixed_precision" not in made.actor_rollout_ref.actor.fsdp_config
+
+
+# ---- the plug-in is loaded -------------------------------------------------------------------------------------------
+
+
+def test_loaded_here():
+    assert list(loaded.problems()) == []
+
+
+def test_entry_point_missing(monkeypatch):
+    monkeypatch.setattr(loaded, "entry_points", lambda group: [])
+    (problem,) = loaded.problems()
+    assert "the entry point cleaner" in problem
+    assert "pip install -e verl/" in problem
+
+
+def test_entry_point_failing(monkeypatch):
+    broken = importlib.metadata.EntryPoint("cleaner", "verl_cleaner.no_such_module", "verl.plugins")
+    monkeypatch.setattr(loaded, "entry_points", lambda group: [broken])
+    (problem,) = loaded.problems()
+    assert "fails to load: ModuleNotFoundError" in problem
+
+
+def test_plugins_switched_off(monkeypatch):
+    monkeypatch.setenv("VERL_USE_EXTERNAL_PLUGINS", "none")
+    (problem,) = loaded.problems()
+    assert "VERL_USE_EXTERNAL_PLUGINS=none" in problem
+
+
+def test_names_not_registered(monkeypatch):
+    from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
+    from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
+
+    monkeypatch.setitem(_agent_loop_registry, "tool_agent", {"_target_": "verl.stock"})
+    monkeypatch.delitem(TRAINER_REGISTRY, "cleaner")
+    problems = list(loaded.problems())
+    assert any("the agent loop tool_agent is verl.stock" in problem for problem in problems)
+    assert any("the trainer cleaner is not registered" in problem for problem in problems)

@@ -1,0 +1,286 @@
+"""Every tool format with its model's own tokenizer: split, broken calls, repair, rendering."""
+
+import json
+import logging
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from loop_harness import TOKENIZER, ScriptedServer, make_config, rollback, run_loop, tool_list
+from real_tokenizers import real_tokenizer
+from verl.experimental.agent_loop.tool_parser import ToolParser
+
+from verl_cleaner.saar.segment import find_boundary
+from verl_cleaner.tool_agent_loop import RECORD_FIELD, ToolAgentLoop
+from verl_cleaner.tool_formats import FORMATS
+from verl_cleaner.tool_parser import CallReader, MalformedCall, warn_of_whole_turns
+
+SCHEMAS = [tool.tool_schema for tool in tool_list()]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A format as a model of its kind writes it."""
+
+    format: str
+    tokenizer: str
+    model_type: str
+    reasoning: str
+    call: str
+    broken: tuple[tuple[str, str], ...]
+    end: str = ""
+
+    def turn(self, reasoning: str, *codes: str) -> str:
+        calls = [self.call.replace("CODE", json.dumps(code)[1:-1] if "{" in self.call else code) for code in codes]
+        return self.reasoning.replace("WHY", reasoning) + ("; " if self.format == "llama3-json" else "\n").join(calls)
+
+
+JSON_CALL = '<tool_call>\n{"name": "code_interpreter", "arguments": {"code": "CODE"}}\n</tool_call>'
+BROKEN_JSON = (
+    ('<tool_call>\n{"name": "code_interpreter", "arguments": {"code": "1"}}', "</tool_call> is missing"),
+    ('<tool_call>\n{"name": "code_interpreter", "arguments": {"code": 1\n</tool_call>', "not valid JSON"),
+    ('<tool_call>\n{"arguments": {"code": "1"}}\n</tool_call>', "expected"),
+)
+HARMONY = "<|start|>assistant<|channel|>commentary to=functions.code_interpreter <|constrain|>json<|message|>"
+CASES = {
+    "hermes": Case("hermes", "qwen3", "qwen3", "<think>\nWHY\n</think>\n\n", JSON_CALL, BROKEN_JSON),
+    "qwen3_coder": Case(
+        "qwen3_coder",
+        "qwen3",
+        "qwen3",
+        "<think>\nWHY\n</think>\n\n",
+        "<tool_call>\n<function=code_interpreter>\n<parameter=code>\nCODE\n</parameter>\n</function>\n</tool_call>",
+        (
+            ("<tool_call>\n<parameter=code>\n1\n</parameter>\n</tool_call>", "expected <function=NAME>"),
+            ("<tool_call>\ncode_interpreter(1)", "expected <function=NAME>"),
+        ),
+    ),
+    "gpt-oss": Case(
+        "gpt-oss",
+        "gptoss",
+        "gpt_oss",
+        "<|channel|>analysis<|message|>WHY<|end|>",
+        HARMONY + '{"code": "CODE"}<|call|>',
+        (
+            (HARMONY + '{"code": "1"}', "<|call|> is missing"),
+            (HARMONY.replace(" <|constrain|>json", "") + '{"code": "1"}<|call|>', "expected to=functions.NAME"),
+            (HARMONY + '{"code": <|call|>', "Invalid JSON in arguments"),
+        ),
+    ),
+    "llama3-json": Case(
+        "llama3-json",
+        "llama3_1",
+        "llama",
+        "WHY\n<|python_tag|>",
+        '{"name": "code_interpreter", "parameters": {"code": "CODE"}}',
+        (
+            ('{"name": "code_interpreter", "parameters": {"code": "1"', "not valid JSON"),
+            ('{"name": "code_interpreter"}', "expected"),
+        ),
+        end="<|eom_id|>",
+    ),
+}
+TEMPLATE = """{% for m in messages %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endfor %}\
+{% if add_generation_prompt %}<|start|>assistant{% endif %}"""
+
+
+def load(case):
+    tokenizer = real_tokenizer(case.tokenizer)
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+@pytest.fixture(params=CASES, scope="module")
+def case(request):
+    case = CASES[request.param]
+    load(case)
+    return case
+
+
+def encode(case, text):
+    return load(case).encode(text, add_special_tokens=False)
+
+
+@pytest.mark.parametrize("reasoning", ["because of <b>", "日本語 é {\n", ""])
+def test_split(case, reasoning):
+    """Exactly reversible, and the second part begins with the first token of the first call."""
+    tokenizer, turn = load(case), case.turn(reasoning, "print('é')", "2")
+    ids = encode(case, turn)
+    boundary = find_boundary(tokenizer.convert_ids_to_tokens(ids), FORMATS[case.format].start)
+    before, after = tokenizer.decode(ids[:boundary]), tokenizer.decode(ids[boundary:])
+    assert before + after == turn
+    expected = turn.index("<|python_tag|>" if case.format == "llama3-json" else case.call[:8])
+    assert len(before) <= expected < len(before) + len(tokenizer.decode([ids[boundary]]))
+
+
+@pytest.mark.parametrize("prefix", ["x", "{", "<", " ", "\n"])
+def test_split_of_a_marker_merged_with_its_neighbours(prefix):
+    """A vocabulary without the marker writes it as several tokens, which merge with what precedes them."""
+    tokenizer = real_tokenizer("gptoss")
+    ids = tokenizer.encode(f"why{prefix}<tool_call>\n{{", add_special_tokens=False)
+    boundary = find_boundary(tokenizer.convert_ids_to_tokens(ids), FORMATS["hermes"].start)
+    assert "<tool_call>" not in tokenizer.decode(ids[:boundary])
+    assert "<tool_call>" in tokenizer.decode(ids[boundary:])
+    assert "<tool_call>" not in tokenizer.decode(ids[boundary + 1 :])
+
+
+async def read(case, text, *, repair):
+    reader = CallReader(case.format, load(case), max_calls=3)
+    reader.repair = repair
+    ids = [*encode(case, text), load(case).eos_token_id]
+    _, calls = await reader.extract_tool_calls(ids, SCHEMAS)
+    return reader, calls
+
+
+async def test_good_calls_are_verls(case):
+    turn = case.turn("why", "print(1)", "x = {2}")
+    stock = await ToolParser.get_tool_parser(case.format, load(case)).extract_tool_calls(encode(case, turn), SCHEMAS)
+    for repair in (True, False):
+        reader, calls = await read(case, turn, repair=repair)
+        assert calls == stock[1]
+        assert reader.dropped == 0
+    assert [json.loads(call.arguments)["code"] for call in calls] == ["print(1)", "x = {2}"]
+
+
+async def test_broken_calls(case):
+    for broken, reason in case.broken:
+        text = case.turn("why") + broken + case.end
+        _, calls = await read(case, text, repair=True)
+        if reason.startswith("Invalid JSON"):
+            assert not isinstance(calls[0], MalformedCall)  # VeRL reads it, and finds out when it calls the tool
+            continue
+        assert [type(call) for call in calls] == [MalformedCall]
+        assert reason in calls[0].reason
+        assert broken.strip() in calls[0].arguments
+        assert load(case).eos_token not in calls[0].arguments
+        reader, calls = await read(case, text, repair=False)
+        assert (calls, reader.dropped) == ([], 1)
+
+
+async def test_no_call(case):
+    text = case.turn("why").replace("<|python_tag|>", "")
+    for repair in (True, False):
+        reader, calls = await read(case, text, repair=repair)
+        assert (calls, reader.dropped) == ([], 0)
+
+
+async def test_calls_beyond_the_limit(case):
+    turn = case.turn("why", "1", "2", "3", "4")
+    _, calls = await read(case, turn, repair=True)
+    assert [isinstance(call, MalformedCall) for call in calls] == [False, False, False, True]
+    reader, calls = await read(case, turn, repair=False)
+    assert (len(calls), reader.dropped) == (4, 1)
+
+
+async def test_two_functions_in_one_call_count_as_two():
+    """VeRL reads both; the second is one too many."""
+    case = CASES["qwen3_coder"]
+    function = "<function=code_interpreter>\n<parameter=code>\n1\n</parameter>\n</function>\n"
+    reader = CallReader(case.format, load(case), max_calls=1)
+    reader.repair = True
+    _, calls = await reader.extract_tool_calls(encode(case, f"<tool_call>\n{function}{function}</tool_call>"), SCHEMAS)
+    assert [isinstance(call, MalformedCall) for call in calls] == [False, True]
+
+
+def config_for(case, **values):
+    return make_config(
+        *rollback(**values),
+        f"actor_rollout_ref.rollout.multi_turn.format={case.format}",
+        "data.max_prompt_length=1000",
+    )
+
+
+async def repair(case, script, **values):
+    server = ScriptedServer(script, tokenizer=load(case))
+    output, messages = await run_loop(ToolAgentLoop, server, config_for(case, **values), model_type=case.model_type)
+    trained = [token for token, mask in zip(output.response_ids, output.response_mask, strict=True) if mask]
+    return server, output, messages, load(case).decode(trained)
+
+
+async def test_repair_in_the_loop(case):
+    """The reasoning of the failed turn, the call of the retry; the error is gone."""
+    failed = case.turn("first", "NameError x is not defined") + case.end
+    retry = case.turn("second", "ok NameError x is 1") + case.end
+    server, output, _, trained = await repair(case, [failed, retry, "Done."])
+    assert trained.startswith(case.turn("first", "ok NameError x is 1"))
+    assert "NameError: x is not defined" in server.context_texts()[1]
+    assert "NameError: x is not defined" not in load(case).decode(output.response_ids)
+    assert output.extra_fields[RECORD_FIELD]["retries"][0]["strategy"] == "tool_call_only"
+    # The trained ids are sampled ids, in the order they were sampled.
+    for token, mask, logprob in zip(output.response_ids, output.response_mask, output.response_logprobs, strict=True):
+        assert not mask or server.sampled[logprob] == token
+
+
+async def test_broken_calls_are_repaired_in_the_loop(case):
+    for broken, reason in case.broken:
+        failed = case.turn("first") + broken + ("" if broken.endswith("<|call|>") else case.end)
+        server, output, _, _ = await repair(case, [failed, case.turn("second", "ok 1") + case.end, "Done."])
+        context = server.context_texts()[1]
+        # Harmony writes tool responses as JSON strings.
+        assert reason in context or json.dumps(reason)[1:-1] in context
+        assert output.extra_fields[RECORD_FIELD]["recovered"] == 1
+
+
+async def test_a_call_that_reads_differently_behind_the_old_reasoning_brings_its_own():
+    """Without the marker, the call would stick to the last word."""
+    case = CASES["llama3-json"]
+    failed = "first" + case.turn("").lstrip("\n") + case.call.replace("CODE", "NameError x is not defined") + case.end
+    retry = case.call.replace("CODE", "ok NameError x is 1") + case.end
+    _, output, _, trained = await repair(case, [failed, retry, "Done."])
+    row = output.extra_fields[RECORD_FIELD]["retries"][0]
+    assert (row["strategy"], row["similarity"] > 0.5) == ("full_turn", True)
+    assert trained.startswith(retry)
+    assert output.extra_fields[RECORD_FIELD]["recovered"] == 1
+
+
+async def test_rendering_a_repaired_qwen3_trajectory_gives_its_ids_again():
+    case = CASES["hermes"]
+    script = [case.turn("first", "NameError a"), case.turn("second", "ok NameError b"), case.turn("then", "ok 3")]
+    _, output, messages, _ = await repair(case, [*script, "<think>\nso\n</think>\n\nDone."])
+    tokenizer = load(case)
+    for message in messages[1:]:
+        message["content"] = message["content"].replace("<|im_end|>", "").rstrip()
+    schemas = [schema.model_dump(exclude_unset=True, exclude_none=True) for schema in SCHEMAS]
+    ids = tokenizer.apply_chat_template(messages, tools=schemas, tokenize=True, return_dict=False)
+    assert ids == [*output.prompt_ids, *output.response_ids, *encode(case, "\n")]
+
+
+async def test_a_format_that_cannot_be_split_is_repaired_as_a_whole_and_says_so_once(caplog):
+    warn_of_whole_turns.cache_clear()
+    call = "<seed:tool_call><function=code_interpreter><parameter=code>{}</parameter></function></seed:tool_call>"
+    script = [f"First. {call.format('NameError x')}", f"Second. {call.format('ok NameError x')}", "Done."]
+    config = make_config(*rollback(rollback_similarity_threshold=0), "actor_rollout_ref.rollout.multi_turn.format=seed")
+    with caplog.at_level(logging.WARNING, logger="verl_cleaner.tool_parser"):
+        off = make_config("actor_rollout_ref.rollout.multi_turn.format=seed")
+        await run_loop(ToolAgentLoop, ScriptedServer(["Done."]), off)
+        assert caplog.records == []
+        for _ in range(2):
+            output, _ = await run_loop(ToolAgentLoop, ScriptedServer(script), config)
+    assert [record.message for record in caplog.records if "cannot be split" in record.message] == [
+        caplog.records[0].message
+    ]
+    assert TOKENIZER.decode(output.response_ids).startswith("Second.")
+    assert output.extra_fields[RECORD_FIELD]["retries"][0]["strategy"] == "full_turn"
+
+
+PARTS = ("<tool_call>", "</tool_call>", '{"name": "f", "arguments": {}}', '{"name": "f"', "\n", "text")
+PARTS += ("<function=f>", "<parameter=a>", "</parameter>", "</function>")
+PARTS += ('{"name": "g", "parameters": {}}', "; ", "<|python_tag|>")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.sampled_from(PARTS), max_size=9), st.sampled_from(["hermes", "qwen3_coder", "llama3-json"]))
+async def test_what_runs_is_what_verl_reads(parts, format):
+    """Whatever the policy writes: without repair the calls are VeRL's; with it they are VeRL's, in order, and broken
+    ones between them."""
+    ids = TOKENIZER.encode("".join(parts), add_special_tokens=False)
+    _, stock = await ToolParser.get_tool_parser(format, TOKENIZER).extract_tool_calls(ids, SCHEMAS)
+    reader = CallReader(format, TOKENIZER, max_calls=99)
+    assert (await reader.extract_tool_calls(ids, SCHEMAS))[1] == stock
+    reader.repair = True
+    _, calls = await reader.extract_tool_calls(ids, SCHEMAS)
+    assert [call for call in calls if not isinstance(call, MalformedCall)] == stock
+    assert all(earlier is not later for earlier, later in pairwise(calls))

@@ -1,0 +1,87 @@
+"""A tokenizer, a random model and a data set small enough for tests: one token a byte, ChatML with tools."""
+
+import json
+from pathlib import Path
+
+from verl_cleaner.nano.tokenizer import CHAT_TEMPLATE, MARKS, SPECIAL
+
+
+def tiny_tokenizer():
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIAL))
+    tokenizer.add_tokens([AddedToken(mark, special=False) for mark in MARKS])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def tiny_model(folder: Path, *, seed: int = 0) -> Path:
+    """Save a random Qwen3 model with its tokenizer."""
+    import torch
+    from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(seed)
+    tokenizer = tiny_tokenizer()
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    model = Qwen3ForCausalLM(config)
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def tiny_dataset(path: Path, rows: int = 8) -> Path:
+    import pandas as pd
+
+    frame = pd.DataFrame(
+        [
+            {
+                "data_source": "tiny",
+                "prompt": [{"role": "user", "content": f"say {i}"}],
+                "ability": "none",
+                "reward_model": {"style": "rule", "ground_truth": str(i)},
+                "extra_info": {"index": i, "split": "train"},
+            }
+            for i in range(rows)
+        ]
+    )
+    frame.to_parquet(path)
+    return path
+
+
+def tiny_reward(data_source, solution_str, ground_truth, extra_info=None, **kwargs):
+    """Something that varies within a group."""
+    acc = float(len(solution_str) % 2)
+    return {"score": acc, "acc": acc}
+
+
+if __name__ == "__main__":
+    import sys
+
+    out = Path(sys.argv[1])
+    tiny_model(out / "model")
+    tiny_dataset(out / "train.parquet")
+    print(json.dumps({"model": str(out / "model"), "data": str(out / "train.parquet")}))

@@ -1,0 +1,64 @@
+"""VeRL's agent loop workers, which remember why a trajectory was lost, and tell the loop what is validation.
+
+VeRL logs an exception in a loop, marks the group as failed and goes on with what is left of it. The trainer asks the
+workers for these failures while it waits for a step's trajectories, and decides (`verl_cleaner.groups`).
+"""
+
+import traceback
+from typing import Any
+
+import ray
+from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
+
+from verl_cleaner.lost import LostTrajectory
+from verl_cleaner.plugin import TOOL_AGENT_LOOP
+from verl_cleaner.saar.outcome import InfrastructureError
+
+_Worker: Any = AgentLoopWorkerTQ.__ray_metadata__.modified_class
+
+
+class AgentLoopWorker(_Worker):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        assert _agent_loop_registry["tool_agent"]["_target_"] == TOOL_AGENT_LOOP, "the plug-in is not loaded here"
+        self._lost: list[LostTrajectory] = []
+
+    async def _run_agent_loop(
+        self, sampling_params: dict[str, Any], trajectory: dict[str, Any], *, trace: bool = True, **kwargs: Any
+    ) -> Any:
+        """Includes the reward and the hand-over to TransferQueue."""
+        try:
+            return await super()._run_agent_loop(
+                sampling_params, trajectory, trace=trace, is_validation=bool(trajectory["validate"]), **kwargs
+            )
+        except Exception as error:
+            self._lost.append(describe(error, uid=kwargs["uid"]))
+            raise
+
+    async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> None:
+        kwargs.pop("is_validation")
+        await super()._agent_loop_postprocess(output, validate, **kwargs)
+
+    async def take_lost(self) -> list[LostTrajectory]:
+        """What was lost since the last call."""
+        lost, self._lost = self._lost, []
+        return lost
+
+
+def describe(error: Exception, *, uid: str) -> LostTrajectory:
+    """Also of an error that a reward worker raised: Ray hands it on as an instance of its own class."""
+    if isinstance(error, InfrastructureError):
+        cause = getattr(error, "cause", None) or error
+        return LostTrajectory(uid, True, str(cause))
+    return LostTrajectory(uid, False, "".join(traceback.format_exception(error)))
+
+
+class AgentLoopManager(AgentLoopManagerTQ):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.agent_loop_workers_class = ray.remote(AgentLoopWorker)
+
+    def take_lost(self) -> list[LostTrajectory]:
+        """Of all workers. Raises Ray's error if a worker died, for whose trajectories VeRL would wait for ever."""
+        return [lost for part in ray.get([w.take_lost.remote() for w in self.agent_loop_workers]) for lost in part]

@@ -1,0 +1,87 @@
+"""`code_interpreter`: runs the policy's Python in the judge and says as data how it ended."""
+
+import json
+import os
+import re
+from typing import Any
+
+from verl.tools.base_tool import BaseTool
+from verl.tools.schemas import ToolResponse
+
+from code_judge.client import JudgeClient, JudgeOutage
+from code_judge.wire import TIMEOUT_MARK, Options, RunResult, Submission
+from verl_cleaner.saar.outcome import OK, FailureKind, InfrastructureError, Outcome
+
+DEFAULT_URL = "http://127.0.0.1:8088"
+MESSAGE_LENGTH = 500
+"""Characters of an exception's message that the model reads."""
+
+
+def judge_url(config: dict[str, Any] | None = None) -> str:
+    """The tool's `url`, else CODE_JUDGE_URL, else the judge's default address."""
+    return (config or {}).get("url") or os.environ.get("CODE_JUDGE_URL") or DEFAULT_URL
+
+
+class CodeInterpreter(BaseTool):
+    """One stateless execution a call.
+
+    config: `url` (see `judge_url`), `deadline` (s, for one call with all its retries), `echo_last_expression`.
+    The third value `execute` returns is {"outcome": Outcome} or {"raise": exception}; VeRL's loop would turn a raised
+    exception into text for the model.
+    """
+
+    def __init__(self, config: dict[str, Any], tool_schema: Any) -> None:
+        super().__init__(config, tool_schema)
+        self.client = JudgeClient(judge_url(config), deadline=float(config.get("deadline", 120)))
+        echo = bool(config.get("echo_last_expression", True))
+        self.options = Options(echo_last_expression=echo, cut_middle=True)
+
+    async def execute(self, instance_id: str, parameters: Any, **_: Any) -> tuple[ToolResponse, float, dict[str, Any]]:
+        try:
+            text, outcome = await self._run(parameters)
+        except JudgeOutage as error:
+            return ToolResponse(text=""), 0.0, {"raise": InfrastructureError(str(error))}
+        except Exception as error:
+            return ToolResponse(text=""), 0.0, {"raise": error}
+        return ToolResponse(text=text), 0.0, {"outcome": outcome}
+
+    async def _run(self, parameters: Any) -> tuple[str, Outcome]:
+        problem = _check_arguments(parameters)
+        if problem:
+            return f"Invalid tool call: {problem}", Outcome(FailureKind.MALFORMED_CALL)
+        # NUL and lone surrogates cannot be written to a source file as UTF-8.
+        code = parameters["code"]
+        try:
+            code.encode()
+        except UnicodeEncodeError as error:
+            return f"Invalid tool call: code is not valid Unicode: {error.reason}", Outcome(FailureKind.MALFORMED_CALL)
+        result = await self.client.run(Submission(type="python", solution=code, options=self.options))
+        return response_text(result), OK if result.kind == "ok" else Outcome(result.kind)
+
+
+def _check_arguments(parameters: Any) -> str | None:
+    if not isinstance(parameters, dict):
+        return f"arguments must be an object, got {json.dumps(parameters)[:80]}"
+    if "code" not in parameters:
+        return "argument 'code' is missing"
+    if not isinstance(parameters["code"], str):
+        return f"argument 'code' must be a string, got {type(parameters['code']).__name__}"
+    unknown = sorted(set(parameters) - {"code"})
+    return f"unknown argument {unknown[0]!r}" if unknown else None
+
+
+def response_text(result: RunResult) -> str:
+    """What the model reads: the output, and for a failure one line `Kind at line N: message`."""
+    output = result.stdout.removesuffix(TIMEOUT_MARK).removesuffix("\n")
+    if result.kind == "ok":
+        return output
+    message = _message(result)
+    where = f" at line {result.line}" if result.line is not None else ""
+    error = f"{result.kind}{where}" + (f": {message}" if message else "")
+    return f"{output}\n{error}" if output else error
+
+
+def _message(result: RunResult) -> str:
+    """What the exception says: on stderr, from its name at the beginning of a line to the end."""
+    found = list(re.finditer(rf"^(?:[\w.]+\.)?{re.escape(result.kind)}(?:: |$)", result.stderr, re.MULTILINE))
+    return result.stderr[found[-1].end() :].strip()[:MESSAGE_LENGTH] if found else ""

@@ -1,0 +1,67 @@
+"""Run VeRL without a GPU: platform, process group, FSDP2 on gloo, a batching rollout server, workers by fork.
+
+Chosen by VERL_PLATFORM=cpu (set by `main_ppo` for `trainer.device=cpu`); nothing of it is registered otherwise.
+"""
+
+import os
+import warnings
+from typing import Any
+
+from wrapt import register_post_import_hook
+
+ROLLOUT_NAME = "cpu"
+
+
+def register() -> None:
+    """Register the CPU backend with VeRL. Call before VeRL asks for its platform."""
+    from verl.plugin.platform.platform_manager import PlatformRegistry
+
+    from verl_cleaner.cpu.platform import CpuPlatform
+
+    PlatformRegistry.register("cpu")(CpuPlatform)
+    # VeRL says so in every process, of engines that need GPUs.
+    warnings.filterwarnings("ignore", message=r"\w+ engine is not available")
+    # VeRL's FSDP engine is registered for cuda and runs on CPU unchanged.
+    os.environ["VERL_ENGINE_DEVICE"] = "cuda"
+    register_post_import_hook(_use_gloo, "verl.utils.distributed")
+    register_post_import_hook(_unpin_offload, "verl.utils.fsdp_utils")
+    register_post_import_hook(_register_replica, "verl.workers.rollout.replica")
+    register_post_import_hook(_register_adapter, "verl.workers.rollout.base")
+
+
+def _use_gloo(module: Any) -> None:
+    """VeRL asks for "cpu:gloo,cpu:gloo" on this platform, which torch refuses."""
+    stock = module.initialize_global_process_group_ray
+
+    def initialize_global_process_group_ray(timeout_second: int | None = None, backend: str | None = None) -> None:
+        stock(timeout_second=timeout_second, backend=backend or "cpu:gloo")
+
+    def initialize_global_process_group(timeout_second: int = 36000) -> tuple[int, int, int]:
+        """As the SFT trainer calls it, under torchrun."""
+        initialize_global_process_group_ray(timeout_second)
+        return tuple(int(os.environ[name]) for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE"))  # type: ignore[return-value]
+
+    module.initialize_global_process_group_ray = initialize_global_process_group_ray
+    module.initialize_global_process_group = initialize_global_process_group
+
+
+def _unpin_offload(module: Any) -> None:
+    """VeRL offloads the reference model to pinned memory; there is neither a device to come from nor memory to pin."""
+
+    def no_offload(pin_memory: bool = False) -> None:
+        return None
+
+    module.CPUOffloadPolicy = no_offload
+
+
+def _register_replica(module: Any) -> None:
+    def load() -> type:
+        from verl_cleaner.cpu.rollout import CpuReplica
+
+        return CpuReplica
+
+    module.RolloutReplicaRegistry.register(ROLLOUT_NAME, load)
+
+
+def _register_adapter(module: Any) -> None:
+    module._ROLLOUT_REGISTRY[(ROLLOUT_NAME, "async")] = "verl_cleaner.cpu.rollout.CpuServerAdapter"

@@ -1,0 +1,29 @@
+"""Stands in for Python where Ray starts a worker: asks the fork server for one and waits until it ends.
+
+Run with -I -S, by path: imports nothing but the standard library. Usage: forkclient.py SOCKET [-u] SCRIPT ARGUMENTS…
+"""
+
+import array
+import json
+import os
+import socket
+import sys
+
+
+def main() -> None:
+    path, *argv = sys.argv[1:]
+    if argv[0] == "-u":
+        del argv[0]
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.connect(path)
+    request = json.dumps({"argv": argv, "env": dict(os.environ), "cwd": os.getcwd()}).encode() + b"\n"
+    stdio = array.array("i", [0, 1, 2])
+    sent = connection.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, stdio)])
+    connection.sendall(request[sent:])
+    # End of file when the worker, which holds the other end, is gone.
+    while connection.recv(1):
+        pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""VeRL's platform interface for a host without an accelerator."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import torch
+from verl.plugin.platform.platform_base import PlatformBase
+
+_Unit = SimpleNamespace(uuid="cpu", name="cpu", total_memory=0)
+
+
+def _device_module() -> ModuleType:
+    """`torch.cpu` with the memory and stream functions VeRL reads from an accelerator's module."""
+    module = ModuleType("verl_cleaner.cpu.device")
+    module.__dict__.update({name: getattr(torch.cpu, name) for name in dir(torch.cpu) if not name.startswith("__")})
+    zero = lambda *args, **kwargs: 0  # noqa: E731
+    module.__dict__.update(
+        is_available=lambda: True,
+        current_device=lambda: 0,
+        device_count=lambda: 1,
+        empty_cache=zero,
+        ipc_collect=zero,
+        memory_allocated=zero,
+        memory_reserved=zero,
+        max_memory_allocated=zero,
+        max_memory_reserved=zero,
+        reset_peak_memory_stats=zero,
+        set_per_process_memory_fraction=zero,
+        mem_get_info=_host_memory,
+        get_device_name=lambda *args: "cpu",
+        get_device_properties=lambda *args: _Unit,
+        get_rng_state=lambda *args: torch.get_rng_state(),
+        set_rng_state=lambda state, *args: torch.set_rng_state(state),
+        manual_seed=torch.manual_seed,
+        manual_seed_all=torch.manual_seed,
+        stream=lambda *args: nullcontext(),
+        set_device=zero,
+        synchronize=zero,
+    )
+    return module
+
+
+def _host_memory(*_: Any) -> tuple[int, int]:
+    """(free, total) bytes."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    return page * os.sysconf("SC_AVPHYS_PAGES"), page * os.sysconf("SC_PHYS_PAGES")
+
+
+class CpuPlatform(PlatformBase):
+    """One logical device. Ray knows it as a GPU (`ray_init.num_gpus=1`) because VeRL places workers by that name."""
+
+    _module = _device_module()
+
+    device_name = "cpu"
+    vendor_name = "cpu"
+
+    @property
+    def device_module(self) -> ModuleType:
+        return self._module
+
+    def is_available(self) -> bool:
+        return True
+
+    def current_device(self) -> torch.device:  # type: ignore[override]  # an index would mean cuda:0
+        return torch.device("cpu")
+
+    def device_count(self) -> int:
+        return 1
+
+    def set_device(self, device_index: int) -> None:
+        pass
+
+    def synchronize(self, device_index: int | None = None) -> None:
+        pass
+
+    def manual_seed(self, seed: int) -> None:
+        torch.manual_seed(seed)
+
+    def manual_seed_all(self, seed: int) -> None:
+        torch.manual_seed(seed)
+
+    def set_allocator_settings(self, settings: str) -> None:
+        pass
+
+    def empty_cache(self) -> None:
+        pass
+
+    def get_device_capability(self, device_index: int = 0) -> tuple[int | None, int | None]:
+        return None, None
+
+    def communication_backend_name(self) -> str:
+        return "gloo"
+
+    def visible_devices_envvar(self) -> str:
+        return "CUDA_VISIBLE_DEVICES"
+
+    @contextmanager
+    def nvtx_range(self, msg: str) -> Iterator[None]:
+        yield
+
+    def profiler_start(self) -> None:
+        pass
+
+    def profiler_stop(self) -> None:
+        pass
+
+    def ray_resource_name(self) -> str:
+        return "GPU"
+
+    def ray_noset_envvars(self) -> list[str]:
+        return ["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"]
+
+    def is_ipc_supported(self) -> bool:
+        return False
+
+    def cudart(self) -> Any:
+        return None

@@ -1,0 +1,88 @@
+"""Complete groups only: what becomes of a step that lost trajectories.
+
+VeRL's replay buffer hands out whatever is left of a group in which a trajectory ended in an exception. Here the whole
+group is dropped and counted if our infrastructure failed; more than a tenth of a step's groups ends the run before the
+update, and so does any other exception, at once: it is a bug.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import transfer_queue as tq
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+
+from verl_cleaner.lost import LostTrajectory, RolloutError, check_lost
+
+logger = logging.getLogger(__name__)
+
+
+class CompleteGroups:
+    """VeRL's replay buffer, for whose `sample` the trainer asks this one.
+
+    Args:
+        buffer: VeRL's. take_lost: what the agent loop workers lost since the last call.
+
+    Attributes:
+        on_sample: called with every batch handed out and the uids dropped from it.
+    """
+
+    def __init__(self, buffer: ReplayBuffer, take_lost: Callable[[], list[LostTrajectory]]) -> None:
+        self.on_sample: Callable[[KVBatchMeta, set[str]], None] | None = None
+        self._buffer = buffer
+        self._take_lost = take_lost
+        self._lost: list[LostTrajectory] = []
+        self._wait = buffer._wait_for_next_poll
+        buffer._wait_for_next_poll = self._look_and_wait
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._buffer, name)
+
+    def sample(self, *, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, Any]]:
+        """As VeRL's, and raises as `check_lost` does, as soon as it is known."""
+        self._lost, self._groups, self._step = [], batch_size, global_steps
+        try:
+            batch, metrics = self._buffer.sample(
+                global_steps=global_steps, partition_id=partition_id, batch_size=batch_size
+            )
+        except RuntimeError:
+            self._look()
+            raise
+        uids = self._look()
+        unexplained = sorted(self._buffer.failure_keys[partition_id] - uids)
+        if unexplained:
+            raise RolloutError(
+                f"step {global_steps}: {len(unexplained)} groups failed outside the agent loop; VeRL's worker logs the "
+                f'reason as "Error in _run_prompt" for {unexplained[0]}'
+            )
+        if uids:
+            cause = self._lost[0].message
+            logger.warning("step %d: dropped %d of %d groups: %s", global_steps, len(uids), batch_size, cause)
+        batch = drop(batch, uids)
+        prefix = "infrastructure" if partition_id == "train" else "val-aux/infrastructure"
+        metrics[f"{prefix}/lost_groups"] = len(uids)
+        metrics[f"{prefix}/lost_trajectories"] = len(self._lost)
+        if self.on_sample is not None:
+            self.on_sample(batch, uids)
+        return batch, metrics
+
+    def _look_and_wait(self, partition_id: str, last_debug_time: float) -> float:
+        self._look()
+        return self._wait(partition_id, last_debug_time)
+
+    def _look(self) -> set[str]:
+        self._lost += self._take_lost()
+        return check_lost(self._lost, groups=self._groups, step=self._step)
+
+
+def drop(batch: KVBatchMeta, uids: set[str]) -> KVBatchMeta:
+    """`batch` without the trajectories of the groups `uids`, which are removed from TransferQueue as well."""
+    dropped = [key for key in batch.keys if key.split("_")[0] in uids]
+    if not dropped:
+        return batch
+    tq.kv_clear(keys=dropped, partition_id=batch.partition_id)
+    kept = [(key, tag) for key, tag in zip(batch.keys, batch.tags, strict=True) if key.split("_")[0] not in uids]
+    # At most a tenth of the groups is dropped.
+    keys, tags = map(list, zip(*kept, strict=True))
+    return KVBatchMeta(partition_id=batch.partition_id, keys=keys, tags=tags)

@@ -1,0 +1,55 @@
+"""Start training: `python -m verl_cleaner.main_ppo [--config-name cleaner_cpu] key=value …`.
+
+Checks first what VeRL would swallow or find out late (`verl_cleaner.preflight`), then hands over to VeRL's own main.
+"""
+
+import os
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from verl_cleaner import preflight
+from verl_cleaner.lost import RolloutError
+from verl_cleaner.saar.outcome import InfrastructureError
+
+
+@hydra.main(config_path="conf", config_name="cleaner", version_base=None)
+def main(config: DictConfig) -> None:
+    try:
+        preflight.prepare(config)
+        if config.trainer.device == "cpu":
+            _use_cpu_backend(config)
+        preflight.check(config)
+    except preflight.PreflightError as error:
+        sys.exit(f"error: {error}")
+
+    from verl.trainer.main_ppo import main as verl_main
+
+    try:
+        # The function under VeRL's @hydra.main.
+        verl_main.__wrapped__(config)
+    except (InfrastructureError, RolloutError) as error:
+        # Raised in the task runner; Ray hands it on wrapped into an instance of the same class.
+        sys.exit(f"error: {getattr(error, 'cause', error)}")
+
+
+def _use_cpu_backend(config: DictConfig) -> None:
+    """Before VeRL asks for its platform; the worker processes inherit the variable."""
+    from verl_cleaner.cpu import forkserver, register
+
+    if os.environ.get("VERL_PLATFORM", "").strip().lower() != "cpu":
+        os.environ["VERL_PLATFORM"] = "cpu"
+        register()
+    # Two threads on a busy host of two cores are many times slower than one; TransferQueue sets torch's own number.
+    for variable in ("OMP_NUM_THREADS", "TQ_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+    # After a kill -9, Ray's agents would wait a minute for a head that cannot come back.
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
+    environment = config.ray_kwargs.ray_init.runtime_env
+    if preflight.own_cluster(config) and environment.py_executable is None:
+        environment.py_executable = forkserver.start()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""reasoning-gym families whose natural solution is a few lines of Python, as rows for VeRL.
+
+Three disjoint splits (cold start, RL, held-out) with mixed difficulty. One family, `UNSEEN`, occurs only in held-out.
+"""
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import reasoning_gym
+
+TOOL_NAME = "code_interpreter"
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": TOOL_NAME,
+        "description": "Run Python code and return its output.",
+        "parameters": {"type": "object", "properties": {"code": {"type": "string"}}, "required": ["code"]},
+    },
+}
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "gcd": {"min_value": 2, "max_value": 999},
+    "lcm": {"min_value": 2, "max_value": 99},
+    "chain_sum": {"max_terms": 4, "max_digits": 3},
+    "products": {"min_digits": 1, "max_digits": 3},
+    "count_bits": {"max_n": 99999},
+    "count_primes": {"max_n": 999},
+    "fraction_simplification": {"max_value": 99, "max_factor": 9, "styles": ("plain",)},
+}
+UNSEEN = "basic_arithmetic"
+_ALL = FAMILIES | {UNSEEN: {"max_terms": 3, "max_digits": 3, "operators": ("+", "-", "*"), "allow_parentheses": False}}
+
+# Far apart, so that the splits never draw the same generator seed.
+_SPLIT_SEEDS = {"cold_start": 0, "train": 1, "val": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """entry: what the family's verifier needs, as reasoning-gym made it."""
+
+    family: str
+    question: str
+    answer: str
+    entry: dict[str, Any]
+
+
+def make_tasks(split: str, size: int, *, seed: int, exclude: frozenset[str] = frozenset()) -> list[Task]:
+    """`size` different tasks, families in equal shares, none with a question in `exclude`."""
+    families = list(_ALL if split == "val" else FAMILIES)
+    streams = {family: _stream(family, split, seed) for family in families}
+    tasks: list[Task] = []
+    seen = set(exclude)
+    while len(tasks) < size:
+        task = next(streams[families[len(tasks) % len(families)]])
+        if task.question not in seen:
+            seen.add(task.question)
+            tasks.append(task)
+    random.Random(f"{split} {seed}").shuffle(tasks)
+    return tasks
+
+
+def _stream(family: str, split: str, seed: int) -> Iterator[Task]:
+    size = 1 << 20
+    generator_seed = (seed * len(_SPLIT_SEEDS) + _SPLIT_SEEDS[split]) * size
+    dataset = reasoning_gym.create_dataset(family, size=size, seed=generator_seed, **_ALL[family])
+    for index in range(size):
+        entry = dataset[index]
+        question = " ".join(entry["question"].split())
+        yield Task(family, question, str(entry["answer"]), {**entry, "question": question})
+
+
+def to_row(task: Task, *, split: str, index: int) -> dict[str, Any]:
+    """A row of VeRL's data set."""
+    return {
+        "data_source": f"reasoning_gym/{task.family}",
+        "prompt": [{"role": "user", "content": task.question}],
+        "ability": "math",
+        "reward_model": {"style": "rule", "ground_truth": task.answer},
+        "extra_info": {
+            "index": index,
+            "split": split,
+            "family": task.family,
+            "entry": json.dumps(task.entry, default=str),
+        },
+    }

@@ -1,0 +1,74 @@
+"""KL and clip fraction on overwritten tokens apart from the others: whether training on repaired turns is stable.
+
+VeRL's PPO loss is wrapped (`marked_loss`) to sum over both kinds of tokens by the mask that came with the batch
+(`verl_cleaner.overwritten`); the trainer divides (`finish_metrics`), so that micro-batches without any do not count.
+"""
+
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from verl.utils.metric import AggregationType, Metric
+from verl.workers.config import ActorConfig
+from verl.workers.utils.losses import ppo_loss
+from verl.workers.utils.padding import no_padding_2_padding
+
+from verl_cleaner.overwritten import MASK_FIELD
+
+_PREFIX = "actor/"
+_KINDS = ("overwritten", "sampled")
+
+
+def marked_loss(
+    config: ActorConfig, model_output: dict[str, Any], data: TensorDict, dp_group: Any = None
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """VeRL's `ppo_loss` with sums over overwritten and other trained tokens among its metrics."""
+    loss, metrics = ppo_loss(config, model_output, data, dp_group)
+    if MASK_FIELD not in data:  # no trajectory of the batch came from our loop
+        return loss, metrics
+    log_prob = no_padding_2_padding(model_output["log_probs"], data).detach()
+    fields = data.select("response_mask", "old_log_probs", "advantages", MASK_FIELD).to_padded_tensor()
+    sums = token_sums(
+        log_prob,
+        fields["old_log_probs"],
+        fields["advantages"],
+        trained=fields["response_mask"].bool(),
+        overwritten=fields[MASK_FIELD].bool(),
+        clip=(_first(config.clip_ratio_low, config.clip_ratio), _first(config.clip_ratio_high, config.clip_ratio)),
+    )
+    return loss, metrics | {key: Metric(AggregationType.SUM, value) for key, value in sums.items()}
+
+
+def token_sums(
+    log_prob: torch.Tensor,
+    old_log_prob: torch.Tensor,
+    advantages: torch.Tensor,
+    *,
+    trained: torch.Tensor,
+    overwritten: torch.Tensor,
+    clip: tuple[float, float],
+) -> dict[str, float]:
+    """Tokens, the sum of old - new log-prob, and tokens whose gradient is clipped. Arguments: (batch, tokens)."""
+    kl = old_log_prob - log_prob
+    ratio = (-kl).exp()
+    clipped = ((advantages > 0) & (ratio > 1 + clip[1])) | ((advantages < 0) & (ratio < 1 - clip[0]))
+    sums = {}
+    for kind, mask in zip(_KINDS, (trained & overwritten, trained & ~overwritten), strict=True):
+        sums[f"{kind}_tokens"] = float(mask.sum())
+        sums[f"{kind}_kl"] = float(kl[mask].sum())
+        sums[f"{kind}_clipfrac"] = float(clipped[mask].sum())
+    return sums
+
+
+def finish_metrics(metrics: dict[str, Any]) -> None:
+    """Sums into means, where there are tokens; in place."""
+    for kind in _KINDS:
+        tokens = metrics.pop(f"{_PREFIX}{kind}_tokens", None)
+        for name in ("kl", "clipfrac"):
+            total = metrics.pop(f"{_PREFIX}{kind}_{name}", None)
+            if tokens and total is not None:
+                metrics[f"{_PREFIX}{kind}_{name}"] = total / tokens
+
+
+def _first(value: float | None, default: float) -> float:
+    return default if value is None else value

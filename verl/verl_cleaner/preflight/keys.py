@@ -1,0 +1,115 @@
+"""Keys that VeRL would accept and ignore: old places, things V1 no longer reads, and typos behind a `+`.
+
+Hydra itself refuses an unknown key without the `+`, and VeRL's dataclasses refuse one in their section, but only in the
+worker that builds them, and the `algorithm` section is never built at all.
+"""
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from functools import cache
+from importlib.resources import files
+
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+
+from verl_cleaner.preflight.names import FSDP_SECTIONS, nearest
+
+_MOVED = {
+    "reward_model.reward_manager": "reward.reward_manager.name",
+    "reward_model.num_workers": "reward.num_workers",
+    "reward_model.reward_kwargs": "reward.reward_kwargs",
+    "reward_model.reward_loop_source": "reward.reward_manager.source",
+    "reward_model.reward_loop_module_path": "reward.reward_manager.module.path",
+    "reward_model.reward_loop_class_name": "reward.reward_manager.name",
+    "reward_model.model.path": "reward.reward_model.model_path",
+}
+"""Where the sections of older versions went; what is not listed went to the same path under `reward`."""
+
+_LEGACY_SECTIONS = ("custom_reward_function", "reward_model", "sandbox_fusion")
+
+_UNREAD = {
+    "actor_rollout_ref.rollout.do_sample": (True, "actor_rollout_ref.rollout.temperature=0 for greedy sampling"),
+    "actor_rollout_ref.rollout.repetition_penalty": (1.0, "nothing: V1 always samples with 1.0"),
+    "trainer.use_v1": (True, "trainer.use_v1=True: the plug-in extends the V1 trainer"),
+    "trainer.v1.trainer_mode": ("cleaner", "trainer.v1.trainer_mode=cleaner: VeRL's synchronous trainer with CLEANER"),
+    "actor_rollout_ref.rollout.agent.agent_loop_manager_class": (
+        "verl_cleaner.agent_loop.AgentLoopManager",
+        "nothing: without our manager lost trajectories would vanish unnoticed",
+    ),
+}
+"""key: (the only value that works, what to write instead)."""
+
+_UNTYPED = {"algorithm.rollout_correction": "verl.trainer.config.RolloutCorrectionConfig"}
+"""Sections that name no dataclass though VeRL has one for them."""
+
+_ALSO_READ = {"reward": {"reward_kwargs"}}
+"""Keys that VeRL reads though neither its YAML nor its dataclass has them: the reward manager's own settings."""
+
+_HYDRA_KEYS = {"_target_", "_convert_", "_recursive_", "_partial_", "_args_"}
+
+
+def problems(config: DictConfig) -> Iterator[str]:
+    yield from _moved(config)
+    for key, (value, fix) in _UNREAD.items():
+        got = OmegaConf.select(config, key, default=value)
+        if got != value:
+            yield f"{key}={got} has no effect or breaks CLEANER, expected {value}; write {fix}"
+    yield from _unknown(config, _stock_config(config.get("model_engine", "dp")), "")
+    for section in FSDP_SECTIONS:
+        key = f"{section}.fsdp_config.mixed_precision"
+        yield from _misspelt(key, OmegaConf.select(config, key), {"param_dtype", "reduce_dtype", "buffer_dtype"})
+
+
+def _moved(config: DictConfig) -> Iterator[str]:
+    for section in _LEGACY_SECTIONS:
+        if section in config:
+            for key, value in _leaves(config[section], section):
+                old = next((name for name in _MOVED if key == name or key.startswith(f"{name}.")), None)
+                new = _MOVED[old] + key.removeprefix(old) if old else f"reward.{key}"
+                yield f"{key}={value} is accepted and ignored by VeRL 0.9.1; write {new}={value}"
+
+
+def _leaves(node: DictConfig, path: str) -> Iterator[tuple[str, object]]:
+    for key in map(str, node):
+        value = OmegaConf.select(node, key)
+        if isinstance(value, DictConfig):
+            yield from _leaves(value, f"{path}.{key}")
+        elif value is not None:
+            yield f"{path}.{key}", value
+
+
+def _unknown(node: DictConfig, stock: DictConfig, path: str) -> Iterator[str]:
+    """Keys that neither the dataclass of their section nor VeRL's YAML has, in all sections that name a dataclass."""
+    target = _UNTYPED.get(path) or OmegaConf.select(node, "_target_")
+    if target is not None:
+        try:
+            cls = get_class(target)
+        except Exception as error:
+            yield f"{path}._target_={target} cannot be imported: {type(error).__name__}: {error}"
+        else:
+            known = {field.name for field in fields(cls) if field.init} if is_dataclass(cls) else set(map(str, node))
+            yield from _misspelt(path, node, known | {str(key) for key in stock} | _ALSO_READ.get(path, set()))
+    for key in map(str, node):
+        if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
+            continue
+        value = node[key]
+        if isinstance(value, DictConfig):
+            below = stock._get_node(key) if key in stock else None
+            below = below if isinstance(below, DictConfig) else DictConfig({})
+            yield from _unknown(value, below, f"{path}.{key}" if path else key)
+
+
+@cache
+def _stock_config(engine: str) -> DictConfig:
+    """VeRL's whole default configuration."""
+    name = "" if engine == "dp" else f"{engine}_"
+    config = OmegaConf.load(str(files("verl.trainer.config") / f"_generated_ppo_{name}trainer.yaml"))
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def _misspelt(path: str, node: DictConfig | None, known: set[str]) -> Iterator[str]:
+    for key in sorted({str(key) for key in node or ()} - known - _HYDRA_KEYS):
+        near = nearest(key, known)
+        fix = f"did you mean {path}.{near}?" if near else f"{path} has: {', '.join(sorted(known))}"
+        yield f"{path}.{key} is unknown; {fix}"

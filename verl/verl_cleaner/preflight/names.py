@@ -1,0 +1,35 @@
+"""Words shared by the checks."""
+
+import os
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from omegaconf import DictConfig
+
+MULTI_TURN = "actor_rollout_ref.rollout.multi_turn"
+
+FSDP_SECTIONS = ("actor_rollout_ref.actor", "actor_rollout_ref.ref")
+
+STOCK_DTYPE = "bfloat16"
+"""VeRL's default of `fsdp_config.dtype`, which therefore does not tell whether anybody asked for it."""
+
+_DTYPES = {"fp16": ("fp16", "float16", "16"), "bf16": ("bf16", "bfloat16"), "fp32": ("fp32", "float32", "32")}
+
+
+def dtype_name(value: object) -> str | None:
+    """VeRL's short name of a floating dtype, None for anything else."""
+    return next((name for name, spellings in _DTYPES.items() if str(value) in spellings), None)
+
+
+def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    return next(iter(get_close_matches(word, sorted(known), n=1, cutoff=cutoff)), None)
+
+
+def uses_tools(config: DictConfig) -> bool:
+    """Every loop but VeRL's single-turn one, also a loop of the user's own, is taken for one with tools."""
+    return bool(config.actor_rollout_ref.rollout.agent.default_agent_loop != "single_turn_agent")
+
+
+def own_cluster(config: DictConfig) -> bool:
+    """The run starts a Ray of its own on this host, instead of joining one."""
+    return config.ray_kwargs.ray_init.get("address") is None and "RAY_ADDRESS" not in os.environ

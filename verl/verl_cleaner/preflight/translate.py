@@ -1,0 +1,50 @@
+"""Defaults that are ours, and documented keys that VeRL's V1 trainer accepts without reading them."""
+
+import logging
+import os
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from verl_cleaner.preflight.names import FSDP_SECTIONS, STOCK_DTYPE, dtype_name
+
+logger = logging.getLogger(__name__)
+
+TOOL_CONFIG = Path(__file__).parents[1] / "conf" / "code_interpreter.yaml"
+
+
+def prepare(config: DictConfig) -> None:
+    """Change `config` in place; what is changed is logged.
+
+    multi_turn.tool_config_path   ours, where neither tools nor functions are given
+    multi_turn.enable=False       V1 chooses by the agent loop alone: single_turn_agent
+    *.fsdp_config.dtype           FSDP reads mixed_precision.param_dtype only
+    CODE_JUDGE_URL                handed to Ray's workers, also on the other nodes
+    """
+    rollout = config.actor_rollout_ref.rollout
+    multi_turn = rollout.multi_turn
+    if multi_turn.tool_config_path is None and multi_turn.function_tool_path is None:
+        multi_turn.tool_config_path = str(TOOL_CONFIG)
+    if not multi_turn.enable and rollout.agent.default_agent_loop == "tool_agent":
+        rollout.agent.default_agent_loop = "single_turn_agent"
+        logger.info("multi_turn.enable=False: agent.default_agent_loop=single_turn_agent")
+    for section in FSDP_SECTIONS:
+        _translate_dtype(config, section)
+    if "CODE_JUDGE_URL" in os.environ:
+        with open_dict(config.ray_kwargs.ray_init):
+            OmegaConf.update(
+                config, "ray_kwargs.ray_init.runtime_env.env_vars.CODE_JUDGE_URL", os.environ["CODE_JUDGE_URL"]
+            )
+
+
+def _translate_dtype(config: DictConfig, section: str) -> None:
+    engine = OmegaConf.select(config, f"{section}.fsdp_config")
+    if engine is None or engine.dtype == STOCK_DTYPE:
+        return
+    name = dtype_name(engine.dtype)
+    mixed_precision = engine.get("mixed_precision") or {}
+    if name is None or mixed_precision.get("param_dtype") is not None:
+        return
+    with open_dict(engine):
+        engine.mixed_precision = {**mixed_precision, "param_dtype": name}
+    logger.info("%s.fsdp_config: dtype=%s, so mixed_precision.param_dtype=%s", section, engine.dtype, name)

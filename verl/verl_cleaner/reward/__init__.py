@@ -1,0 +1,1 @@
+"""Reward functions for VeRL's `reward.custom_reward_function`."""

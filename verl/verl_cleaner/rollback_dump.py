@@ -1,0 +1,106 @@
+"""Every retry as a row of a table, beside VeRL's rollout dump: `<rollout_data_dir>/rollbacks/<step>.{jsonl,parquet}`.
+
+`SCHEMA` documents the columns. `python -m verl_cleaner.replay FILE` shows them.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from verl_cleaner.saar.config import RollbackConfig
+from verl_cleaner.saar.metrics import Record
+
+SCHEMA_VERSION = 1
+SCHEMA: dict[str, tuple[str, str]] = {
+    "schema_version": ("int64", "1"),
+    "step": ("int64", "the trainer's step"),
+    "uid": ("string", "the prompt's group in this step"),
+    "rollout": ("int64", "index of the trajectory in its group"),
+    "turn": ("int64", "assistant turn of the trajectory, from 1"),
+    "retry": ("int64", "retry of that turn, from 1"),
+    "kinds": ("list<string>", "why the turn failed, one kind a failed call"),
+    "result": ("string", "overwritten, kept, voided, no_call, no_room or implausible"),
+    "strategy": ("string", "tool_call_only or full_turn; null unless it was overwritten"),
+    "similarity": ("double", "of old and new call, in [0, 1]; null where they were not compared"),
+    "similarity_on": ("string", "rollback_similarity_on"),
+    "threshold": ("double", "rollback_similarity_threshold"),
+    "failed_call": ("string", "the turn's arguments as the tools saw them; what can be read in malformed calls"),
+    "malformed": ("string", "malformed calls of the failed turn as written; empty where there are none"),
+    "error": ("string", "the tools' responses to the failed calls"),
+    "new_call": ("string", "as failed_call, of the retry"),
+    "generated": ("int64", "tokens of the retry"),
+    "discarded": ("int64", "sampled tokens of failed turn and retry that are not trained on"),
+    "seconds": ("double", "what the retry took to generate"),
+    "span_start": ("int64", "first overwritten token of the response, as of this retry; null where there is none"),
+    "span_end": ("int64", "behind the last one"),
+    "gap": ("double", "log-prob of the span in the clean context minus as sampled, in nats; null unless rescored"),
+}
+"""Column -> (Arrow type, meaning)."""
+
+
+def rows(records: Iterable[tuple[str, Record]], *, step: int, config: RollbackConfig) -> list[dict[str, Any]]:
+    """records: by VeRL's key of the trajectory, `{uid}_{rollout}_{output}`."""
+    table = []
+    for key, record in records:
+        uid, rollout, _ = key.rsplit("_", 2)
+        counts: dict[int, int] = {}
+        for retry in record["retries"]:
+            counts[retry["turn"]] = counts.get(retry["turn"], 0) + 1
+            start, end = retry["span"] or (None, None)
+            table.append(
+                {
+                    "schema_version": SCHEMA_VERSION,
+                    "step": step,
+                    "uid": uid,
+                    "rollout": int(rollout),
+                    "retry": counts[retry["turn"]],
+                    "similarity_on": str(config.rollback_similarity_on),
+                    "threshold": float(config.rollback_similarity_threshold),
+                    "span_start": start,
+                    "span_end": end,
+                    **{name: _plain(retry[name]) for name in SCHEMA if name in retry},
+                }
+            )
+    return [{name: row[name] for name in SCHEMA} for row in table]
+
+
+def write(folder: Path, table: list[dict[str, Any]], *, name: str) -> None:
+    """Write `table` as `name`.jsonl and `name`.parquet."""
+    import pyarrow
+    import pyarrow.parquet
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table)
+    (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    types = {"list<string>": pyarrow.list_(pyarrow.string())}
+    schema = pyarrow.schema([(name, types.get(kind) or kind) for name, (kind, _) in SCHEMA.items()])
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table, schema=schema), folder / f"{name}.parquet")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Rows of a dump in either form.
+
+    Raises:
+        ValueError: names the file and what it lacks.
+    """
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        table = pyarrow.parquet.read_table(path).to_pylist()
+    else:
+        table = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    for row in table:
+        if row.get("schema_version") != SCHEMA_VERSION or set(SCHEMA) - set(row):
+            raise ValueError(
+                f"{path} is no dump of rollbacks of schema version {SCHEMA_VERSION}: got version "
+                f"{row.get('schema_version')}, missing columns {sorted(set(SCHEMA) - set(row))}"
+            )
+    return table
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, enum members as their values, and no lone surrogates, which UTF-8 cannot write."""
+    if isinstance(value, str):
+        return str(value).encode("utf-8", "replace").decode()
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,130 @@
+"""A training run in a process of its own: started, followed step by step through its metrics file, ended.
+
+FOLDER/train.log      everything VeRL, Ray and the workers print
+FOLDER/metrics.jsonl  {"step": n, "data": {name: value}} per logged step, written by VeRL's file logger
+FOLDER/tensorboard/   the same for tensorboard
+"""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+_POLL_SECONDS = 0.2
+_GRACE_SECONDS = 20
+_PR_SET_PDEATHSIG = 1
+
+
+class RunFailed(Exception):
+    """The training process ended with an error; the message is its last word."""
+
+
+class Run:
+    """Use as a context manager: leaving it ends the training with everything it started.
+
+    Args:
+        folder: for log and metrics. overrides: Hydra arguments of `verl_cleaner.main_ppo`.
+    """
+
+    def __init__(self, folder: Path, overrides: Sequence[str]) -> None:
+        self.folder = folder
+        self.log = folder / "train.log"
+        self.metrics_file = folder / "metrics.jsonl"
+        self.command = [sys.executable, "-m", "verl_cleaner.main_ppo", *overrides]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "Run":
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.metrics_file.unlink(missing_ok=True)
+        environment = os.environ | {
+            "VERL_FILE_LOGGER_PATH": str(self.metrics_file.resolve()),
+            "TENSORBOARD_DIR": str((self.folder / "tensorboard").resolve()),
+            "PYTHONUNBUFFERED": "1",
+        }
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                # Ctrl-C in the terminal is ours to handle.
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        process = self._process
+        if process is None or process.poll() is not None:
+            return
+        # Ray's daemons follow their driver; as a last resort everything in its session.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            os.killpg(process.pid, number)
+            try:
+                process.wait(_GRACE_SECONDS)
+                return
+            except subprocess.TimeoutExpired:
+                continue
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "enter the run first"
+        return self._process.pid
+
+    def steps(self) -> Iterator[tuple[int, dict[str, Any]] | None]:
+        """Yield (step, metrics) as they are logged, and None a few times a second while there is nothing new.
+
+        Raises:
+            RunFailed: the training ended with an error.
+        """
+        assert self._process is not None, "enter the run first"
+        offset = 0
+        while True:
+            ended = self._process.poll()
+            lines, offset = _new_lines(self.metrics_file, offset)
+            for line in lines:
+                entry = json.loads(line)
+                yield entry["step"], entry["data"]
+            if ended is not None:
+                break
+            if not lines:
+                yield None
+                time.sleep(_POLL_SECONDS)
+        if ended:
+            raise RunFailed(f"training ended with exit status {ended}: {last_error(self.log)} (all of it: {self.log})")
+
+
+def _end_with_parent() -> None:
+    """On Linux: SIGTERM when the process that started this one is gone, however it went."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _new_lines(path: Path, offset: int) -> tuple[list[bytes], int]:
+    """The complete lines from `offset` on, and where the next one begins."""
+    if not path.exists():
+        return [], offset
+    with path.open("rb") as file:
+        file.seek(offset)
+        data = file.read()
+    complete = data[: data.rfind(b"\n") + 1]
+    return complete.splitlines(), offset + len(complete)
+
+
+def last_error(log: Path) -> str:
+    """What most likely says why: all that the preflight found, or the last exception."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    for number in reversed(range(len(lines))):
+        text = lines[number].strip()
+        name = text.partition(":")[0].replace(")", ".").rsplit(".", 1)[-1].strip()
+        if text.startswith("error:"):
+            return "\n".join([text.removeprefix("error:").strip(), *lines[number + 1 :]])
+        if name.isidentifier() and name.endswith(("Error", "Exception", "Interrupt")) and ":" in text:
+            return text
+    return lines[-1].strip() if lines else "nothing was logged"

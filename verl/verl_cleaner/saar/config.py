@@ -1,0 +1,109 @@
+"""The parameters of SAAR, checked once."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from verl_cleaner.saar.feedback import Feedback
+from verl_cleaner.saar.outcome import FailureKind
+
+
+class SimilarityOn(StrEnum):
+    ARGUMENTS = "arguments"
+    """The call's arguments as the tool sees them (for code: the code)."""
+    CALL = "call"
+    """The text of the whole tool-call segment, as in the published code."""
+
+
+class RollbackLogprobs(StrEnum):
+    RECOMPUTE = "recompute"
+    """The trainer recomputes the log-probs of the purified trajectory; those of the rollout are not used."""
+    RESCORE = "rescore"
+    """The rollout engine scores the overwritten spans again, without the error in view."""
+
+
+class RollbackMode(StrEnum):
+    """What becomes of a failed turn that has a retry."""
+
+    OVERWRITE = "overwrite"
+    """The retry replaces it (SAAR)."""
+    KEEP = "keep"
+    """It stays, with its error, and the retry follows (ablation: retries alone)."""
+    VOID = "void"
+    """It stays, with its error, but is not trained on (ablation: void-turn masking)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackConfig:
+    """Names and meanings as documented under `actor_rollout_ref.rollout.multi_turn`.
+
+    Raises:
+        ValueError: for a value out of range; names the key, the value and what is expected.
+    """
+
+    enable_tool_rollback: bool = False
+    max_tool_retries: int = 3
+    rollback_probability: float = 1.0
+    rollback_at_validation: bool = True
+    rollback_similarity_threshold: float = 0.5
+    rollback_similarity_on: SimilarityOn = SimilarityOn.ARGUMENTS
+    rollback_on_errors: tuple[str, ...] | None = None
+    rollback_logprobs: RollbackLogprobs = RollbackLogprobs.RECOMPUTE
+    rollback_min_logratio: float | None = None
+    rollback_mode: RollbackMode = RollbackMode.OVERWRITE
+    rollback_feedback: Feedback = Feedback.RAW
+    rollback_max_retries: int | None = None
+    rollback_max_tokens: int | None = None
+    trajectory_deadline: float | None = 7200.0
+
+    def __post_init__(self) -> None:
+        for key in ("enable_tool_rollback", "rollback_at_validation"):
+            if not isinstance(getattr(self, key), bool):
+                raise ValueError(f"{key} must be True or False, got {getattr(self, key)!r}")
+        for key, null in (("max_tool_retries", False), ("rollback_max_retries", True), ("rollback_max_tokens", True)):
+            value = getattr(self, key)
+            if not (null and value is None) and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+                raise ValueError(f"{key} must be an integer >= 0{' or null' if null else ''}, got {value!r}")
+        for key in ("rollback_probability", "rollback_similarity_threshold"):
+            value = getattr(self, key)
+            if not _is_number(value) or not 0 <= value <= 1:
+                raise ValueError(f"{key} must be in [0, 1], got {value!r}")
+        for key, enum in _CHOICES.items():
+            if getattr(self, key) not in list(enum):
+                raise ValueError(f"{key} must be one of {', '.join(enum)}, got {getattr(self, key)!r}")
+        deadline, ratio = self.trajectory_deadline, self.rollback_min_logratio
+        if deadline is not None and not (_is_number(deadline) and deadline > 0):
+            raise ValueError(f"trajectory_deadline must be a number of seconds > 0 or null, got {deadline!r}")
+        if ratio is not None and not (_is_number(ratio) and ratio == ratio):
+            raise ValueError(f"rollback_min_logratio must be a number (a log-ratio, below 0) or null, got {ratio!r}")
+        if ratio is not None and self.rollback_logprobs != RollbackLogprobs.RESCORE:
+            raise ValueError(
+                f"rollback_min_logratio={ratio} needs rollback_logprobs=rescore, got {str(self.rollback_logprobs)!r}"
+            )
+        self._check_kinds()
+
+    def _check_kinds(self) -> None:
+        kinds = self.rollback_on_errors
+        if kinds is not None and (isinstance(kinds, str) or not kinds or not all(isinstance(k, str) for k in kinds)):
+            raise ValueError(
+                "rollback_on_errors must be null (every fault of the model's) or a list of failure kinds such as "
+                f"[NameError,timeout], got {kinds!r}"
+            )
+        # Exceptions' class names begin with a capital; whatever else there is, is ours.
+        unknown = [kind for kind in kinds or () if not kind[:1].isupper() and kind not in list(FailureKind)]
+        if unknown:
+            raise ValueError(
+                f"rollback_on_errors knows no kind {unknown[0]!r}; expected an exception's class name or one of "
+                f"{', '.join(FailureKind)}"
+            )
+
+
+_CHOICES: dict[str, type[StrEnum]] = {
+    "rollback_similarity_on": SimilarityOn,
+    "rollback_logprobs": RollbackLogprobs,
+    "rollback_mode": RollbackMode,
+    "rollback_feedback": Feedback,
+}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

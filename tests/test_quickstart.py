@@ -149,7 +149,7 @@ def test_resume_goes_on_and_a_judge_that_dies_stops_the_run(compared, tmp_path):
         f"{MULTI_TURN}.tool_config_path={tmp_path / 'tool.yaml'}",
     )
     quickstart.until("step   3/50")
-    judge = next(pid for pid, command in quickstart.processes().items() if "code-judge serve" in command)
+    judge = next(pid for pid, command in quickstart.processes().items() if "code_judge.cli serve" in command)
     os.kill(judge, signal.SIGKILL)
     assert quickstart.finish() != 0
     # Equal weights and seeds give equal answers; another step has others of both.

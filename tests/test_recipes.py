@@ -140,10 +140,11 @@ def test_variants(name):
 
 @pytest.mark.parametrize("name", LARGE + SMALL)
 def test_nothing_but_files_and_judge_is_missing(name, monkeypatch):
-    """The preflight has nothing against the composed settings themselves, fp16 translated."""
+    """The preflight has nothing against the composed settings themselves, fp16 translated; GPUs are the cluster's."""
     from verl_cleaner import preflight
     from verl_cleaner.preflight import keys, values
 
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
     config = composed(name)
     preflight.prepare(config)
     assert [*keys.problems(config), *values.problems(config)] == []

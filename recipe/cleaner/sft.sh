@@ -23,7 +23,7 @@ KNOBS=(
   "SEED|of the generated data"
   "DTYPE|bf16 or fp16"
   "ROLLOUT|which extra to install, sglang or vllm; the cold start itself needs neither"
-  "ATTENTION|attention of the model; empty: flash_attention_2 where flash-attn is installed, else sdpa"
+  "ATTENTION|attention of the model; empty: flash_attention_2 where flash-attn is installed, else varlen (sdpa on cpu)"
   "DEVICE|cuda, or cpu for a trial with a tiny model"
   "WANDB_API_KEY|also log to Weights & Biases; read from the environment by wandb itself, never written anywhere"
   "PYTHON|interpreter of an environment that has everything; empty: .venv, made to match uv.lock"
@@ -32,7 +32,8 @@ KNOBS=(
 
 default COLD_START=outputs/smollm2_135m
 default OUTPUT_DIR="$COLD_START" EXPERIMENT_NAME=sft NUM_GPU=1 LR=3e-4 EPOCHS=1 SAVE_FREQ=-1 DTYPE=bf16 ROLLOUT=sglang
-default SEED=0 DEVICE=cuda ATTENTION="$(attention)"
+default SEED=0 DEVICE=cuda
+default ATTENTION="$(attention "$([[ $DEVICE == cpu ]] && echo sdpa || echo varlen)")"
 # Both are made below where they are these.
 default MODEL_PATH="$COLD_START/base" TRAIN_FILE="$COLD_START/data/sft_train.parquet"
 [[ $TRAIN_FILE == "$COLD_START/data/sft_train.parquet" ]] && default VAL_FILES="$COLD_START/data/sft_val.parquet"

@@ -48,13 +48,13 @@ def python(program, **environment):
 def test_the_plugin_imports_small_modules_only():
     found = python(PROGRAM + REPORT)
     extra = {name for name in found["extra"] if name.startswith(("verl", "torch", "transformers"))}
-    assert extra == {f"verl_cleaner{name}" for name in ("", ".plugin", ".logprobs", ".precision")}
+    assert extra == {f"verl_cleaner{name}" for name in ("", ".plugin", ".attention", ".logprobs", ".precision")}
 
 
 def test_the_cpu_backend_is_registered_by_its_switch_and_imported_when_used():
     found = python(PROGRAM + CPU_REPORT, VERL_PLATFORM="cpu")
     extra = {name.removeprefix("verl_cleaner.") for name in found["extra"] if name.startswith("verl_cleaner.")}
-    assert extra == {"plugin", "logprobs", "precision", "cpu", "cpu.platform"}
+    assert extra == {"plugin", "attention", "logprobs", "precision", "cpu", "cpu.platform"}
     assert found["platform"] == "cpu"
     assert found["adapter"] == "verl_cleaner.cpu.rollout.CpuServerAdapter"
     assert found["replica"] == "verl_cleaner.cpu.rollout"

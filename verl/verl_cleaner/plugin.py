@@ -8,6 +8,7 @@ What is changed, on every device:
     agent loop   "tool_agent" is ours; with rollback off it behaves as VeRL's.
     trainer      "cleaner" = VeRL's synchronous trainer + rollback metrics + a stop on lost groups.
     log-probs    VeRL's per-row Python loop, used where flash-attn is missing, becomes a chunked tensor operation.
+    attention    "varlen": packed sequences without flash-attn.
     precision    the FSDP engine says in which dtype it computes.
 and on CPU only (VERL_PLATFORM=cpu) what `verl_cleaner.cpu` lists.
 """
@@ -18,6 +19,7 @@ from types import ModuleType
 import verl.utils.torch_functional as torch_functional
 from wrapt import register_post_import_hook
 
+from verl_cleaner.attention import register as register_attention
 from verl_cleaner.logprobs import logprobs_from_logits
 from verl_cleaner.precision import log_autocast
 
@@ -38,6 +40,7 @@ torch_functional.logprobs_from_logits_v2 = logprobs_from_logits
 # After VeRL's own "tool_agent" has registered itself.
 register_post_import_hook(_register_agent_loop, "verl.experimental.agent_loop.tool_agent_loop")
 register_post_import_hook(_register_trainer, "verl.trainer.ppo.v1.trainer_sync")
+register_post_import_hook(register_attention, "transformers.modeling_utils")
 register_post_import_hook(log_autocast, "verl.workers.engine.fsdp.transformer_impl")
 
 if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":

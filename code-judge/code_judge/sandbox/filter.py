@@ -63,7 +63,15 @@ def build() -> bytes:
         refuse,
         (_RETURN, 0, 0, _ALLOW),
     ]
-    for number in sorted(_DENIED.values()):
-        instructions += [(_JUMP_EQUAL, 0, 1, number), refuse]
-    instructions.append((_RETURN, 0, 0, _ALLOW))
+    instructions += _search(sorted(_DENIED.values()), refuse)
     return b"".join(struct.pack("HBBI", *instruction) for instruction in instructions)
+
+
+def _search(denied: list[int], refuse: tuple[int, int, int, int]) -> list[tuple[int, int, int, int]]:
+    """A tree: the kernel tries the filter on every number when it is installed, so that its depth is paid there."""
+    if len(denied) > 2:
+        half = len(denied) // 2
+        below = _search(denied[:half], refuse)
+        return [(_JUMP_GREATER_EQUAL, len(below), 0, denied[half]), *below, *_search(denied[half:], refuse)]
+    tests = [test for number in denied for test in ((_JUMP_EQUAL, 0, 1, number), refuse)]
+    return [*tests, (_RETURN, 0, 0, _ALLOW)]

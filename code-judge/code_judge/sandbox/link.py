@@ -20,6 +20,8 @@ ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "LANG": "C.UTF-8",
     "PYTHONHASHSEED": "0",
+    # Else every fork looks up again what the zygote has not called yet.
+    "LD_BIND_NOW": "1",
     # A program has one core; thread pools per core would only eat its address space.
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",

@@ -56,8 +56,11 @@ def become_script(source: str, place: Place, *, echo: bool) -> None:
     """
     os.chdir(place.box.path)
     # Tracebacks, `inspect` and the program itself read it.
-    with open(FILENAME, "wb") as file:
-        file.write(source.encode("utf-8", "surrogatepass"))
+    file = os.open(FILENAME, os.O_WRONLY | os.O_TRUNC | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    text = memoryview(source.encode("utf-8", "surrogatepass"))
+    while text:
+        text = text[os.write(file, text) :]
+    os.close(file)
     _enter(place)
     _renew_random()
     os.write(place.status_fd, b"started\n")
@@ -87,7 +90,6 @@ def become_binary(binary_fd: int, place: Place) -> None:
 def _enter(place: Place) -> None:
     _limit(place.limits, "uid" in place.layers.active)
     _drop_privileges(place.box, place.layers)
-    os.environ["HOME"] = os.environ["TMPDIR"] = place.box.path
 
 
 def _limit(limits: Limits, own_user: bool) -> None:

@@ -27,7 +27,7 @@ set_() { SETTINGS+=("$@"); }
 agentic_rl() {
   default NUM_GPU=4 NNODES=1 EPOCHS=1 SAVE_FREQ=10 TEST_FREQ=10 SEED=42 DTYPE=fp16 ROLLOUT=sglang \
     MAX_EXECUTION_TIME=4 EXPERIMENT_NAME="$(basename "$0" .sh)"
-  default OUTPUT_DIR="outputs/$EXPERIMENT_NAME" ATTENTION="$(attention)"
+  default OUTPUT_DIR="outputs/$EXPERIMENT_NAME" ATTENTION="$(attention varlen)"
   check_choice ROLLOUT sglang vllm
   check_choice DTYPE fp16 bf16
   check_number NUM_GPU NNODES SAVE_FREQ TEST_FREQ
@@ -89,8 +89,7 @@ small_model() {
   set_ data.train_batch_size=64 data.max_prompt_length=512 data.max_response_length=1024
   set_ $ROLL.n=8 $ROLL.gpu_memory_utilization=0.4 $ROLL.val_kwargs.top_p=1.0 $ROLL.val_kwargs.n=1
   set_ $TURNS.max_tool_response_length=400
-  # Without flash-attn, attention over packed sequences costs the square of the pack.
-  set_ $ACTOR.ppo_mini_batch_size=32 $ACTOR.ppo_max_token_len_per_gpu=8192 $ACTOR.optim.lr_warmup_steps=2
+  set_ $ACTOR.ppo_mini_batch_size=32 $ACTOR.ppo_max_token_len_per_gpu=16384 $ACTOR.optim.lr_warmup_steps=2
   set_ $MODEL.enable_gradient_checkpointing=False
   # Capturing prefill graphs takes a minute of every start.
   [[ $ROLLOUT == sglang ]] && set_ +$ROLL.engine_kwargs.sglang.disable_prefill_cuda_graph=True
@@ -167,11 +166,13 @@ prepare_python() {
   [[ -n ${PYTHON:-} ]] || setup_environment --no-dev --inexact "$@"
 }
 
-# The engines bring a package flash_attn of other contents; what counts is the distribution flash-attn.
+# The engines bring a package flash_attn of other contents; what counts is the distribution flash-attn. Without it,
+# PyTorch's kernel of the same kind (verl_cleaner/attention.py); without a GPU, plain attention.
+#   attention FALLBACK
 attention() {
   if "$(interpreter)" -c 'import importlib.metadata as m; m.version("flash-attn")' 2> /dev/null; then
     printf flash_attention_2
   else
-    printf sdpa
+    printf '%s' "$1"
   fi
 }

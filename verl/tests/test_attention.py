@@ -1,0 +1,83 @@
+"""Packed attention: each sequence as if it were alone. The kernel itself needs a GPU; here PyTorch's own stands in."""
+
+from functools import partial
+
+import pytest
+import torch
+import verl  # noqa: F401  loads the plug-in
+from torch.nn.attention import varlen
+from transformers import AutoModelForCausalLM, Qwen3Config
+from verl_cleaner.attention import varlen_attention
+
+LENGTHS = [5, 1, 7]
+
+
+def sequence_by_sequence(query, key, value, bounds, _, longest, __, *, scale, window_size):
+    """As torch.nn.attention.varlen.varlen_attn says of itself."""
+    assert longest == int(bounds.diff().max())
+    outputs = []
+    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+        q, k, v = (tensor[start:end].transpose(0, 1) for tensor in (query, key, value))
+        distance = torch.arange(end - start)[:, None] - torch.arange(end - start)
+        seen = (distance >= 0) & ((distance <= window_size[0]) | (window_size[0] < 0))
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale, enable_gqa=True)
+        outputs.append(out.transpose(0, 1))
+    return torch.cat(outputs)
+
+
+@pytest.fixture
+def models(monkeypatch):
+    monkeypatch.setattr(varlen, "varlen_attn", sequence_by_sequence)
+    torch.manual_seed(0)
+    config = partial(
+        Qwen3Config,
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+    )
+    packed = AutoModelForCausalLM.from_config(config(), attn_implementation="varlen").to(torch.bfloat16)
+    alone = AutoModelForCausalLM.from_config(config(), attn_implementation="sdpa").to(torch.bfloat16)
+    alone.load_state_dict(packed.state_dict())
+    return packed, alone
+
+
+def test_a_packed_sequence_sees_itself_only(models):
+    packed, alone = models
+    assert packed.config._attn_implementation == "varlen"
+    rows = [torch.randint(64, (1, length)) for length in LENGTHS]
+    positions = torch.cat([torch.arange(length) for length in LENGTHS])[None]
+    logits = packed(torch.cat(rows, 1), position_ids=positions, use_cache=False).logits
+    expected = torch.cat([alone(row, use_cache=False).logits for row in rows], 1)
+    torch.testing.assert_close(logits, expected, atol=2e-2, rtol=2e-2)
+    # Positions tell the sequences apart, so that one long sequence is something else.
+    joined = packed(torch.cat(rows, 1), position_ids=torch.arange(sum(LENGTHS))[None], use_cache=False).logits
+    assert (joined - expected).abs().max() > 0.1
+
+
+def test_sliding_window_counts_the_token_itself(monkeypatch):
+    monkeypatch.setattr(varlen, "varlen_attn", sequence_by_sequence)
+    query, key, value = (torch.randn(1, 2, 6, 8, dtype=torch.bfloat16) for _ in range(3))
+    output, _ = varlen_attention(
+        None, query, key, value, None, position_ids=torch.arange(6)[None], scaling=1.0, sliding_window=1
+    )
+    torch.testing.assert_close(output, value.transpose(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch": 2}, "use_remove_padding=True"),
+        ({"mask": torch.ones(1, 1, 3, 3)}, "use_remove_padding=True"),
+        ({"dtype": torch.float32}, "float16 or bfloat16"),
+        ({"positions": [[2, 0, 1]]}, "must begin with 0"),
+    ],
+)
+def test_what_is_no_packed_row_is_refused(changes, message):
+    tensor = torch.zeros(changes.get("batch", 1), 2, 3, 8, dtype=changes.get("dtype", torch.bfloat16))
+    positions = torch.tensor(changes.get("positions", [[0, 1, 2]]))
+    with pytest.raises(ValueError, match=message):
+        varlen_attention(None, tensor, tensor, tensor, changes.get("mask"), position_ids=positions)

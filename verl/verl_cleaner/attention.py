@@ -1,0 +1,86 @@
+"""Attention over packed sequences without flash-attn: `attn_implementation: varlen`.
+
+VeRL trains on packed rows (`use_remove_padding`): several sequences behind one another, told apart by their position
+ids. flash-attn never leaves a sequence; PyTorch's `sdpa` masks a square as wide as the pack, which costs the square of
+its length. PyTorch has the same kernel as flash-attn under `torch.nn.attention.varlen`, on GPUs and in half precision;
+transformers takes it under a name of its own. It asks for no mask, so the model builds none.
+"""
+
+from typing import Any
+
+import torch
+
+NAME = "varlen"
+
+
+def varlen_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    position_ids: torch.Tensor | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention inside each packed sequence, with transformers' signature.
+
+    Args:
+        query: (1, heads, tokens, head_dim), float16 or bfloat16.
+        key, value: (1, key-value heads, tokens, head_dim).
+        position_ids: (1, tokens); a sequence begins at each 0.
+        sliding_window: tokens a token sees, itself included; None = all before it.
+
+    Returns:
+        (1, tokens, heads, head_dim), and no attention weights.
+
+    Raises:
+        ValueError: for what is no packed row in half precision, or asks for dropout.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    if attention_mask is not None or position_ids is None or query.shape[0] != 1:
+        raise ValueError(
+            f"attn_implementation={NAME} takes packed rows, got a batch of {query.shape[0]} with "
+            f"{'a' if attention_mask is not None else 'no'} mask; set actor_rollout_ref.model.use_remove_padding=True, "
+            "or attn_implementation=sdpa"
+        )
+    if query.dtype not in (torch.float16, torch.bfloat16) or dropout:
+        raise ValueError(
+            f"attn_implementation={NAME} computes in float16 or bfloat16 without dropout, got {query.dtype} and "
+            f"dropout {dropout}; use attn_implementation=sdpa"
+        )
+    bounds, longest = _bounds(position_ids)
+    before = -1 if sliding_window is None else sliding_window - 1
+    output = varlen_attn(
+        *(tensor[0].transpose(0, 1) for tensor in (query, key, value)),
+        bounds,
+        bounds,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=(before, 0),
+    )
+    return output.unsqueeze(0), None
+
+
+def _bounds(position_ids: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Where the sequences begin and the last one ends, and the longest length. All layers get the same tensor: the
+    device is waited for once."""
+    found: tuple[torch.Tensor, int] | None = getattr(position_ids, "_cleaner_bounds", None)
+    if found is None:
+        starts = (position_ids[0] == 0).nonzero().flatten()
+        bounds = torch.cat([starts, starts.new_tensor([position_ids.shape[1]])]).to(torch.int32)
+        if len(starts) == 0 or starts[0] != 0:
+            raise ValueError(f"packed position ids must begin with 0, got {position_ids[0, :8].tolist()} …")
+        found = bounds, int(bounds.diff().max())
+        position_ids._cleaner_bounds = found  # type: ignore[attr-defined]
+    return found
+
+
+def register(modeling_utils: Any) -> None:
+    """With transformers, once its models can be built."""
+    modeling_utils.AttentionInterface.register(NAME, varlen_attention)

@@ -5,6 +5,7 @@ Standard library only: the zygote imports it.
 
 import importlib.util
 import re
+import sys
 
 BARE = "bare"
 _IMPORTS = re.compile(r"^[^\S\n]*(?:import|from)[^\S\n]+([^\n#;]*)", re.MULTILINE)
@@ -46,10 +47,14 @@ def choose(source: str) -> str:
 
 
 def warm(flavour: str) -> None:
-    """Import and use what the flavour's programs import and use."""
+    """Import and use what the flavour's programs import and use. A package that is there and does not work leaves a
+    cold zygote, not none: each program then meets the package's own error."""
     for module in _STANDARD.split():
         __import__(module)
-    exec(_WORK[flavour], {"__name__": "warm"})
+    try:
+        exec(_WORK[flavour], {"__name__": "warm"})
+    except Exception as error:
+        print(f"code-judge: {flavour} cannot be warmed up: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 def _available(flavour: str) -> str:

@@ -18,7 +18,7 @@ import contextlib
 import gc
 import json
 import os
-import selectors
+import select
 import signal
 import socket
 import sys
@@ -83,17 +83,18 @@ class Zygote:
 
     def serve(self) -> None:
         """Returns when the service or the keeper has gone."""
-        selector = selectors.DefaultSelector()
-        for end in (self._control, self._wakeup, self._keeper):
-            selector.register(end, selectors.EVENT_READ)
+        control, wakeup = self._control.fileno(), self._wakeup.fileno()
+        poll = select.epoll()
+        for end in (control, wakeup, self._keeper):
+            poll.register(end, select.EPOLLIN)
         self._control.send(
             json.dumps({"layers": sorted(self._layers.active), "missing": self._layers.missing}).encode()
         )
         while True:
-            for key, _ in selector.select(self._pause()):
-                if key.fileobj is self._wakeup:
+            for end, _ in poll.poll(self._pause()):
+                if end == wakeup:
                     self._wakeup.recv(4096)
-                elif key.fileobj is not self._control or not self._command():
+                elif end != control or not self._command():
                     return
             self._check_limits()
             self._reap()
@@ -208,10 +209,13 @@ class Zygote:
                 continue
             if not job.reported:
                 job.reported = True
-                report = {"id": job.id, "status": job.status, "why": job.why, "seconds": job.end - job.start}
+                why = f'"{job.why}"' if job.why else "null"
+                report = (
+                    f'{{"id": {job.id}, "status": {job.status}, "why": {why}, "seconds": {job.end - job.start:.6f}}}'
+                )
                 with contextlib.suppress(BrokenPipeError):
                     # The service has gone; the next read says so.
-                    self._control.send(json.dumps(report).encode())
+                    self._control.send(report.encode())
             if not lives:
                 self._ended.remove(job)
                 self._put_back(job.box)

@@ -1,6 +1,7 @@
 """Which warm interpreter a program gets, and what becomes of one that cannot be warmed up."""
 
 import pytest
+
 from code_judge.sandbox import flavours
 
 

@@ -1,12 +1,14 @@
 """Packed attention: each sequence as if it were alone. The kernel itself needs a GPU; here PyTorch's own stands in."""
 
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
 import verl  # noqa: F401  loads the plug-in
 from torch.nn.attention import varlen
 from transformers import AutoModelForCausalLM, Qwen3Config
+
 from verl_cleaner.attention import varlen_attention
 
 LENGTHS = [5, 1, 7]
@@ -16,7 +18,7 @@ def sequence_by_sequence(query, key, value, bounds, _, longest, __, *, scale, wi
     """As torch.nn.attention.varlen.varlen_attn says of itself."""
     assert longest == int(bounds.diff().max())
     outputs = []
-    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, end in pairwise(bounds):
         q, k, v = (tensor[start:end].transpose(0, 1) for tensor in (query, key, value))
         distance = torch.arange(end - start)[:, None] - torch.arange(end - start)
         seen = (distance >= 0) & ((distance <= window_size[0]) | (window_size[0] < 0))

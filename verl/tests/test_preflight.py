@@ -159,6 +159,10 @@ def test_the_gpu_config_passes_with_the_published_dtype(config):
             ["actor_rollout_ref.actor.strategy=fsdp"],
             ["trainer.device=cpu needs actor_rollout_ref.actor.strategy=fsdp2"],
         ),
+        (
+            ["+actor_rollout_ref.model.override_config.attn_implementation=varlen"],
+            ["varlen needs a GPU, but trainer.device=cpu", "needs actor_rollout_ref.model.use_remove_padding=True"],
+        ),
         (["actor_rollout_ref.rollout.name=sglang"], ["trainer.device=cpu needs actor_rollout_ref.rollout.name=cpu"]),
         (["trainer.device=cuda"], ["rollout.name=cpu needs trainer.device=cpu", "--config-name cleaner_cpu"]),
         (["trainer.logger=[console,mlflow]"], ["trainer.logger names mlflow", "trainer.logger=[console]"]),
@@ -201,6 +205,22 @@ def test_the_gpu_config_on_a_host_without_gpu(config):
     problems = problems_of(config("trainer.n_gpus_per_node=1", name="cleaner"))
     assert "torch sees no GPU here" in problems[0]
     assert "--config-name cleaner_cpu" in problems[0]
+
+
+def test_attention_over_packed_rows_needs_them(config, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    model, actor = "actor_rollout_ref.model", "actor_rollout_ref.actor"
+    problems = problems_of(
+        config(
+            "trainer.n_gpus_per_node=2",
+            f"+{model}.override_config.attn_implementation=varlen",
+            f"{model}.use_remove_padding=False",
+            f"{actor}.ulysses_sequence_parallel_size=2",
+            name="cleaner",
+        )
+    )
+    assert any("varlen needs actor_rollout_ref.model.use_remove_padding=True, got False" in one for one in problems)
+    assert any(f"varlen needs {actor}.ulysses_sequence_parallel_size=1, got 2" in one for one in problems)
 
 
 def test_an_engine_that_is_not_installed(config, monkeypatch):

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from verl_cleaner.attention import NAME as VARLEN
 from verl_cleaner.preflight.names import (
     FSDP_SECTIONS,
     MULTI_TURN,
@@ -33,6 +34,7 @@ def problems(config: DictConfig) -> Iterator[str]:
     if config.actor_rollout_ref.rollout.multi_turn.get("enable_tool_rollback", False) is True:
         yield from _rollback_combinations(config)
     yield from _dtypes(config)
+    yield from _attention(config)
     yield from _device(config)
     yield from _loggers(config)
 
@@ -120,6 +122,21 @@ def _dtypes(config: DictConfig) -> Iterator[str]:
                 f"{key}.dtype={engine.dtype} and {key}.mixed_precision.param_dtype={used} disagree, and FSDP reads "
                 "only the second; give one of them, or the same in both"
             )
+
+
+def _attention(config: DictConfig) -> Iterator[str]:
+    """What only the kernel for packed sequences can do, and cannot."""
+    key = "actor_rollout_ref.model.override_config.attn_implementation"
+    if OmegaConf.select(config, key) != VARLEN:
+        return
+    expected: dict[str, Any] = {"actor_rollout_ref.model.use_remove_padding": True}
+    expected |= {f"{section}.ulysses_sequence_parallel_size": 1 for section in FSDP_SECTIONS}
+    for other, value in expected.items():
+        got = OmegaConf.select(config, other)
+        if got is not None and got != value:
+            yield f"{key}={VARLEN} needs {other}={value}, got {got}; install flash-attn, or take sdpa"
+    if config.trainer.device == "cpu":
+        yield f"{key}={VARLEN} needs a GPU, but trainer.device=cpu; take sdpa"
 
 
 def _device(config: DictConfig) -> Iterator[str]:

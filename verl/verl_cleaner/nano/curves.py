@@ -29,13 +29,15 @@ def held_out_accuracy(metrics: Mapping[str, Any]) -> float | None:
 
 
 def plot(methods: Mapping[str, Sequence[Steps]], path: Path) -> None:
-    """Held-out accuracy, tool failures a trajectory and repaired share over the steps; mean and range of the runs."""
+    """Accuracy, tool failures, repaired share, tokens and seconds over the steps; mean and range of the runs."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), constrained_layout=True)
+    figure, grid = plt.subplots(2, 3, figsize=(12, 6.4), constrained_layout=True)
+    axes = list(grid.flat)
+    axes.pop().set_axis_off()
     for name, runs in methods.items():
         color = _COLORS.get(name)
         _draw(axes[0], runs, held_out_accuracy, color=color, marker="o", label=name)
@@ -44,11 +46,16 @@ def plot(methods: Mapping[str, Sequence[Steps]], path: Path) -> None:
         )
         left = _reader("tool_calls/failures_per_trajectory")
         _draw(axes[1], runs, left, color=color, linestyle=":", label=f"{name}, trained on")
-        _draw(axes[2], runs, _reader("rollback/global_recovery_rate"), color=color, label=name)
+        for axis, key in zip(
+            axes[2:], ("rollback/global_recovery_rate", "tokens/generated", "timing_s/step"), strict=True
+        ):
+            _draw(axis, runs, _reader(key), color=color, label=name)
     titles = (
         "Held-out accuracy, no test-time rollback",
         "Tool failures a trajectory, in training",
         "Share of failed turns that were repaired",
+        "Tokens generated a step, retries included",
+        "Seconds a step",
     )
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title, fontsize=10)

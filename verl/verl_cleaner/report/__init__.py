@@ -1,0 +1,7 @@
+"""Reading a run and showing it: `python -m verl_cleaner.report RUN [RUN …] -o report.html`.
+
+folder        where a run's files are               dumps      broken or half-written files, read as far as they go
+run           a run as the report needs it          sampling   which trajectories, where there are too many
+conversation  a trajectory as turns and calls       diff       what a repair changed
+charts        which metrics make which chart        page       one HTML file of all that
+"""

@@ -41,12 +41,13 @@ find_python() {
   return 1
 }
 
-# setup_system_packages: what the judge's tests need beyond Python, a Redis server and a C++ compiler. Installs only what
-# is missing, and only as root on a system with apt-get; elsewhere it says what to install.
+# setup_system_packages: what the tests need beyond Python: a Redis server and a C++ compiler for the judge, a browser for
+# the report. Installs only what is missing, and only as root on a system with apt-get; elsewhere it says what to install.
 setup_system_packages() {
   local missing=()
   command -v redis-server > /dev/null || missing+=(redis-server)
   command -v g++ > /dev/null || missing+=(g++)
+  command -v chromedriver > /dev/null || missing+=(chromium chromium-driver)
   ((${#missing[@]})) || return 0
   if [[ $(id -u) == 0 ]] && command -v apt-get > /dev/null; then
     say "installing ${missing[*]} with apt-get"

@@ -52,12 +52,6 @@ def render(runs: Sequence[Run], options: Options | None = None) -> str:
             break
         share *= 0.9 * MAX_BYTES / size
     warnings = [f"{run.name}: {text}" for run in runs for text in run.warnings.texts]
-    total = sum(run.total for run in runs)
-    if len(kept) < total:
-        warnings.append(
-            f"{len(kept):,} of {total:,} trajectories are shown: whole groups, drawn evenly over the steps; "
-            "the dumps have all of them"
-        )
     data = {
         "runs": [_run(run) for run in runs],
         "charts": chart_data(runs),

@@ -118,7 +118,7 @@ def _read_config(folder: RunFolder, run: Run) -> None:
         run.warnings.add(f"the configuration cannot be read: {type(error).__name__}: {error}".splitlines()[0])
 
 
-_SECRET = re.compile(r"api_?key|password|passwd|secret|credential|access_key|auth|wandb_proxy", re.IGNORECASE)
+_SECRET = re.compile(r"api_?key|password|secret|credential|access_key|wandb_proxy|(^|_)token$", re.IGNORECASE)
 
 
 def flat(value: Any, path: str = "") -> dict[str, str]:

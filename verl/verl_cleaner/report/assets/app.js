@@ -28,7 +28,7 @@ function drawRuns() {
 // ---- curves -----------------------------------------------------------------------------------------------------
 
 function drawCurves() {
-  const view = document.getElementById("curves");
+  const view = document.getElementById("view-curves");
   const sections = [...new Set(data.charts.map((chart) => chart.section))];
   view.replaceChildren(glance(), ...sections.flatMap((section) => {
     const cards = data.charts.filter((chart) => chart.section === section).map((chart) => chartCard(chart, data.runs, visible)).filter(Boolean);
@@ -74,7 +74,7 @@ function drawConfig() {
   const table = (title, names, read, mark) => h("div", { class: "scroll" }, h("table", { class: "config" }, h("caption", { class: "unseen" }, title),
     h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "key"), runs.map((run, i) => h("th", { scope: "col", class: "run-name", style: `--c: var(--run-${i})` }, run.name)))),
     h("tbody", {}, names.map((name) => h("tr", {}, h("th", { scope: "row" }, name), runs.map((run) => h("td", { class: mark ? "differs" : null }, read(run, name) ?? "–")))))));
-  const view = document.getElementById("config");
+  const view = document.getElementById("view-config");
   view.replaceChildren();
   if (runs.length > 1) view.append(h("h2", {}, "Differences"), differ.length ? table("Differences", differ, (run, key) => run.config[key], true) : h("p", { class: "hint" }, keys.length ? "None." : "No configuration was saved with these runs."));
   if (versions.length) view.append(h("h2", {}, "Versions"), table("Versions", versions, (run, name) => run.versions[name]));
@@ -89,13 +89,13 @@ function drawConfig() {
 function showTab(name) {
   tab = name;
   for (const other of TABS) {
-    document.getElementById(other).hidden = other !== name;
+    document.getElementById("view-" + other).hidden = other !== name;
     const button = document.getElementById("tab-" + other);
     button.setAttribute("aria-selected", String(other === name));
     button.tabIndex = other === name ? 0 : -1;
   }
   document.body.dataset.tab = name;
-  if (name === "config" && !document.getElementById("config").children.length) drawConfig();
+  if (name === "config" && !document.getElementById("view-config").children.length) drawConfig();
   if (name === "trajectories") inspector.drawRows();
 }
 
@@ -107,7 +107,7 @@ async function route() {
     if (i < 0) inspector.detail.replaceChildren(h("p", { class: "hint" }, "This report does not show the trajectory of the link; it may have been left out of the sample."));
     else await (key === "t" ? inspector.show(i) : inspector.compare(i, false));
   } else {
-    document.body.classList.remove("reading");
+    document.body.classList.remove("reading", "comparing");
     showTab(TABS.includes(key) ? key : "curves");
   }
 }
@@ -163,3 +163,4 @@ function start() {
 }
 
 start();
+document.documentElement.dataset.ready = performance.now().toFixed(0);

@@ -2,7 +2,7 @@
 /* Elements and vector charts. Everything shown goes through `put`, which makes text, never markup. */
 
 const SVG = "http://www.w3.org/2000/svg";
-const CONTROL = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/;
+const CONTROL = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\p{Cs}]/u;
 
 /** Append text; what cannot be seen or turns the reading direction is shown as its code. */
 function put(node, text) {

@@ -81,8 +81,9 @@ class Inspector {
       && (!f.kind || (f.kind === "any" ? x.kinds[i].length > 0 : f.kind === "none" ? !x.kinds[i].length : x.kinds[i].includes(Number(f.kind))))
       && (!f.repaired || x.repaired[i] === Number(f.repaired)) && (!texts || texts[i].includes(query));
     this.found = x.run.map((_, i) => i).filter(keep);
-    const total = x.run.length.toLocaleString("en");
-    document.getElementById("found").textContent = this.found.length === x.run.length ? `${total} trajectories` : `${this.found.length.toLocaleString("en")} of ${total} trajectories`;
+    const count = (n) => n.toLocaleString("en"), all = this.data.runs.reduce((sum, run) => sum + run.total, 0);
+    document.getElementById("found").textContent = `${this.found.length === x.run.length ? "" : count(this.found.length) + " of "}${count(x.run.length)} trajectories`
+      + (all > x.run.length ? `, a sample of the dumps' ${count(all)}` : "");
     this.rows.style.height = this.found.length * ROW + "px";
     this.list.scrollTop = 0;
     this.drawRows();
@@ -115,7 +116,7 @@ class Inspector {
       h("div", { class: "row-foot" }, many ? h("span", { class: "run-name" }, this.data.runs[x.run[i]].name) : null,
         h("span", {}, `${x.split[i] === "validation" ? "validation " : ""}step ${x.step[i]} · rollout ${x.rollout[i]}`),
         x.repaired[i] ? h("span", { class: "badge good" }, "repaired") : null,
-        x.kinds[i].slice(0, 2).map((kind) => h("span", { class: "badge bad" }, x.kind_names[kind]))));
+        x.kinds[i].slice(0, x.repaired[i] ? 1 : 2).map((kind) => h("span", { class: "badge bad" }, x.kind_names[kind]))));
   }
 
   step(move) {
@@ -146,6 +147,7 @@ class Inspector {
     const body = await this.body(i);
     if (this.open !== i) return;
     document.body.classList.add("reading");
+    document.body.classList.remove("comparing");
     this.detail.replaceChildren(this.head(i, body), this.mode === "tokens" ? tokenView(body) : conversation(body));
     this.detail.scrollTop = 0;
   }
@@ -182,20 +184,20 @@ class Inspector {
     const x = this.index, group = this.group(i);
     const bodies = await Promise.all(group.map((j) => this.body(j)));
     this.open = i;
-    document.body.classList.add("reading");
-    const same = new Set(group.map((j) => x.run[j])).size > 1;
+    document.body.classList.add("reading", "comparing");
+    const many = new Set(group.map((j) => x.run[j])).size > 1;
     this.detail.replaceChildren(
       h("header", { class: "detail-head" }, h("div", { class: "where" }, h("button", { type: "button", class: "quiet", onclick: () => this.select(i) }, "← one trajectory"),
         h("span", {}, `${group.length} rollouts of one prompt · ${x.split[i]} step ${x.step[i]}`)), prose(x.prompts[x.prompt[i]])),
       h("div", { class: "columns" }, group.map((j, k) => h("section", { class: "column" + (j === i ? " open" : ""), style: `--c: var(--run-${x.run[j]})` },
-        h("h3", {}, h("button", { type: "button", class: "quiet", onclick: () => this.select(j) }, `rollout ${x.rollout[j]}`), same ? h("span", { class: "run-name" }, this.data.runs[x.run[j]].name) : null,
+        h("h3", {}, h("button", { type: "button", class: "quiet", onclick: () => this.select(j) }, `rollout ${x.rollout[j]}`), many ? h("span", { class: "run-name" }, this.data.runs[x.run[j]].name) : null,
           h("span", { class: "badge " + (right(x, j) ? "good" : "bad") }, `reward ${format(x.score[j])}`)),
         conversation({ ...bodies[k], prompt: [] })))));
     this.detail.scrollTop = 0;
   }
 
   close() {
-    document.body.classList.remove("reading");
+    document.body.classList.remove("reading", "comparing");
     this.open = -1;
     history.pushState(null, "", "#trajectories");
     this.detail.replaceChildren(h("p", { class: "hint" }, "Pick a trajectory on the left, or press ", h("kbd", {}, "j"), "."));

@@ -112,6 +112,11 @@ def test_it_tells_what_happens(compared):
     assert "A repaired turn" in text
     assert "To try next" in text
     assert (compared.out / "curves.png").stat().st_size > 10_000
+    assert f"for a browser: {compared.out / 'report.html'}" in text
+    report = (compared.out / "report.html").read_text()
+    assert '"name": "baseline"' in report
+    assert '"name": "cleaner"' in report
+    assert "parts of the data are missing" not in report
     assert not compared.left()
 
 

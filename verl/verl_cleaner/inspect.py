@@ -36,9 +36,10 @@ def visible(text: str) -> str:
 
 
 def listing(runs: Sequence[tuple[Run, list[Trajectory]]]) -> Table:
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for title in ("run", "step", "prompt", "rollout", "reward", "turns", "failures", "", "question"):
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), expand=True)
+    for title in ("run", "step", "prompt", "rollout", "reward", "turns", "failures", ""):
         table.add_column(title, no_wrap=True, overflow="ellipsis")
+    table.add_column("question", no_wrap=True, overflow="ellipsis", ratio=1)
     for run, found in runs:
         for t in found:
             asked = next((block.text for block in reversed(t.prompt)), "")

@@ -16,6 +16,8 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl_cleaner import rollback_dump, run_info, trajectory_dump
 from verl_cleaner.config import rollback_config
 from verl_cleaner.groups import CompleteGroups
+from verl_cleaner.live import log_repairs
+from verl_cleaner.loop_metrics import LoopMetrics
 from verl_cleaner.lost import LostTrajectory
 from verl_cleaner.overwritten_loss import finish_metrics, marked_loss
 from verl_cleaner.saar.config import RollbackConfig
@@ -31,6 +33,7 @@ class CleanerTrainer(PPOTrainerSync):
         with open_dict(config):
             config.trainer.v1.trainer_mode = "sync"
         self._dropped: set[str] = set()
+        self._loop_metrics = LoopMetrics()
         super().__init__(config)
 
     def _build_replay_buffer(self) -> CompleteGroups:
@@ -51,6 +54,8 @@ class CleanerTrainer(PPOTrainerSync):
             if self.config.trainer.get(folder):
                 run_info.write(Path(self.config.trainer[folder]), self.config)
                 break
+        if address := self.config.trainer.get("metrics_address"):
+            self._loop_metrics.serve(address)
         super().fit(*args, **kwargs)
 
     def _rollback_config(self) -> RollbackConfig:
@@ -79,6 +84,7 @@ class CleanerTrainer(PPOTrainerSync):
         if dump.trajectories:
             dump.write(Path(self.config.trainer.validation_data_dir), name=str(self.global_steps))
         metrics["val-aux/infrastructure/lost_groups"] = len(self._dropped)
+        self._loop_metrics.validated(metrics)
         return metrics | {f"val-aux/{key}": value for key, value in rollback_metrics(records).items()}
 
     def _val_metrics_update(self, *args: Any, expected_acc_counts: Any = None, **kwargs: Any) -> dict[str, float]:
@@ -96,8 +102,7 @@ class CleanerTrainer(PPOTrainerSync):
         tokens = None
         if self.config.trainer.get("dump_tokens", False):
             tokens = token_columns([key for key, _ in keyed], batch.partition_id, TokenTexts(self.tokenizer))
-        records = [(key, fields[RECORD_FIELD]) for key, fields in keyed if RECORD_FIELD in fields]
-        dump.rollbacks += rollback_dump.rows(records, step=self.global_steps, config=self._rollback_config())
+        dump.rollbacks += self._rollback_rows(keyed)
         dump.trajectories += trajectory_dump.rows(
             keyed, step=self.global_steps, record_field=RECORD_FIELD, tokens=tokens
         )
@@ -105,11 +110,17 @@ class CleanerTrainer(PPOTrainerSync):
     def _compute_metrics(self, batch: KVBatchMeta, metrics: dict, *args: Any, **kwargs: Any) -> None:
         super()._compute_metrics(batch, metrics, *args, **kwargs)
         finish_metrics(metrics)
-        extra = extra_fields_of(batch)
-        records = records_of(extra)
+        keyed = keyed_extra_fields(batch)
+        records = records_of([fields for _, fields in keyed])
         if records:
             metrics.update(rollback_metrics(records))
-        metrics.update(group_metrics(extra))
+        metrics.update(group_metrics([fields for _, fields in keyed]))
+        self._loop_metrics.stepped(self.global_steps, metrics, records)
+        log_repairs(self.logger.logger, self._rollback_rows(keyed), records, step=self.global_steps)
+
+    def _rollback_rows(self, keyed: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+        records = [(key, fields[RECORD_FIELD]) for key, fields in keyed if RECORD_FIELD in fields]
+        return rollback_dump.rows(records, step=self.global_steps, config=self._rollback_config())
 
 
 @dataclass(slots=True)
@@ -124,13 +135,9 @@ class _Dump:
         trajectory_dump.write(folder / "trajectories", self.trajectories, name=name)
 
 
-def extra_fields_of(batch: KVBatchMeta) -> list[dict[str, Any]]:
-    """What the agent loop and the reward function said beside the tokens, one a trajectory, padding left out."""
-    return [fields for _, fields in keyed_extra_fields(batch)]
-
-
 def keyed_extra_fields(batch: KVBatchMeta) -> list[tuple[str, dict[str, Any]]]:
-    """The same with VeRL's key of the trajectory."""
+    """What the agent loop and the reward function said beside the tokens, by VeRL's key of the trajectory; padding left
+    out."""
     keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
     data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
     return [(key, getattr(value, "data", value)) for key, value in zip(keys, data["extra_fields"], strict=True)]

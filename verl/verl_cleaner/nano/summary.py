@@ -1,4 +1,4 @@
-"""What a quickstart ends with: a table before and after, one repaired turn, the curves, the report, and where everything is."""
+"""What a quickstart ends with: a table, one repaired turn, curves, the report, and where everything is."""
 
 import math
 from collections import Counter

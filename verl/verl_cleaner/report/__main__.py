@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from verl_cleaner.report.folder import RunFolder, find_runs
+from verl_cleaner.report.folder import find_runs
 from verl_cleaner.report.page import Options, render
 from verl_cleaner.report.run import names, read_run
 
@@ -60,24 +60,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _watch(options: argparse.Namespace) -> int:
     """The last page written does not refresh itself any more."""
-    seen, refresh = None, options.interval
+    seen: object = None
     try:
         while True:
-            state = _state([folder for path in options.runs for folder in find_runs(path)])
-            if state != seen:
+            state = _state(options.runs)
+            if state is None and seen is None:
+                print("waiting for the first metrics or trajectories", flush=True)
+                seen = ()
+            if state is not None and state != seen:
                 seen = state
-                warnings = write_report(options.runs, options.out, limit=options.trajectories, refresh=refresh)
+                warnings = write_report(options.runs, options.out, limit=options.trajectories, refresh=options.interval)
                 print(time.strftime("%H:%M:%S"), end=" ")
                 _say(options.out, warnings)
             time.sleep(options.interval)
     except KeyboardInterrupt:
-        write_report(options.runs, options.out, limit=options.trajectories)
+        if seen:
+            write_report(options.runs, options.out, limit=options.trajectories)
         print()
         return 0
 
 
-def _state(folders: Sequence[RunFolder]) -> list[tuple[str, int]]:
-    """Changes when a run writes something that the report shows."""
+def _state(paths: Sequence[Path]) -> list[tuple[str, int]] | None:
+    """Changes when a run writes something that the report shows; None while a run that has begun has nothing yet."""
+    try:
+        folders = [folder for path in paths for folder in find_runs(path)]
+    except ValueError:
+        if all(path.is_dir() for path in paths):
+            return None
+        raise
     files = [folder.metrics for folder in folders if folder.metrics]
     files += [file for folder in folders for dump in folder.dumps for file in dump.steps.values()]
     return [(str(file), file.stat().st_size) for file in files]

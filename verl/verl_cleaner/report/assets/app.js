@@ -11,7 +11,7 @@ function store(name, value) {
   try { value === undefined ? null : localStorage.setItem(name, value); return localStorage.getItem(name); } catch { return null; }
 }
 
-/** Filters, kept over a reload of a watched report. */
+/** Filters, kept over a reload, which a watched report does by itself. */
 function remember() {
   try { sessionStorage.setItem("cleaner-filters", JSON.stringify(inspector.state())); } catch { /* a page from disk may have none */ }
 }
@@ -152,9 +152,11 @@ function start() {
   addEventListener("hashchange", route);
   addEventListener("popstate", route);
   addEventListener("keydown", keys);
-  if (data.refresh) {
+  if (performance.getEntriesByType("navigation")[0]?.type === "reload") {
     try { inspector.restore(JSON.parse(sessionStorage.getItem("cleaner-filters") || "{}")); } catch { /* as above */ }
-    setInterval(() => { if (!document.hidden && !document.querySelector(":focus-within input")) location.reload(); }, 1000 * data.refresh);
+  }
+  if (data.refresh) {
+    setInterval(() => { if (!document.hidden && document.activeElement.tagName !== "INPUT") location.reload(); }, 1000 * data.refresh);
   }
   drawRuns();
   drawCurves();

@@ -49,7 +49,7 @@ class Inspector {
     const steps = unique(x.step).sort((a, b) => a - b);
     const change = () => this.filter();
     const select = (name, label, choices) => h("label", {}, h("span", {}, label), h("select", { name, onchange: change }, choices.map(([value, text]) => h("option", { value }, text))));
-    const kinds = x.kind_names.map((kind, i) => [String(i), kind]).sort((a, b) => a[1].localeCompare(b[1]));
+    const kinds = [...x.kind_names].sort().map((kind) => ["=" + kind, kind]);
     let waiting;
     const typed = () => { clearTimeout(waiting); waiting = setTimeout(change, 200); };
     this.form.append(
@@ -78,7 +78,7 @@ class Inspector {
     if (query !== (this.state().text || "").toLowerCase()) return;
     const keep = (i) => this.visible(x.run[i]) && (!f.run || x.run[i] === Number(f.run)) && (!f.split || x.split[i] === f.split)
       && (!f.step || x.step[i] === Number(f.step)) && (!f.outcome || (right(x, i) ? "right" : "wrong") === f.outcome)
-      && (!f.kind || (f.kind === "any" ? x.kinds[i].length > 0 : f.kind === "none" ? !x.kinds[i].length : x.kinds[i].includes(Number(f.kind))))
+      && (!f.kind || (f.kind === "any" ? x.kinds[i].length > 0 : f.kind === "none" ? !x.kinds[i].length : x.kinds[i].includes(x.kind_names.indexOf(f.kind.slice(1)))))
       && (!f.repaired || x.repaired[i] === Number(f.repaired)) && (!texts || texts[i].includes(query));
     this.found = x.run.map((_, i) => i).filter(keep);
     const count = (n) => n.toLocaleString("en"), all = this.data.runs.reduce((sum, run) => sum + run.total, 0);

@@ -106,6 +106,12 @@ def test_prometheus_serves_the_loops_metrics(step):
         assert line in text.splitlines()
 
 
+def test_an_address_in_use_is_named():
+    port = LoopMetrics().serve("127.0.0.1:0")
+    with pytest.raises(ValueError, match=f"trainer.metrics_address=127.0.0.1:{port} cannot be bound.*name another"):
+        LoopMetrics().serve(f"127.0.0.1:{port}")
+
+
 def test_outcomes_are_few():
     assert [outcome_label(kind) for kind in (None, "timeout", "MyOwnError")] == ["ok", "timeout", "exception"]
 

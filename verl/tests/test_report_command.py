@@ -1,13 +1,20 @@
 """`python -m verl_cleaner.report`: what it says, what it refuses, and that it follows a run."""
 
+import re
+import shlex
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from report_data import write_run
 
-from verl_cleaner.report.__main__ import main
+from verl_cleaner import inspect
+from verl_cleaner.report import page
+from verl_cleaner.report.__main__ import MAX_TRAJECTORIES, main
+
+DOCS = Path(__file__).parents[2] / "docs" / "report.md"
 
 
 def test_it_writes_the_page_and_says_what_is_missing(tmp_path, capsys):
@@ -58,3 +65,22 @@ def test_watch_follows_a_run_from_its_beginning_to_ctrl_c(tmp_path):
     page = out.read_text()
     assert '"refresh": 0' in page
     assert "Training accuracy" in page
+
+
+def test_the_documented_commands_are_understood(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("outputs/a", "outputs/b", "outputs/quickstart/TIME"):
+        write_run(tmp_path / name)
+    commands = re.findall(r"^python -m verl_cleaner\.(report|inspect) (.*)$", DOCS.read_text(), re.MULTILINE)
+    assert [module for module, _ in commands] == ["report", "report", "report", "inspect", "inspect"]
+    for module, arguments in commands:
+        if "--watch" not in arguments:
+            status = (main if module == "report" else inspect.main)(shlex.split(arguments))
+            assert status == 0 or "gcd" in arguments
+
+
+def test_the_documented_limits():
+    text = DOCS.read_text()
+    assert f"At most {MAX_TRAJECTORIES:,} trajectories" in text
+    assert f"over {page.MAX_TEXT:,} characters" in text
+    assert page.MAX_BYTES < 10e6

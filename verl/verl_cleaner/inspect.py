@@ -20,8 +20,9 @@ from rich.text import Text
 from verl_cleaner.report.conversation import Block, Kind
 from verl_cleaner.report.diff import diff
 from verl_cleaner.report.folder import RunFolder, Split, find_runs
-from verl_cleaner.report.run import Run, Trajectory, names, read_run
+from verl_cleaner.report.run import Run, names, read_run
 from verl_cleaner.report.selection import Selection, is_right
+from verl_cleaner.report.trajectory import Trajectory
 
 _UNLIMITED = 10**9
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")

@@ -4,6 +4,7 @@ docs/grafana.json is a dashboard of both.
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -40,6 +41,8 @@ class LoopMetrics:
         self._step = Gauge("cleaner_step", "Steps done.", registry=registry)
         self._gauges = {name: Gauge(name, text, registry=registry) for name, (_, text) in _GAUGES.items()}
         self._held_out = Gauge("cleaner_held_out_accuracy", "Mean over the held-out sets.", registry=registry)
+        for gauge in (*self._gauges.values(), self._held_out):
+            gauge.set(math.nan)  # not known yet
         self._phases = Gauge("cleaner_phase_seconds", "Of the last step.", ["phase"], registry=registry)
         self._calls = Counter("cleaner_tool_calls", "By how they ended.", ["outcome"], registry=registry)
         self._turns = Counter("cleaner_rollbacks", "Rolled-back turns.", ["result"], registry=registry)
@@ -51,9 +54,18 @@ class LoopMetrics:
         )
 
     def serve(self, address: str) -> int:
-        """address: HOST:PORT, port 0 for a free one. Returns the port. Raises OSError where it cannot be bound."""
+        """address: HOST:PORT, port 0 for a free one. Returns the port.
+
+        Raises:
+            ValueError: it cannot be bound.
+        """
         host, _, port = address.rpartition(":")
-        server, _ = start_http_server(int(port), addr=host, registry=self.registry)
+        try:
+            server, _ = start_http_server(int(port), addr=host, registry=self.registry)
+        except OSError as error:
+            raise ValueError(
+                f"trainer.metrics_address={address} cannot be bound: {error}; name another port, or null for none"
+            ) from error
         logger.info("Prometheus metrics on http://%s:%d/metrics", host, server.server_port)
         return int(server.server_port)
 

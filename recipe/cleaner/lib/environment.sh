@@ -41,13 +41,12 @@ find_python() {
   return 1
 }
 
-# setup_system_packages: what the tests need beyond Python: a Redis server and a C++ compiler for the judge, a browser for
-# the report. Installs only what is missing, and only as root on a system with apt-get; elsewhere it says what to install.
+# setup_system_packages: what the judge's tests need beyond Python, a Redis server and a C++ compiler. Installs only what
+# is missing, and only as root on a system with apt-get; elsewhere it says what to install.
 setup_system_packages() {
   local missing=()
   command -v redis-server > /dev/null || missing+=(redis-server)
   command -v g++ > /dev/null || missing+=(g++)
-  command -v chromedriver > /dev/null || missing+=(chromium chromium-driver)
   ((${#missing[@]})) || return 0
   if [[ $(id -u) == 0 ]] && command -v apt-get > /dev/null; then
     say "installing ${missing[*]} with apt-get"
@@ -57,4 +56,16 @@ setup_system_packages() {
   else
     die "the tests need ${missing[*]}; install them with the system's package manager"
   fi
+}
+
+# setup_browser: Chromium with its driver for the report's tests, which are skipped without.
+setup_browser() {
+  command -v chromedriver > /dev/null && return
+  if [[ $(id -u) == 0 ]] && command -v apt-get > /dev/null; then
+    say "installing chromium and chromium-driver with apt-get"
+    apt-get update -qq &&
+      DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver > /dev/null &&
+      return
+  fi
+  say "no Chromium with chromedriver here; the report's tests in a browser are skipped"
 }

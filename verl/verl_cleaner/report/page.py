@@ -14,15 +14,17 @@ from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
+from tqdm import tqdm
 
 from verl_cleaner.report import sampling
 from verl_cleaner.report.charts import all_metrics, chart_data, glance
 from verl_cleaner.report.conversation import Block
 from verl_cleaner.report.diff import diff
-from verl_cleaner.report.run import Run, Tokens, Trajectory
+from verl_cleaner.report.run import Run
+from verl_cleaner.report.trajectory import Tokens, Trajectory
 
-MAX_BYTES = 9_500_000
-"""Of the page; trajectories beyond are left out, with a warning."""
+MAX_BYTES = 8_000_000
+"""Of all trajectories, as they are written; the page has some more. Groups beyond are left out."""
 MAX_TEXT = 40_000
 """Characters of one block of text; the middle of a longer one is left out."""
 MAX_TOKENS = 6_000
@@ -43,14 +45,16 @@ def render(runs: Sequence[Run], options: Options | None = None) -> str:
     """The page. The same runs give the same page."""
     options = options or Options()
     shown = [(number, t) for number, run in enumerate(runs) for t in run.trajectories]
-    share = 1.0
+    bodies = [_body(t) for _, t in tqdm(shown, desc="laying out trajectories", delay=3, leave=False, disable=None)]
+    places, share = list(range(len(shown))), 1.0
     while True:
-        kept = [(number, t) for number, t in shown if share == 1 or _fraction(t) < share]
-        chunks = [_pack([_body(t) for _, t in kept[i : i + _CHUNK]]) for i in range(0, len(kept), _CHUNK)]
+        chunks = [_pack([bodies[i] for i in places[at : at + _CHUNK]]) for at in range(0, len(places), _CHUNK)]
         size = sum(map(len, chunks))
         if size <= MAX_BYTES:
             break
         share *= 0.9 * MAX_BYTES / size
+        places = [i for i in places if _fraction(shown[i][1]) < share]
+    kept = [shown[i] for i in places]
     warnings = [f"{run.name}: {text}" for run in runs for text in run.warnings.texts]
     data = {
         "runs": [_run(run) for run in runs],
@@ -169,7 +173,7 @@ def _retry(row: dict[str, Any]) -> dict[str, Any]:
 
 def _tokens(tokens: Tokens) -> dict[str, Any]:
     def rounded(values: list[float] | None) -> list[float] | None:
-        return None if values is None else [round(value, 3) for value in values[:MAX_TOKENS]]
+        return None if values is None else [round(value, 2) for value in values[:MAX_TOKENS]]
 
     return {
         "texts": [_shorten(text, 400) for text in tokens.texts[:MAX_TOKENS]],
@@ -191,8 +195,11 @@ def _shorten(text: str, limit: int = MAX_TEXT) -> str:
 
 def _pack(value: Any) -> str:
     """Compressed JSON in base64; mtime 0, so that equal data give equal text."""
-    raw = json.dumps(_finite(value), separators=(",", ":")).encode()
-    return base64.b64encode(gzip.compress(raw, 9, mtime=0)).decode()
+    try:
+        raw = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        raw = json.dumps(_finite(value), separators=(",", ":"))
+    return base64.b64encode(gzip.compress(raw.encode(), 6, mtime=0)).decode()
 
 
 def _finite(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from verl_cleaner.report.run import Trajectory
+from verl_cleaner.report.trajectory import Trajectory
 
 
 @dataclass(frozen=True, slots=True)

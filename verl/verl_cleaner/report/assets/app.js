@@ -55,7 +55,7 @@ function explorer() {
   const input = h("input", { type: "search", list: "metric-names", placeholder: "e.g. actor/pg_loss", "aria-label": "Metric", autocomplete: "off", onchange: draw, oninput: draw });
   async function draw() {
     metrics ??= await unpack(data.metrics);
-    const series = (metrics[input.value] || []).map((points, run) => ({ run, label: "", dash: false, points })).filter((one) => one.points.length);
+    const series = (own(metrics, input.value) || []).map((points, run) => ({ run, label: "", dash: false, points })).filter((one) => one.points.length);
     const card = series.length ? chartCard({ title: input.value, note: "", unit: "", form: "lines", series }, data.runs, visible) : null;
     place.replaceChildren(...(card ? [card] : []));
   }
@@ -76,11 +76,11 @@ function drawConfig() {
     h("tbody", {}, names.map((name) => h("tr", {}, h("th", { scope: "row" }, name), runs.map((run) => h("td", { class: mark ? "differs" : null }, read(run, name) ?? "–")))))));
   const view = document.getElementById("view-config");
   view.replaceChildren();
-  if (runs.length > 1) view.append(h("h2", {}, "Differences"), differ.length ? table("Differences", differ, (run, key) => run.config[key], true) : h("p", { class: "hint" }, keys.length ? "None." : "No configuration was saved with these runs."));
-  if (versions.length) view.append(h("h2", {}, "Versions"), table("Versions", versions, (run, name) => run.versions[name]));
+  if (runs.length > 1) view.append(h("h2", {}, "Differences"), differ.length ? table("Differences", differ, (run, key) => own(run.config, key), true) : h("p", { class: "hint" }, keys.length ? "None." : "No configuration was saved with these runs."));
+  if (versions.length) view.append(h("h2", {}, "Versions"), table("Versions", versions, (run, name) => own(run.versions, name)));
   const all = h("div");
   const filter = h("input", { type: "search", placeholder: "Filter keys, e.g. rollback", "aria-label": "Filter keys", oninput: () => draw() });
-  const draw = () => all.replaceChildren(table("All keys", keys.filter((key) => key.includes(filter.value)), (run, key) => run.config[key]));
+  const draw = () => all.replaceChildren(table("All keys", keys.filter((key) => key.includes(filter.value)), (run, key) => own(run.config, key)));
   if (keys.length) { view.append(h("h2", {}, "All keys"), h("div", { class: "explorer" }, filter), all); draw(); } else view.append(h("p", { class: "hint" }, "No configuration was saved with the run."));
 }
 

@@ -41,6 +41,11 @@ function fill(node, attributes, children) {
   return node;
 }
 
+/** A property of the data, not one that every object has. */
+function own(object, name) {
+  return Object.hasOwn(object, name) ? object[name] : undefined;
+}
+
 function format(value, unit) {
   if (value === null || value === undefined) return "–";
   if (unit === "%") return (100 * value).toFixed(1) + " %";
@@ -49,7 +54,7 @@ function format(value, unit) {
   if (size >= 1e6) text = (value / 1e6).toPrecision(3) + "M";
   else if (size >= 1e4) text = (value / 1e3).toPrecision(3) + "k";
   else if (Number.isInteger(value)) text = String(value);
-  else text = size >= 0.001 ? String(Number(value.toPrecision(3))) : value.toExponential(1);
+  else text = size >= 0.001 ? String(Number(value.toPrecision(size < 0.1 ? 2 : 3))) : value.toExponential(1);
   return unit === "s" ? text + " s" : text;
 }
 
@@ -172,7 +177,7 @@ function stackChart(chart, runs, visible) {
     names.forEach((name, i) => {
       let d = "";
       one.steps.forEach(([step, parts], j) => {
-        const value = parts[name] || 0;
+        const value = own(parts, name) || 0;
         if (!value) return;
         d += `M${(x(step) - bar / 2).toFixed(1)},${y(base[j]).toFixed(1)}h${bar.toFixed(1)}V${y(base[j] + value).toFixed(1)}h${(-bar).toFixed(1)}Z`;
         base[j] += value;
@@ -194,7 +199,7 @@ function barChart(chart, runs, visible) {
   const series = chart.series.filter((one) => visible(one.run));
   if (!series.length) return null;
   const totals = series.map((one) => Object.values(one.sums).reduce((a, b) => a + b, 0) || 1);
-  const share = (i, name) => (series[i].sums[name] || 0) / totals[i];
+  const share = (i, name) => (own(series[i].sums, name) || 0) / totals[i];
   const high = Math.max(...series.flatMap((_, i) => chart.parts.map((name) => share(i, name)))) * 1.1 || 1;
   const label = series.map((one, i) => `${runs[one.run].name}: ` + chart.parts.map((name) => `${name} ${format(share(i, name), "%")}`).join(", ")).join("; ");
   const { svg, y } = frame(`${chart.title}. ${label}`, [0, 0], 0, high, "%");
@@ -206,12 +211,12 @@ function barChart(chart, runs, visible) {
     series.forEach((one, i) => {
       const value = share(i, name), left = middle + (i - series.length / 2) * bar;
       const rect = s("rect", { x: left + 1, width: Math.max(1, bar - 2), y: y(value), height: H - BOTTOM - y(value), rx: 2, fill: `var(--run-${one.run})` });
-      rect.append(s("title", {}, `${runs[one.run].name}: ${name}, ${format(one.sums[name] || 0)} (${format(value, "%")})`));
+      rect.append(s("title", {}, `${runs[one.run].name}: ${name}, ${format(own(one.sums, name) || 0)} (${format(value, "%")})`));
       svg.append(rect);
       if (value > 0 && bar > 26) svg.append(s("text", { class: "tick value", x: left + bar / 2, y: y(value) - 4, "text-anchor": "middle" }, Math.round(100 * value) + "%"));
     });
   });
-  const rows = chart.parts.map((name) => [name, series.map((one, i) => [one.run, runs[one.run].name, `${format(one.sums[name] || 0)} (${format(share(i, name), "%")})`])]);
+  const rows = chart.parts.map((name) => [name, series.map((one, i) => [one.run, runs[one.run].name, `${format(own(one.sums, name) || 0)} (${format(share(i, name), "%")})`])]);
   return { nodes: [h("div", { class: "plot" }, svg)], rows };
 }
 

@@ -164,7 +164,7 @@ function token(tokens, i, shade) {
   const node = h("span", { class: "token" + (tokens.mask[i] ? "" : " context") + (tokens.over[i] ? " over" : ""), "data-i": i }, text.replace(/\n/g, "⏎") || "·");
   const value = shade && tokens.mask[i] ? tokens[shade][i] : null;
   if (value !== null) {
-    const part = shade === "advantage" ? Math.min(1, Math.abs(value) / 2) : Math.min(1, -value / 5);
+    const part = shade === "advantage" ? Math.min(1, Math.abs(value) / 2) : Math.sqrt(Math.min(1, Math.max(0, -value) / 6));
     node.style.setProperty("--heat", (100 * Math.max(0, part)).toFixed(0) + "%");
     node.style.setProperty("--hue", shade === "advantage" && value > 0 ? "var(--good)" : "var(--bad)");
   }

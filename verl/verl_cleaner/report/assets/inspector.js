@@ -194,6 +194,8 @@ class Inspector {
           h("span", { class: "badge " + (right(x, j) ? "good" : "bad") }, `reward ${format(x.score[j])}`)),
         conversation({ ...bodies[k], prompt: [] })))));
     this.detail.scrollTop = 0;
+    const columns = this.detail.querySelector(".columns"), open = columns.querySelector(".open");
+    columns.scrollLeft = open.offsetLeft - columns.offsetLeft;
   }
 
   close() {

@@ -84,3 +84,10 @@ def test_the_documented_limits():
     assert f"At most {MAX_TRAJECTORIES:,} trajectories" in text
     assert f"over {page.MAX_TEXT:,} characters" in text
     assert page.MAX_BYTES < 10e6
+
+
+def test_the_pictures_are_there():
+    pictures = re.findall(r'(?:src|srcset)="([^"]+)"|!\[[^]]*\]\(([^)]+)\)', DOCS.read_text())
+    assert len(pictures) == 6
+    for one, other in pictures:
+        assert (DOCS.parent / (one or other)).stat().st_size < 150_000

@@ -12,7 +12,8 @@ from report_data import write_run
 
 from verl_cleaner import inspect
 from verl_cleaner.report import page
-from verl_cleaner.report.__main__ import MAX_TRAJECTORIES, main
+from verl_cleaner.report.__main__ import main
+from verl_cleaner.report.write import MAX_TRAJECTORIES
 
 DOCS = Path(__file__).parents[2] / "docs" / "report.md"
 

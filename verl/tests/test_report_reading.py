@@ -176,6 +176,13 @@ def test_shares(counts, limit, expected):
     assert sampling.shares(counts, limit) == expected
 
 
+def test_steps_beyond_the_limit_are_not_read_and_that_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(sampling, "MAX_FILES", 2)
+    run = read(write_run(tmp_path / "run", steps=4))
+    assert {t.step for t in run.trajectories} == {1, 4}
+    assert run.warnings.texts == ["rollouts: 2 of 4 steps are read, evenly chosen"]
+
+
 def test_many_steps_are_thinned_evenly(tmp_path):
     file = tmp_path / "1.jsonl"
     file.write_text("{}")

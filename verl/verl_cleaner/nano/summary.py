@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from verl_cleaner.nano.curves import family_accuracies, plot
 from verl_cleaner.nano.tasks import UNSEEN
 from verl_cleaner.replay import show as lines_of
-from verl_cleaner.report.__main__ import write_report
+from verl_cleaner.report.write import write_report
 from verl_cleaner.rollback_dump import read
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def show(outcomes: Sequence["Outcome"], start: Path, out: Path) -> None:
     report = out / "report.html"
     for warning in write_report([outcome.folder for outcome in outcomes], report):
         print(f"warning: {warning}")
-    print(f"Report, with every trajectory and repair, for a browser: {report}")
+    print(f"Report, with trajectories and repairs, for a browser: {report}")
     for outcome in outcomes:
         print(f"{outcome.arm.name}: {outcome.seconds:.0f} s; log, metrics, rollouts, checkpoints: {outcome.folder}")
     print("\nTo try next")

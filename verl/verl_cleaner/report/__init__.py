@@ -4,5 +4,5 @@ folder        where a run's files are               dumps      broken or half-wr
 run           a run as the report needs it          trajectory VeRL's dumps joined with ours
 sampling      which trajectories, where too many    selection  the filters
 conversation  a trajectory as turns and calls       diff       what a repair changed
-charts        which metrics make which chart        page       one HTML file of all that
+charts        which metrics make which chart        page       one HTML file of all that (`write`)
 """

@@ -58,8 +58,13 @@ class Trajectory:
 
 
 def read_trajectories(folders: Sequence[DumpFolder], limit: int, warnings: Warnings) -> tuple[list[Trajectory], int]:
-    """At most about `limit`, and how many there are. One file at a time is in memory."""
-    files = [(folder, step) for folder in folders for step in sampling.pick_steps(folder.steps)]
+    """At most about `limit`, and how many there are in the steps that were read. One file at a time is in memory."""
+    files = []
+    for folder in folders:
+        steps = sampling.pick_steps(folder.steps)
+        files += [(folder, step) for step in steps]
+        if len(steps) < len(folder.steps):
+            warnings.add(f"{folder.path.name}: {len(steps)} of {len(folder.steps)} steps are read, evenly chosen")
     counts = [dumps.count_lines(folder.steps[step]) for folder, step in files]
     found: list[Trajectory] = []
     shares = zip(files, sampling.shares(counts, limit), strict=True)
@@ -69,8 +74,7 @@ def read_trajectories(folders: Sequence[DumpFolder], limit: int, warnings: Warni
             picked = sampling.pick_groups({key: len(group) for key, group in rows.items()}, share)
             found += _join(folder, step, {key: rows[key] for key in sorted(picked)}, warnings)
     found.sort(key=lambda t: (t.split, t.step))
-    total = sum(dumps.count_lines(file) for folder in folders for file in folder.steps.values())
-    return found, total
+    return found, sum(counts)
 
 
 def _groups(folder: DumpFolder, step: int, warnings: Warnings) -> dict[str, list[dict[str, Any]]]:

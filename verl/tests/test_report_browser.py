@@ -110,6 +110,18 @@ def test_curves_of_both_runs_and_one_hidden(browser, compared):
     assert "step 0\n40.0 %" in page.one(".readout").text.replace("cleaner ", "")
     page.one(".card summary", "Data").click()
     assert page.all(".card table")
+    page.one(".explorer input").send_keys("timing_s/update_actor")
+    page.one(".card h3", "timing_s/update_actor")
+    page.script("document.activeElement.blur()")
+    page.press("?")
+    page.one("#help dt", "j")
+    page.press(Keys.ESCAPE)
+    color = "return getComputedStyle(document.body).backgroundColor"
+    before = page.script(color)
+    page.one("#theme").click()
+    assert page.script(color) != before
+    page.one("#theme").click()
+    assert page.script(color) == before
     assert page.errors() == []
 
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from loop_harness import ScriptedServer, call, make_config, rollback, run_loop
 from real_tokenizers import real_tokenizer
 from report_data import HOSTILE, write_run
@@ -29,35 +30,32 @@ def shape(blocks):
     return [(str(block.kind), block.turn) for block in blocks]
 
 
-async def test_a_real_trajectory_from_the_loop_to_the_report(tmp_path, monkeypatch):
-    """A repaired call and an answer; tokens, mask and spans as the batch has them."""
-    code = "print('é🎉')"
-    script = [f"A. {call('NameError ' + code)}", f"A. {call('ok ' + code)}", "The answer."]
-    config = make_config(*rollback())
+async def dumped(folder, monkeypatch, script, **values):
+    """The trajectory that the loop makes of `script`, in all three dumps, and VeRL's text of it."""
+    config = make_config(*rollback(**values))
     server = ScriptedServer(script)
     output, _ = await run_loop(ToolAgentLoop, server, config)
     key = "a-b_3_0"
-    fields = {
-        "prompts": [output.prompt_ids],
-        "responses": [output.response_ids],
-        "response_mask": [output.response_mask],
-    }
-    import torch
-
-    batch = {name: [torch.tensor(values[0])] for name, values in fields.items()}
-    monkeypatch.setattr("verl_cleaner.trainer.tq.kv_batch_get", lambda **_: batch)
+    batch = {"prompts": output.prompt_ids, "responses": output.response_ids, "response_mask": output.response_mask}
+    data = {name: [torch.tensor(ids)] for name, ids in batch.items()}
+    monkeypatch.setattr("verl_cleaner.trainer.tq.kv_batch_get", lambda **_: data)
     tokens = token_columns([key], "train", TokenTexts(server.tokenizer))
     table = trajectory_dump.rows([(key, output.extra_fields)], step=7, record_field=RECORD_FIELD, tokens=tokens)
     settings = rollback_config(config.actor_rollout_ref.rollout.multi_turn)
     retries = rollback_dump.rows([(key, output.extra_fields[RECORD_FIELD])], step=7, config=settings)
-    trajectory_dump.write(tmp_path / "rollouts" / "trajectories", table, name="7")
-    rollback_dump.write(tmp_path / "rollouts" / "rollbacks", retries, name="7")
-    decoded = [
-        server.tokenizer.decode(ids, skip_special_tokens=True) for ids in (output.prompt_ids, output.response_ids)
-    ]
-    row = {"input": decoded[0], "output": decoded[1], "gts": "42", "score": 1.0, "step": 7, "uid": key}
-    (tmp_path / "rollouts" / "7.jsonl").write_text(json.dumps(row) + "\n")
+    trajectory_dump.write(folder / "rollouts" / "trajectories", table, name="7")
+    rollback_dump.write(folder / "rollouts" / "rollbacks", retries, name="7")
+    asked, text = (server.tokenizer.decode(ids, skip_special_tokens=True) for ids in list(batch.values())[:2])
+    row = {"input": asked, "output": text, "gts": "42", "score": 1.0, "step": 7, "uid": key}
+    (folder / "rollouts" / "7.jsonl").write_text(json.dumps(row) + "\n")
+    return text
 
+
+async def test_a_real_trajectory_from_the_loop_to_the_report(tmp_path, monkeypatch):
+    """A repaired call and an answer; tokens, mask and spans as the batch has them."""
+    code = "print('é🎉')"
+    script = [f"A. {call('NameError ' + code)}", f"A. {call('ok ' + code)}", "The answer."]
+    text = await dumped(tmp_path, monkeypatch, script)
     (found,) = read(tmp_path).trajectories
     assert (found.step, found.uid, found.rollout, found.score, found.exact) == (7, "a-b", 3, 1.0, True)
     assert found.repaired
@@ -69,8 +67,25 @@ async def test_a_real_trajectory_from_the_loop_to_the_report(tmp_path, monkeypat
     assert "".join(marked).startswith("<tool_call>")
     assert f"ok {code[:7]}" in "".join(marked)
     # VeRL's text alone says the same of the turns.
-    assert shape(conversation.of_text(decoded[1])) == shape(found.blocks)
-    assert [block.code for block in conversation.of_text(decoded[1])] == [block.code for block in found.blocks]
+    assert shape(conversation.of_text(text)) == shape(found.blocks)
+    assert [block.code for block in conversation.of_text(text)] == [block.code for block in found.blocks]
+
+
+@pytest.mark.parametrize("exact", [True, False])
+async def test_a_retry_that_follows_its_failed_turn_belongs_to_it(tmp_path, monkeypatch, exact):
+    script = [call("NameError a"), call("NameError b"), call("ok c"), call("ok d"), "The answer."]
+    await dumped(tmp_path, monkeypatch, script, rollback_mode="keep")
+    if not exact:
+        (tmp_path / "rollouts" / "trajectories" / "7.parquet").unlink()
+    (found,) = read(tmp_path).trajectories
+    assert found.exact == exact
+    assert [(b.code, b.turn) for b in found.blocks if b.kind is Kind.CALL] == [
+        ("NameError a", 1),
+        ("NameError b", 1),
+        ("ok c", 1),
+        ("ok d", 2),
+    ]
+    assert {retry["turn"] for retry in found.retries} == {1}
 
 
 @pytest.mark.parametrize("name", ["tiny", "qwen3", "llama3_1"])
@@ -201,13 +216,20 @@ def test_many_steps_are_thinned_evenly(tmp_path):
             [("call", "x = 1", None)],
         ),
         ('{"name": "run", "parameters": {"code": "y"}}', [("call", "y", None)]),
-        ('<|start|>assistant<|channel|>x to=functions.run<|message|>{"code": 1}<|call|>', [("call", "", None)]),
+        (
+            "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>commentary to=functions.run "
+            '<|constrain|>json<|message|>{"code": "z"}<|call|>',
+            [("thinking", "", "hm"), ("call", "z", None)],
+        ),
+        ("<|channel|>final<|message|>It is 4.<|return|>", [("text", "", "It is 4.")]),
         ("no call", [("text", "", "no call")]),
         ("", []),
     ],
 )  # fmt: skip
 def test_assistant_turns(text, expected):
-    found = conversation.of_text(text)
+    found = conversation.of_tokens([text], [1])
+    if "<|" not in text:
+        assert conversation.of_text(text) == found
     assert [(b.kind, b.code) for b in found] == [(Kind(kind), code) for kind, code, _ in expected]
     assert [b.text for b, (_, _, wanted) in zip(found, expected, strict=True) if wanted] == [
         w for *_, w in expected if w

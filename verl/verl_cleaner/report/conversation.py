@@ -67,7 +67,7 @@ def of_tokens(tokens: Sequence[str], mask: Sequence[int]) -> list[Block]:
         text = "".join(piece for _, piece in run)
         if sampled:
             turn += 1
-            blocks += _assistant(_SPECIAL.sub("", text), turn)
+            blocks += _assistant(text, turn)
         else:
             blocks += _responses(text, turn)
     return blocks
@@ -82,7 +82,10 @@ _CONTEXT = re.compile(
     re.DOTALL,
 )
 _RESPONSE = re.compile(r"<tool_response>\n?(.*?)\n?</tool_response>", re.DOTALL)
-_THINKING = re.compile(r"<think>(.*?)(?:</think>|\Z)", re.DOTALL)
+_THINKING = re.compile(
+    r"<think>(.*?)(?:</think>|\Z)|<\|channel\|>analysis<\|message\|>(.*?)(?:<\|end\|>|\Z)", re.DOTALL
+)
+_CHANNEL = re.compile(r"(?:<\|start\|>assistant)?<\|channel\|>[^<]*<\|message\|>")
 _PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
 
 
@@ -114,15 +117,17 @@ def _prose(text: str, turn: int) -> Iterator[Block]:
     end = 0
     for match in _THINKING.finditer(text):
         yield from _text(text[end : match.start()], turn)
-        if match[1].strip():
-            yield Block(Kind.THINKING, match[1].strip("\n"), turn)
+        thought = _plain(match[1] or match[2] or "")
+        if thought.strip():
+            yield Block(Kind.THINKING, thought, turn)
         end = match.end()
     yield from _text(text[end:], turn)
 
 
 def _text(text: str, turn: int) -> Iterator[Block]:
+    text = _plain(_CHANNEL.sub("", text))
     if text.strip():
-        yield Block(Kind.TEXT, text.strip("\n"), turn)
+        yield Block(Kind.TEXT, text, turn)
 
 
 def _responses(text: str, turn: int) -> list[Block]:
@@ -136,15 +141,18 @@ def _responses(text: str, turn: int) -> list[Block]:
 def read_call(piece: str) -> tuple[str, str]:
     """(name, what it runs) of a call as written; of a broken one as SAAR reads it."""
     if found := _PARAMETER.findall(piece):
-        name = re.search(r"<function=([^>\n]+)>", piece)
-        return name[1] if name else "", "\n".join(value for _, value in found)
+        function = re.search(r"<function=([^>\n]+)>", piece)
+        return function[1] if function else "", "\n".join(value for _, value in found)
     body = piece[piece.find("{") : piece.rfind("}") + 1]
     try:
         value: Any = json.loads(body)
     except (ValueError, RecursionError):
         value = None
     arguments = value.get("arguments", value.get("parameters")) if isinstance(value, dict) else None
+    name = str(value.get("name", "")) if isinstance(value, dict) else ""
+    if header := re.search(r"to=functions\.([\w-]+)", piece[: piece.find("{")]):
+        name, arguments = header[1], value
     if not isinstance(arguments, dict):
         code = arguments_text([ToolCall("", None, piece)])
         return "", "" if code == piece else code
-    return str(value.get("name", "")), arguments_text([ToolCall("", arguments, piece)])
+    return name, arguments_text([ToolCall("", arguments, piece)])

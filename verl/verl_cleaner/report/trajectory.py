@@ -1,9 +1,9 @@
 """The trajectories of a run: rows of VeRL's dumps, joined with ours where there are any."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tqdm import tqdm
@@ -132,13 +132,14 @@ def trajectory(
     response = str(row["output"])
     tokens = _tokens(ours)
     acc = ours.get("acc")
+    blocks = conversation.of_tokens(tokens.texts, tokens.mask) if tokens else conversation.of_text(response)
     return Trajectory(
         split=split,
         step=step,
         uid=uid,
         rollout=rollout,
         prompt=conversation.of_prompt(ours.get("prompt") or str(row.get("input", ""))),
-        blocks=conversation.of_tokens(tokens.texts, tokens.mask) if tokens else conversation.of_text(response),
+        blocks=_numbered(blocks, retries, exact=tokens is not None),
         response=response,
         score=number(row.get("score")),
         acc=number(row.get("acc")) if acc is None else acc,
@@ -149,6 +150,19 @@ def trajectory(
         tokens=tokens,
         exact=tokens is not None,
     )
+
+
+def _numbered(blocks: list[Block], retries: list[dict[str, Any]], *, exact: bool) -> list[Block]:
+    """With the turns as SAAR counts them: a retry that follows its failed turn (`rollback_mode`) is none of its own.
+
+    A voided turn is not seen where the mask says what was sampled.
+    """
+    follows = {"kept"} if exact else {"kept", "voided"}
+    extra = Counter(retry["turn"] for retry in retries if retry["result"] in follows)
+    if not extra:
+        return blocks
+    turns = [turn for turn in range(1, len(blocks) + 2) for _ in range(1 + extra[turn])]
+    return [replace(block, turn=turns[block.turn - 1] if block.turn else block.turn) for block in blocks]
 
 
 def _tokens(ours: Mapping[str, Any]) -> Tokens | None:

@@ -34,7 +34,7 @@ function conversation(body) {
   for (const [kind, text, number, tool, code] of body.blocks) {
     if (kind === "response") {
       const at = (seen[number] = (seen[number] ?? -1) + 1);
-      view.append(toolResponse(text, body.attempts.filter((attempt) => attempt.turn === number).at(-1), at));
+      view.append(toolResponse(text, callsOf(body, number)[at]));
       turn = null;
       continue;
     }
@@ -48,6 +48,13 @@ function conversation(body) {
   }
   if (!body.exact) view.append(h("p", { class: "hint" }, "Turns are guessed from the text: the run has no dump of tokens (trainer.dump_tokens=True)."));
   return view;
+}
+
+/** [failure kind, seconds] of the calls of a turn whose responses stayed in the trajectory. */
+function callsOf(body, turn) {
+  const attempts = body.attempts.filter((attempt) => attempt.turn === turn);
+  const all = body.retries.some((retry) => retry.turn === turn && ["kept", "voided"].includes(retry.result));
+  return (all ? attempts : attempts.slice(-1)).flatMap((attempt) => attempt.kinds.map((kind, i) => [kind, attempt.seconds[i]]));
 }
 
 function message(role, content) {
@@ -75,9 +82,9 @@ function callBlock(raw, tool, code) {
   return view;
 }
 
-function toolResponse(text, attempt, at) {
-  const kind = attempt && attempt.kinds[at], seconds = attempt && attempt.seconds[at];
-  const state = !attempt ? null : kind ? h("span", { class: "badge bad" }, kind) : h("span", { class: "badge good" }, "ok");
+function toolResponse(text, call) {
+  const [kind, seconds] = call || [];
+  const state = !call ? null : kind ? h("span", { class: "badge bad" }, kind) : h("span", { class: "badge good" }, "ok");
   const first = text.split("\n", 1)[0].slice(0, 90);
   return h("section", { class: "message tool", "aria-label": "tool response" }, h("details", {},
     h("summary", {}, h("h4", {}, "tool response"), state, seconds !== undefined ? h("span", { class: "muted" }, `${seconds.toFixed(2)} s`) : null, h("span", { class: "peek" }, first)),

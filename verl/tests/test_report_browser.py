@@ -230,6 +230,11 @@ def test_hostile_text_is_only_text(browser, compared):
     assert browser.title == title
     assert not page.script("return document.querySelectorAll('main script, main img, main iframe').length")
     assert page.errors() == []
+    # Even markup that came through could not run: the policy allows the page's own script only.
+    page.script("document.body.insertAdjacentHTML('beforeend', '<img src=data:x onerror=\"window.owned = 1\">')")
+    page.script("document.body.append(Object.assign(document.createElement('script'), { text: 'window.owned = 1' }))")
+    page.wait(lambda: len(page.errors()) >= 2)
+    assert page.script("return window.owned") is None
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

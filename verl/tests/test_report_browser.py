@@ -333,6 +333,23 @@ def test_a_broken_dump_is_a_warning_on_the_page(browser, tmp_path):
     assert "rollouts/1.jsonl: 1 line left out (line 17)" in warnings[0]
 
 
+def test_metrics_alone_make_curves_and_an_empty_list(browser, tmp_path):
+    folder = write_run(tmp_path / "run", steps=1)
+    (folder / "rollouts").rename(tmp_path / "elsewhere")
+    assert write_report([folder], tmp_path / "report.html") == [
+        "run: no dumps of trajectories: they need trainer.rollout_data_dir=FOLDER"
+    ]
+    page = Page(browser, tmp_path / "report.html")
+    assert len(page.all(".card")) > 10
+    page.one(".explorer input").send_keys("tokens/kept")
+    page.one(".card h3", "tokens/kept")
+    page.script("location.hash = 'trajectories'")
+    page.found(0)
+    page.script("location.hash = 'config'")
+    page.one("#view-config .hint", "No configuration")
+    assert page.errors() == []
+
+
 def test_a_watched_report_loads_itself_again_and_keeps_the_place(browser, tmp_path):
     folder = write_run(tmp_path / "run", steps=2)
     write_report([folder], tmp_path / "report.html", refresh=1)

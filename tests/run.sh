@@ -8,6 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source recipe/cleaner/lib/environment.sh
 setup_environment --group dev
 setup_system_packages
+setup_browser
 
 if (($#)); then
   exec .venv/bin/python -m pytest "$@"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
+from verl_cleaner import trajectory_dump
 
 REPOSITORY = Path(__file__).parents[1]
 MARK = "CLEANER_TEST_RUN"
@@ -112,6 +115,11 @@ def test_it_tells_what_happens(compared):
     assert "A repaired turn" in text
     assert "To try next" in text
     assert (compared.out / "curves.png").stat().st_size > 10_000
+    assert f"for a browser: {compared.out / 'report.html'}" in text
+    report = (compared.out / "report.html").read_text()
+    assert '"name": "baseline"' in report
+    assert '"name": "cleaner"' in report
+    assert "parts of the data are missing" not in report
     assert not compared.left()
 
 
@@ -134,6 +142,21 @@ def test_failures_are_repaired_in_training_and_counted(compared):
     assert cleaner["tokens/generated"] == cleaner["tokens/kept"] + cleaner["tokens/discarded"]
     for key in ("critic/score/acc", "grpo/total_samples", "actor/grad_norm", "tool_calls/latency_s/p99"):
         assert key in cleaner, key
+
+
+def test_the_dump_has_every_token_of_verls_text(compared):
+    rollouts = compared.out / "cleaner" / "rollouts"
+    texts = {row["uid"]: row["output"] for row in map(json.loads, (rollouts / "1.jsonl").open())}
+    rows = trajectory_dump.read(rollouts / "trajectories" / "1.parquet")
+    assert len(rows) == len(texts) == 128
+    for row in rows:
+        columns = [row[name] for name in ("tokens", "mask", "old_log_probs", "advantages")]
+        assert len({len(column) for column in columns}) == 1
+        text = re.sub(r"<\|(?:im_start|im_end|endoftext)\|>", "", "".join(row["tokens"]))
+        assert text == texts[f"{row['uid']}_{row['rollout']}_{row['output']}"]
+        assert all(all(row["mask"][start:end]) for start, end in row["spans"])
+    assert sum(len(row["spans"]) for row in rows) > 10
+    assert trajectory_dump.read(compared.out / "cleaner" / "validation" / "trajectories" / "2.parquet")
 
 
 def test_resume_goes_on_and_a_judge_that_dies_stops_the_run(compared, tmp_path):

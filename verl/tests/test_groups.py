@@ -227,7 +227,7 @@ def test_extra_fields_leave_padding_out(monkeypatch):
 
     monkeypatch.setattr(trainer.tq, "kv_batch_get", get)
     batch = KVBatchMeta(partition_id="train", keys=list(stored), tags=[{}, {}, {"is_padding": True}])
-    assert trainer.extra_fields_of(batch) == [{"reward_extra_info": {"acc": 1.0}}, {}]
+    assert [fields for _, fields in trainer.keyed_extra_fields(batch)] == [{"reward_extra_info": {"acc": 1.0}}, {}]
 
 
 def test_group_metrics():

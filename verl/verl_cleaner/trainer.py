@@ -1,5 +1,6 @@
 """VeRL's synchronous trainer with complete groups (`verl_cleaner.groups`) and rollback metrics, also at validation."""
 
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.config import omega_conf_to_dataclass
 
-from verl_cleaner import rollback_dump
+from verl_cleaner import rollback_dump, run_info, trajectory_dump
 from verl_cleaner.config import rollback_config
 from verl_cleaner.groups import CompleteGroups
+from verl_cleaner.live import log_repairs
+from verl_cleaner.loop_metrics import LoopMetrics
 from verl_cleaner.lost import LostTrajectory
 from verl_cleaner.overwritten_loss import finish_metrics, marked_loss
 from verl_cleaner.saar.config import RollbackConfig
 from verl_cleaner.saar.metrics import rollback_metrics
+from verl_cleaner.token_text import TokenTexts
 from verl_cleaner.tool_agent_loop import RECORD_FIELD
 
 
@@ -29,6 +33,7 @@ class CleanerTrainer(PPOTrainerSync):
         with open_dict(config):
             config.trainer.v1.trainer_mode = "sync"
         self._dropped: set[str] = set()
+        self._loop_metrics = LoopMetrics()
         super().__init__(config)
 
     def _build_replay_buffer(self) -> CompleteGroups:
@@ -44,6 +49,15 @@ class CleanerTrainer(PPOTrainerSync):
             actor = omega_conf_to_dataclass(self.config.actor_rollout_ref.actor)
             self.actor_rollout_wg.set_loss_fn(partial(marked_loss, actor))
 
+    def fit(self, *args: Any, **kwargs: Any) -> None:
+        for folder in ("rollout_data_dir", "validation_data_dir"):
+            if self.config.trainer.get(folder):
+                run_info.write(Path(self.config.trainer[folder]), self.config)
+                break
+        if address := self.config.trainer.get("metrics_address"):
+            self._loop_metrics.serve(address)
+        super().fit(*args, **kwargs)
+
     def _rollback_config(self) -> RollbackConfig:
         return rollback_config(self.config.actor_rollout_ref.rollout.multi_turn)
 
@@ -53,17 +67,24 @@ class CleanerTrainer(PPOTrainerSync):
     def _validate(self) -> dict[str, Any]:
         records: list[dict[str, Any]] = []
         self._dropped = set()
+        dump = _Dump()
 
         def keep(batch: KVBatchMeta, dropped: set[str]) -> None:
-            records.extend(records_of(extra_fields_of(batch)))
+            keyed = keyed_extra_fields(batch)
+            records.extend(records_of([fields for _, fields in keyed]))
             self._dropped |= dropped
+            if self.config.trainer.get("validation_data_dir"):
+                self._add_to_dump(dump, batch, keyed)
 
         self.replay_buffer.on_sample = keep
         try:
             metrics = super()._validate()
         finally:
             self.replay_buffer.on_sample = None
+        if dump.trajectories:
+            dump.write(Path(self.config.trainer.validation_data_dir), name=str(self.global_steps))
         metrics["val-aux/infrastructure/lost_groups"] = len(self._dropped)
+        self._loop_metrics.validated(metrics)
         return metrics | {f"val-aux/{key}": value for key, value in rollback_metrics(records).items()}
 
     def _val_metrics_update(self, *args: Any, expected_acc_counts: Any = None, **kwargs: Any) -> dict[str, float]:
@@ -73,30 +94,66 @@ class CleanerTrainer(PPOTrainerSync):
 
     def _log_rollout_data(self, batch: KVBatchMeta, timing_raw: dict, rollout_data_dir: str) -> None:
         super()._log_rollout_data(batch, timing_raw, rollout_data_dir)
-        records = [(key, fields[RECORD_FIELD]) for key, fields in keyed_extra_fields(batch) if RECORD_FIELD in fields]
-        table = rollback_dump.rows(records, step=self.global_steps, config=self._rollback_config())
-        rollback_dump.write(Path(rollout_data_dir) / "rollbacks", table, name=str(self.global_steps))
+        dump = _Dump()
+        self._add_to_dump(dump, batch, keyed_extra_fields(batch))
+        dump.write(Path(rollout_data_dir), name=str(self.global_steps))
+
+    def _add_to_dump(self, dump: "_Dump", batch: KVBatchMeta, keyed: list[tuple[str, dict[str, Any]]]) -> None:
+        tokens = None
+        if self.config.trainer.get("dump_tokens", False):
+            tokens = token_columns([key for key, _ in keyed], batch.partition_id, TokenTexts(self.tokenizer))
+        dump.rollbacks += self._rollback_rows(keyed)
+        dump.trajectories += trajectory_dump.rows(
+            keyed, step=self.global_steps, record_field=RECORD_FIELD, tokens=tokens
+        )
 
     def _compute_metrics(self, batch: KVBatchMeta, metrics: dict, *args: Any, **kwargs: Any) -> None:
         super()._compute_metrics(batch, metrics, *args, **kwargs)
         finish_metrics(metrics)
-        extra = extra_fields_of(batch)
-        records = records_of(extra)
+        keyed = keyed_extra_fields(batch)
+        records = records_of([fields for _, fields in keyed])
         if records:
             metrics.update(rollback_metrics(records))
-        metrics.update(group_metrics(extra))
+        metrics.update(group_metrics([fields for _, fields in keyed]))
+        self._loop_metrics.stepped(self.global_steps, metrics, records)
+        log_repairs(self.logger.logger, self._rollback_rows(keyed), records, step=self.global_steps)
+
+    def _rollback_rows(self, keyed: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+        records = [(key, fields[RECORD_FIELD]) for key, fields in keyed if RECORD_FIELD in fields]
+        return rollback_dump.rows(records, step=self.global_steps, config=self._rollback_config())
 
 
-def extra_fields_of(batch: KVBatchMeta) -> list[dict[str, Any]]:
-    """What the agent loop and the reward function said beside the tokens, one a trajectory, padding left out."""
-    return [fields for _, fields in keyed_extra_fields(batch)]
+@dataclass(slots=True)
+class _Dump:
+    """Rows of our tables beside VeRL's dump of a step."""
+
+    rollbacks: list[dict[str, Any]] = field(default_factory=list)
+    trajectories: list[dict[str, Any]] = field(default_factory=list)
+
+    def write(self, folder: Path, *, name: str) -> None:
+        rollback_dump.write(folder / "rollbacks", self.rollbacks, name=name)
+        trajectory_dump.write(folder / "trajectories", self.trajectories, name=name)
 
 
 def keyed_extra_fields(batch: KVBatchMeta) -> list[tuple[str, dict[str, Any]]]:
-    """The same with VeRL's key of the trajectory."""
+    """What the agent loop and the reward function said beside the tokens, by VeRL's key of the trajectory; padding left
+    out."""
     keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
     data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
     return [(key, getattr(value, "data", value)) for key, value in zip(keys, data["extra_fields"], strict=True)]
+
+
+def token_columns(keys: list[str], partition_id: str, texts: TokenTexts) -> dict[str, dict[str, Any]]:
+    """By key, what the batch holds of every token, as in `trajectory_dump.TOKEN_COLUMNS`."""
+    numbers = {"response_mask": "mask"} | {name: name for name in trajectory_dump.SCORE_COLUMNS}
+    data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=["prompts", "responses", *numbers])
+    found = {}
+    for i, key in enumerate(keys):
+        columns: dict[str, Any] = {column: data[name][i].tolist() for name, column in numbers.items() if name in data}
+        columns["prompt"] = "".join(texts(data["prompts"][i].tolist()))
+        columns["tokens"] = texts(data["responses"][i].tolist())
+        found[key] = columns
+    return found
 
 
 def records_of(extra: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -57,3 +57,15 @@ setup_system_packages() {
     die "the tests need ${missing[*]}; install them with the system's package manager"
   fi
 }
+
+# setup_browser: Chromium with its driver for the report's tests, which are skipped without.
+setup_browser() {
+  command -v chromedriver > /dev/null && return
+  if [[ $(id -u) == 0 ]] && command -v apt-get > /dev/null; then
+    say "installing chromium and chromium-driver with apt-get"
+    apt-get update -qq &&
+      DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver > /dev/null &&
+      return
+  fi
+  say "no Chromium with chromedriver here; the report's tests in a browser are skipped"
+}

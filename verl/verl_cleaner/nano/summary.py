@@ -1,4 +1,4 @@
-"""What a quickstart ends with: a table before and after, the curves, one repaired turn, and where everything is."""
+"""What a quickstart ends with: a table, one repaired turn, curves, the report, and where everything is."""
 
 import math
 from collections import Counter
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from verl_cleaner.nano.curves import family_accuracies, plot
 from verl_cleaner.nano.tasks import UNSEEN
 from verl_cleaner.replay import show as lines_of
+from verl_cleaner.report.write import write_report
 from verl_cleaner.rollback_dump import read
 
 if TYPE_CHECKING:
@@ -24,12 +25,17 @@ def show(outcomes: Sequence["Outcome"], start: Path, out: Path) -> None:
     figure = out / "curves.png"
     plot({outcome.arm.name: [outcome.steps] for outcome in outcomes}, figure)
     print(f"\nCurves: {figure}")
+    report = out / "report.html"
+    for warning in write_report([outcome.folder for outcome in outcomes], report):
+        print(f"warning: {warning}")
+    print(f"Report, with trajectories and repairs, for a browser: {report}")
     for outcome in outcomes:
         print(f"{outcome.arm.name}: {outcome.seconds:.0f} s; log, metrics, rollouts, checkpoints: {outcome.folder}")
     print("\nTo try next")
     rollbacks = outcomes[-1].folder / "rollouts" / "rollbacks" / "1.jsonl"
     if rollbacks.exists():
         print(f"  every repair of a step       .venv/bin/python -m verl_cleaner.replay {rollbacks}")
+    print(f"  trajectories in the terminal .venv/bin/python -m verl_cleaner.inspect {out} --repaired")
     print(f"  the metrics in a browser     .venv/bin/tensorboard --logdir {out}")
     print("  against plain GRPO           bash recipe/cleaner/quickstart.sh --compare")
     print("  another seed, lower rate     quickstart.sh --seed 1 actor_rollout_ref.actor.optim.lr=2e-4")

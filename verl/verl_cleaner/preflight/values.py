@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from verl_cleaner.attention import NAME as VARLEN
+from verl_cleaner.loop_metrics import check_address
 from verl_cleaner.preflight.names import (
     FSDP_SECTIONS,
     MULTI_TURN,
@@ -37,6 +38,9 @@ def problems(config: DictConfig) -> Iterator[str]:
     yield from _attention(config)
     yield from _device(config)
     yield from _loggers(config)
+    problem = check_address(config.trainer.get("metrics_address"))
+    if problem:
+        yield problem
 
 
 def _rollback_values(multi_turn: DictConfig) -> Iterator[str]:

@@ -1,0 +1,147 @@
+"""Runs as a training writes them, small or large, made up: metrics, VeRL's dumps, ours."""
+
+import json
+import random
+from pathlib import Path
+
+from verl_cleaner import rollback_dump, trajectory_dump
+
+HOSTILE = (
+    "<script>document.title='owned'</script></script><img src=x onerror=\"document.title='owned'\">",
+    "\x1b[31mred\x1b[0m \x1b]0;owned\x07 \x9b31m",
+    "abc\u202edcba\u202c \u2067x\u2069 \u200e",
+    "line\u2028separator\u2029 {{ 7*7 }} ${7*7} <!-- <![CDATA[",
+    "lone \ud83d surrogate \ufffe \x00",
+    "x" * 1_000_000,
+)
+
+
+def metrics(step, rng, *, rollback):
+    share = min(1.0, 0.4 + 0.03 * step)
+    values = {
+        "critic/score/acc": share,
+        "critic/score/mean": share,
+        "tool_calls/sampled_failures_per_trajectory": 0.6 - 0.02 * step,
+        "tool_calls/failures_per_trajectory": 0.02 if rollback else 0.6 - 0.02 * step,
+        "tool_calls/first_attempt_success_rate": share,
+        "tool_calls/failure_reason/NameError": float(rng.randint(10, 20)),
+        "tool_calls/failure_reason/timeout": float(rng.randint(0, 5)),
+        "tool_calls/latency_s/p50": 0.01,
+        "tool_calls/latency_s/p95": 0.05,
+        "tokens/kept": 9000.0,
+        "tokens/discarded": 900.0 if rollback else 0.0,
+        "timing_s/step": 5.0,
+        "timing_s/gen": 3.0,
+        "timing_s/update_actor": 1.5,
+    }
+    if rollback:
+        values |= {
+            "tokens/overwritten_share": 0.1,
+            "rollback/global_recovery_rate": 0.95,
+            "rollback/retries/1": 20.0,
+            "rollback/retries/2": 4.0,
+            "rollback/similarity/from_0.4": 5.0,
+            "rollback/similarity/from_0.8": 19.0,
+            "rollback/similarity/mean": 0.8,
+            "rollback/gap/mean": -2.0,
+            "rollback/gap/p05": -9.0,
+            "rollback/gap/p95": 0.5,
+            "rollback/result/overwritten": 24.0,
+        }
+    if step % 4 == 0:
+        values["val-core/sums/acc/mean@1"] = share
+        values["val-core/primes/acc/mean@1"] = share / 2
+    return values
+
+
+def call(code):
+    return "<tool_call>\n" + json.dumps({"name": "code_interpreter", "arguments": {"code": code}}) + "\n</tool_call>"
+
+
+def response(code, answer):
+    """Pieces of a response: (text without special tokens, sampled)."""
+    return [
+        (f"I compute it.\n{call(code)}", True),
+        ("\nuser\n<tool_response>\n" + str(answer) + "\n</tool_response>\nassistant\n", False),
+        (f"\\boxed{{{answer}}}", True),
+    ]
+
+
+def retry(step, uid, rollout, *, old, new, kinds=("NameError",), error="NameError at line 1: name 'x' is not defined"):
+    row = dict.fromkeys(rollback_dump.SCHEMA)
+    return row | {
+        "schema_version": 1, "step": step, "uid": uid, "rollout": rollout, "turn": 1, "retry": 1, "kinds": list(kinds),
+        "result": "overwritten", "strategy": "tool_call_only", "similarity": 0.9, "similarity_on": "arguments",
+        "threshold": 0.5, "failed_call": old, "malformed": "", "error": error, "new_call": new, "generated": 20,
+        "discarded": 12, "seconds": 0.5, "span_start": 3, "span_end": 9, "gap": -1.5,
+    }  # fmt: skip
+
+
+def write_run(
+    folder: Path, *, steps=3, prompts=4, rollouts=4, rollback=True, tokens=True, ours=True, words=0, seed=0, extra=()
+):
+    """extra: texts to be the first trajectories' code and tool output. words: of padding in every response."""
+    rng = random.Random(seed)
+    (folder / "rollouts").mkdir(parents=True)
+    lines = [{"step": step, "data": metrics(step, rng, rollback=rollback)} for step in range(steps + 1)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    info = {"config": {"trainer": {"seed": seed, "wandb_proxy": "http://me:hunter2@proxy"}, "rollback": rollback}}
+    (folder / "rollouts" / "run.json").write_text(json.dumps(info | {"versions": {"verl": "0.9.1"}}))
+    for step in range(1, steps + 1):
+        _write_step(folder / "rollouts", step, rng, prompts, rollouts, rollback, tokens, ours, words, list(extra))
+        extra = ()
+    return folder
+
+
+def _write_step(folder, step, rng, prompts, rollouts, rollback, tokens, ours, words, extra):
+    plain, rows, retries, columns = [], [], [], {}
+    for prompt in range(prompts):
+        uid = f"{step:04x}{prompt:04x}-aaaa"
+        for rollout in range(rollouts):
+            number = 100 * step + prompt
+            padding = " ".join(rng.choice(("sum", "prime", "carry", "digit", "loop")) for _ in range(words))
+            hostile = extra.pop(0) if extra else ""
+            code = f"# {hostile or padding}\nprint({number} + {rollout})"
+            failed = rollback and rollout % 2 == 0
+            pieces = response(code, hostile or number + rollout)
+            key = f"{uid}_{rollout}_0"
+            acc = float(rng.random() < 0.5)
+            output = "".join(text for text, _ in pieces)
+            question = f"user\nHow much is {number} + x?\nassistant\n"
+            plain.append(
+                {"input": question, "output": output, "gts": str(number), "score": acc, "step": step, "uid": key}
+            )
+            attempts = [{"turn": 1, "kinds": ["NameError"], "seconds": (0.1,)}] if failed else []
+            attempts.append({"turn": 1, "kinds": [None], "seconds": (0.2,)})
+            record = {"enabled": rollback, "eligible": rollback, "sampled_tokens": 50, "attempts": attempts,
+                      "retries": [{"turn": 1, "span": (3, 9)}] if failed else []}  # fmt: skip
+            rows.append((key, {"record": record, "reward_extra_info": {"acc": acc}}))
+            if failed:
+                retries.append(retry(step, uid, rollout, old=code.replace("print", "prnt"), new=code))
+            if tokens:
+                columns[key] = _token_columns(number, pieces, rng)
+    with (folder / f"{step}.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in plain)
+    if ours:
+        table = trajectory_dump.rows(rows, step=step, record_field="record", tokens=columns)
+        trajectory_dump.write(folder / "trajectories", table, name=str(step))
+        for row in retries:
+            for name in ("failed_call", "new_call"):
+                row[name] = row[name].encode("utf-8", "replace").decode()
+        rollback_dump.write(folder / "rollbacks", retries, name=str(step))
+
+
+def _token_columns(number, pieces, rng):
+    texts, mask = [], []
+    for text, sampled in pieces:
+        text = text.encode("utf-8", "replace").decode()
+        words = [text[i : i + 4] for i in range(0, len(text), 4)]
+        texts += words
+        mask += [int(sampled)] * len(words)
+    return {
+        "prompt": f"<|im_start|>user\nHow much is {number} + x?<|im_end|>\n<|im_start|>assistant\n",
+        "tokens": texts,
+        "mask": mask,
+        "old_log_probs": [-rng.random() if sampled else 0.0 for sampled in mask],
+        "advantages": [0.7 * sampled for sampled in mask],
+    }

@@ -1,0 +1,116 @@
+"""The training loop's Prometheus metrics, beside the judge's; served where `trainer.metrics_address` says.
+
+docs/grafana.json is a dashboard of both.
+"""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from verl_cleaner.report.charts import held_out
+from verl_cleaner.saar.metrics import Record
+from verl_cleaner.saar.outcome import FailureKind
+
+logger = logging.getLogger(__name__)
+
+_GAUGES = {
+    "cleaner_accuracy": ("critic/score/acc", "Share of the step's trajectories that are right."),
+    "cleaner_tool_failures_left": (
+        "tool_calls/failures_per_trajectory",
+        "Failed calls a trajectory that are trained on.",
+    ),
+    "cleaner_tool_failures_sampled": ("tool_calls/sampled_failures_per_trajectory", "The same, before repairs."),
+    "cleaner_first_attempt_success": (
+        "tool_calls/first_attempt_success_rate",
+        "Share of turns whose first call works.",
+    ),
+    "cleaner_overwritten_share": ("tokens/overwritten_share", "Overwritten tokens among those trained on."),
+    "cleaner_purification_gap_nats": ("rollback/gap/mean", "Mean purification gap of the step's repairs."),
+    "cleaner_response_tokens": ("response_length/mean", "Mean response length of the step."),
+}
+_RATIOS = tuple(i / 10 for i in range(1, 11))
+
+
+class LoopMetrics:
+    """Of one run; `serve` makes them readable over HTTP."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self._step = Gauge("cleaner_step", "Steps done.", registry=registry)
+        self._gauges = {name: Gauge(name, text, registry=registry) for name, (_, text) in _GAUGES.items()}
+        self._held_out = Gauge("cleaner_held_out_accuracy", "Mean over the held-out sets.", registry=registry)
+        for gauge in (*self._gauges.values(), self._held_out):
+            gauge.set(math.nan)  # not known yet
+        self._phases = Gauge("cleaner_phase_seconds", "Of the last step.", ["phase"], registry=registry)
+        self._calls = Counter("cleaner_tool_calls", "By how they ended.", ["outcome"], registry=registry)
+        self._turns = Counter("cleaner_rollbacks", "Rolled-back turns.", ["result"], registry=registry)
+        self._retries = Counter("cleaner_retries", "By what became of them.", ["result"], registry=registry)
+        self._tokens = Counter("cleaner_tokens", "Sampled tokens.", ["use"], registry=registry)
+        self._lost = Counter("cleaner_lost_groups", "Dropped for an outage of ours.", registry=registry)
+        self._similarity = Histogram(
+            "cleaner_similarity", "Of failed and new call.", buckets=_RATIOS, registry=registry
+        )
+
+    def serve(self, address: str) -> int:
+        """address: HOST:PORT, port 0 for a free one. Returns the port.
+
+        Raises:
+            ValueError: it cannot be bound.
+        """
+        host, _, port = address.rpartition(":")
+        try:
+            server, _ = start_http_server(int(port), addr=host, registry=self.registry)
+        except OSError as error:
+            raise ValueError(
+                f"trainer.metrics_address={address} cannot be bound: {error}; name another port, or null for none"
+            ) from error
+        logger.info("Prometheus metrics on http://%s:%d/metrics", host, server.server_port)
+        return int(server.server_port)
+
+    def validated(self, metrics: Mapping[str, float]) -> None:
+        accuracy = held_out(metrics)
+        if accuracy is not None:
+            self._held_out.set(accuracy)
+
+    def stepped(self, step: int, metrics: Mapping[str, float], records: Sequence[Record]) -> None:
+        """metrics: as logged. records: of the step's trajectories."""
+        self._step.set(step)
+        for name, (key, _) in _GAUGES.items():
+            if key in metrics:
+                self._gauges[name].set(metrics[key])
+        for key, value in metrics.items():
+            if key.startswith("timing_s/"):
+                self._phases.labels(key.removeprefix("timing_s/")).set(value)
+        self._lost.inc(metrics.get("infrastructure/lost_groups", 0))
+        for use in ("kept", "discarded"):
+            self._tokens.labels(use).inc(max(0.0, metrics.get(f"tokens/{use}", 0.0)))
+        for record in records:
+            self._count(record)
+
+    def _count(self, record: Record) -> None:
+        for attempt in record["attempts"]:
+            for kind in attempt["kinds"]:
+                self._calls.labels(outcome_label(kind)).inc()
+        for result in ("recovered", "failed"):
+            self._turns.labels(result).inc(record[result])
+        for retry in record["retries"]:
+            self._retries.labels(str(retry["result"])).inc()
+            if retry["similarity"] is not None:
+                self._similarity.observe(retry["similarity"])
+
+
+def outcome_label(kind: str | None) -> str:
+    """The names of exceptions are the policy's to choose; as labels they would never end."""
+    if kind is None:
+        return "ok"
+    return str(kind) if kind in set(FailureKind) else "exception"
+
+
+def check_address(address: object) -> str | None:
+    """What is wrong with `trainer.metrics_address`, None where nothing is."""
+    host, _, port = str(address).rpartition(":")
+    if address is None or (host and port.isdigit() and int(port) < 1 << 16):
+        return None
+    return f"trainer.metrics_address must be HOST:PORT, e.g. 127.0.0.1:9108, or null, got {address}"

@@ -1,0 +1,158 @@
+"""A trajectory as a conversation: reasoning, tool calls, tool responses.
+
+Where our dump has the tokens, the mask says what the policy wrote. VeRL's own dump is text without special tokens;
+there the turns are found by the words that the chat template leaves behind, which text can imitate.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import groupby
+from typing import Any
+
+from verl_cleaner.saar.similarity import ToolCall, arguments_text
+from verl_cleaner.tool_formats import FORMATS
+
+
+class Kind(StrEnum):
+    SYSTEM = "system"
+    USER = "user"
+    THINKING = "thinking"
+    TEXT = "text"
+    CALL = "call"
+    RESPONSE = "response"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """turn: assistant turn from 1; None before the first. code: what a call runs, where it can be read."""
+
+    kind: Kind
+    text: str
+    turn: int | None = None
+    tool: str = ""
+    code: str = ""
+
+
+def of_prompt(text: str) -> list[Block]:
+    """text: with or without special tokens."""
+    blocks = []
+    parts = _ROLE.split(_SPECIAL_ROLE.sub(r"\n\1\n", "\n" + text))
+    if _plain(parts[0]):
+        blocks.append(Block(Kind.USER, _plain(parts[0])))
+    for role, content in zip(parts[1::2], parts[2::2], strict=True):
+        if _plain(content):
+            blocks.append(Block(Kind.SYSTEM if role in ("system", "developer") else Kind.USER, _plain(content)))
+    return blocks
+
+
+def of_text(response: str) -> list[Block]:
+    """Of VeRL's dump."""
+    blocks: list[Block] = []
+    end, turn = 0, 1
+    for match in _CONTEXT.finditer(response):
+        blocks += _assistant(response[end : match.start()], turn)
+        blocks += _responses(match[0], turn)
+        end, turn = match.end(), turn + 1
+    return blocks + _assistant(response[end:], turn)
+
+
+def of_tokens(tokens: Sequence[str], mask: Sequence[int]) -> list[Block]:
+    """Of our dump; tokens: their texts."""
+    blocks: list[Block] = []
+    turn = 0
+    for sampled, run in groupby(zip(mask, tokens, strict=True), key=lambda pair: pair[0]):
+        text = "".join(piece for _, piece in run)
+        if sampled:
+            turn += 1
+            blocks += _assistant(text, turn)
+        else:
+            blocks += _responses(text, turn)
+    return blocks
+
+
+_ROLE = re.compile(r"\n(system|developer|user|assistant|tool)\n")
+_SPECIAL_ROLE = re.compile(r"<\|(?:im_start|start_header_id|start)\|>(\w+)(?:<\|(?:end_header_id|message)\|>)?\n?")
+_SPECIAL = re.compile(r"<\|[\w ]{1,40}\|>")
+_CONTEXT = re.compile(
+    r"\n?(?:user|tool)\n\s*<tool_response>(?:(?!</tool_response>\s*assistant\n).)*</tool_response>\s*assistant\n"
+    r"|\n(?:tool|ipython)\n(?:(?!\nassistant\n).)*\nassistant\n",
+    re.DOTALL,
+)
+_RESPONSE = re.compile(r"<tool_response>\n?(.*?)\n?</tool_response>", re.DOTALL)
+_THINKING = re.compile(
+    r"<think>(.*?)(?:</think>|\Z)|<\|channel\|>analysis<\|message\|>(.*?)(?:<\|end\|>|\Z)", re.DOTALL
+)
+_CHANNEL = re.compile(r"(?:<\|start\|>assistant)?<\|channel\|>[^<]*<\|message\|>")
+_PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
+
+
+def _plain(text: str) -> str:
+    return _SPECIAL.sub("", text).strip("\n")
+
+
+def _assistant(text: str, turn: int) -> list[Block]:
+    blocks: list[Block] = []
+    end = 0
+    for piece in _pieces(text):
+        start = text.index(piece, end)
+        blocks += _prose(text[end:start], turn)
+        name, code = read_call(piece)
+        blocks.append(Block(Kind.CALL, piece, turn, name, code))
+        end = start + len(piece)
+    return [*blocks, *_prose(text[end:], turn)]
+
+
+def _pieces(text: str) -> list[str]:
+    for name in ("hermes", "gpt-oss"):
+        if found := FORMATS[name].pieces(text):
+            return found
+    pieces = FORMATS["llama3-json"].pieces(text) if '"parameters"' in text else []
+    return [piece for piece in pieces if '"name"' in piece]
+
+
+def _prose(text: str, turn: int) -> Iterator[Block]:
+    end = 0
+    for match in _THINKING.finditer(text):
+        yield from _text(text[end : match.start()], turn)
+        thought = _plain(match[1] or match[2] or "")
+        if thought.strip():
+            yield Block(Kind.THINKING, thought, turn)
+        end = match.end()
+    yield from _text(text[end:], turn)
+
+
+def _text(text: str, turn: int) -> Iterator[Block]:
+    text = _plain(_CHANNEL.sub("", text))
+    if text.strip():
+        yield Block(Kind.TEXT, text, turn)
+
+
+def _responses(text: str, turn: int) -> list[Block]:
+    found = _RESPONSE.findall(text)
+    if not found:
+        parts = _ROLE.split(_SPECIAL_ROLE.sub(r"\n\1\n", "\n" + text))
+        found = [content for content in map(_plain, [parts[0], *parts[2::2]]) if content.strip()]
+    return [Block(Kind.RESPONSE, _SPECIAL.sub("", content), turn) for content in found]
+
+
+def read_call(piece: str) -> tuple[str, str]:
+    """(name, what it runs) of a call as written; of a broken one as SAAR reads it."""
+    if found := _PARAMETER.findall(piece):
+        function = re.search(r"<function=([^>\n]+)>", piece)
+        return function[1] if function else "", "\n".join(value for _, value in found)
+    body = piece[piece.find("{") : piece.rfind("}") + 1]
+    try:
+        value: Any = json.loads(body)
+    except (ValueError, RecursionError):
+        value = None
+    arguments = value.get("arguments", value.get("parameters")) if isinstance(value, dict) else None
+    name = str(value.get("name", "")) if isinstance(value, dict) else ""
+    if header := re.search(r"to=functions\.([\w-]+)", piece[: piece.find("{")]):
+        name, arguments = header[1], value
+    if not isinstance(arguments, dict):
+        code = arguments_text([ToolCall("", None, piece)])
+        return "", "" if code == piece else code
+    return name, arguments_text([ToolCall("", arguments, piece)])

@@ -1,0 +1,91 @@
+"""Files that may be broken or half written: read as far as they go, with a warning that says what is missing."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from verl_cleaner import rollback_dump, trajectory_dump
+
+
+class Warnings:
+    """What a reader should know, each once."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def add(self, text: str) -> None:
+        if text not in self.texts:
+            self.texts.append(text)
+
+
+def objects(path: Path, warnings: Warnings, *, needs: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file, one a line, that have the key `needs`. Bytes that are no UTF-8 are replaced."""
+    broken = []
+    try:
+        with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                try:
+                    value = json.loads(line)
+                except (ValueError, RecursionError):
+                    value = None
+                if isinstance(value, dict) and needs in value:
+                    yield value
+                else:
+                    broken.append(number)
+    except OSError as error:
+        warnings.add(f"{_name(path)}: not readable: {error.strerror}")
+    if broken:
+        lines_of = "line" if len(broken) == 1 else "lines"
+        some = ", ".join(map(str, broken[:5])) + (" …" if len(broken) > 5 else "")
+        warnings.add(
+            f"{_name(path)}: {len(broken)} {lines_of} left out ({lines_of} {some}): no JSON object with {needs!r}; "
+            "half written, or another format"
+        )
+
+
+def count_lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+
+
+def rollbacks(folder: Path, step: int, warnings: Warnings) -> list[dict[str, Any]]:
+    """The retries of a step, from either of the two files; none where there is no dump of them."""
+    files = [file for suffix in ("jsonl", "parquet") if (file := folder / "rollbacks" / f"{step}.{suffix}").is_file()]
+    for file in files:
+        try:
+            return rollback_dump.read(file)
+        except Exception as error:  # a broken file raises whatever its reader meets first
+            warnings.add(f"{_name(file)}: left out: {_message(error)}")
+    return []
+
+
+def trajectories(folder: Path, step: int, warnings: Warnings) -> list[dict[str, Any]]:
+    """The rows of our own dump of a step; none where there is none."""
+    file = folder / "trajectories" / f"{step}.parquet"
+    if not file.is_file():
+        return []
+    try:
+        return trajectory_dump.read(file)
+    except Exception as error:
+        warnings.add(f"{_name(file)}: left out: {_message(error)}")
+        return []
+
+
+def number(value: Any) -> float | None:
+    """A finite number, else None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return float(value) if isinstance(value, bool) else None
+    return float(value) if math.isfinite(value) else None
+
+
+def _name(path: Path) -> str:
+    """As much of the path as tells the files of a run apart."""
+    return "/".join(path.parts[-3:])
+
+
+def _message(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]

@@ -1,0 +1,90 @@
+"""A run as the report shows it: metrics by step, configuration, and a sample of its trajectories."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from verl_cleaner import run_info
+from verl_cleaner.report import dumps
+from verl_cleaner.report.dumps import Warnings, number
+from verl_cleaner.report.folder import RunFolder
+from verl_cleaner.report.trajectory import Trajectory, read_trajectories
+
+
+@dataclass(slots=True)
+class Run:
+    """steps: metrics as logged, by step. total: trajectories in the dumps; `trajectories` are a sample of them."""
+
+    name: str
+    folder: Path
+    steps: dict[int, dict[str, float]] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    trajectories: list[Trajectory] = field(default_factory=list)
+    total: int = 0
+    warnings: Warnings = field(default_factory=Warnings)
+
+
+def read_run(folder: RunFolder, *, name: str, limit: int) -> Run:
+    """At most about `limit` trajectories, in whole groups."""
+    run = Run(name, folder.path)
+    if folder.metrics is not None:
+        run.steps = _metrics(folder.metrics, run.warnings)
+    else:
+        run.warnings.add("no metrics.jsonl: the curves need trainer.logger=[file,…]")
+    _read_config(folder, run)
+    run.trajectories, run.total = read_trajectories(folder.dumps, limit, run.warnings)
+    if not folder.dumps:
+        run.warnings.add("no dumps of trajectories: they need trainer.rollout_data_dir=FOLDER")
+    return run
+
+
+def names(paths: Sequence[Path]) -> list[str]:
+    """As short as tells the folders apart."""
+    parts = [path.resolve().parts for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        short = ["/".join(p[-length:]) for p in parts]
+        if len(set(short)) == len(short):
+            return short
+    return [f"{'/'.join(p[-1:])} {i + 1}" for i, p in enumerate(parts)]
+
+
+def _metrics(path: Path, warnings: Warnings) -> dict[int, dict[str, float]]:
+    steps: dict[int, dict[str, float]] = {}
+    for entry in dumps.objects(path, warnings, needs="data"):
+        step, data = entry.get("step"), entry["data"]
+        if isinstance(step, int) and isinstance(data, dict):
+            values = {str(key): number(value) for key, value in data.items()}
+            steps.setdefault(step, {}).update({key: value for key, value in values.items() if value is not None})
+    return dict(sorted(steps.items()))
+
+
+def _read_config(folder: RunFolder, run: Run) -> None:
+    try:
+        if folder.info is not None:
+            info = run_info.read(folder.info)
+            run.config, run.versions = flat(info["config"]), dict(info.get("versions") or {})
+        elif folder.hydra is not None:
+            from omegaconf import OmegaConf
+
+            run.config = flat(OmegaConf.to_container(OmegaConf.load(folder.hydra), resolve=False))
+    except Exception as error:
+        run.warnings.add(f"the configuration cannot be read: {type(error).__name__}: {error}".splitlines()[0])
+
+
+_SECRET = re.compile(r"api_?key|password|secret|credential|access_key|wandb_proxy|(^|_)token$", re.IGNORECASE)
+
+
+def flat(value: Any, path: str = "") -> dict[str, str]:
+    """Dotted key -> value as text. What looks like a secret is left out: reports are handed around."""
+    if isinstance(value, dict) and value:
+        found: dict[str, str] = {}
+        for key, item in value.items():
+            found |= flat(item, f"{path}.{key}" if path else str(key))
+        return found
+    text = "null" if value is None else str(value)
+    if value is not None and (_SECRET.search(path.rsplit(".", 1)[-1]) or re.search(r"://[^/@\s]+@", text)):
+        text = "(hidden)"
+    return {path: text}

@@ -1,0 +1,177 @@
+"""The trajectories of a run: rows of VeRL's dumps, joined with ours where there are any."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tqdm import tqdm
+
+from verl_cleaner.report import conversation, dumps, sampling
+from verl_cleaner.report.conversation import Block
+from verl_cleaner.report.dumps import Warnings, number
+from verl_cleaner.report.folder import DumpFolder, Split
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Of the response, one value a token; joined, `texts` are its text. Log-probs and advantages may be missing."""
+
+    texts: list[str]
+    mask: list[int]
+    overwritten: list[int]
+    old_log_probs: list[float] | None
+    rollout_log_probs: list[float] | None
+    advantages: list[float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """rollout: index in its group. kinds: of every failed call, also of those that were repaired.
+    retries: rows of `rollback_dump`. exact: turns are known from the mask, not guessed from the text.
+    """
+
+    split: Split
+    step: int
+    uid: str
+    rollout: int
+    prompt: list[Block]
+    blocks: list[Block]
+    response: str
+    score: float | None
+    acc: float | None
+    ground_truth: str
+    kinds: list[str]
+    attempts: list[dict[str, Any]]
+    retries: list[dict[str, Any]]
+    tokens: Tokens | None
+    exact: bool
+
+    @property
+    def repaired(self) -> bool:
+        return any(retry["result"] == "overwritten" for retry in self.retries)
+
+    @property
+    def turns(self) -> int:
+        return max((block.turn or 0 for block in self.blocks), default=0)
+
+
+def read_trajectories(folders: Sequence[DumpFolder], limit: int, warnings: Warnings) -> tuple[list[Trajectory], int]:
+    """At most about `limit`, and how many there are in the steps that were read. One file at a time is in memory."""
+    files = []
+    for folder in folders:
+        steps = sampling.pick_steps(folder.steps)
+        files += [(folder, step) for step in steps]
+        if len(steps) < len(folder.steps):
+            warnings.add(f"{folder.path.name}: {len(steps)} of {len(folder.steps)} steps are read, evenly chosen")
+    counts = [dumps.count_lines(folder.steps[step]) for folder, step in files]
+    found: list[Trajectory] = []
+    shares = zip(files, sampling.shares(counts, limit), strict=True)
+    for (folder, step), share in tqdm(list(shares), desc="reading steps", delay=3, leave=False, disable=None):
+        if share:
+            rows = _groups(folder, step, warnings)
+            picked = sampling.pick_groups({key: len(group) for key, group in rows.items()}, share)
+            found += _join(folder, step, {key: rows[key] for key in sorted(picked)}, warnings)
+    found.sort(key=lambda t: (t.split, t.step))
+    return found, sum(counts)
+
+
+def _groups(folder: DumpFolder, step: int, warnings: Warnings) -> dict[str, list[dict[str, Any]]]:
+    """The rows of a step by prompt, in the order in which prompts are sampled."""
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in dumps.objects(folder.steps[step], warnings, needs="output"):
+        key = sampling.order(folder.split, step, str(row.get("input", "")))
+        groups[key].append(row)
+    return groups
+
+
+def _join(
+    folder: DumpFolder, step: int, groups: Mapping[str, list[dict[str, Any]]], warnings: Warnings
+) -> Iterator[Trajectory]:
+    """VeRL's rows with ours."""
+    if not groups:
+        return
+    ours = {_key(row): row for row in dumps.trajectories(folder.path, step, warnings)}
+    retries: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+    for row in dumps.rollbacks(folder.path, step, warnings):
+        retries[row["uid"], row["rollout"]].append(row)
+    for order, rows in groups.items():
+        for index, row in enumerate(rows):
+            uid, rollout, output = _split_uid(row.get("uid"), order[:8], index)
+            found = retries.get((uid, rollout), [])
+            yield trajectory(folder.split, step, row, ours.get((uid, rollout, output)), found, uid=uid, rollout=rollout)
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, int, int]:
+    return row["uid"], row["rollout"], row["output"]
+
+
+def _split_uid(value: Any, default: str, index: int) -> tuple[str, int, int]:
+    """VeRL's key `{uid}_{rollout}_{output}`; older dumps have none, and there a prompt is a group."""
+    match = re.fullmatch(r"(.+)_(\d+)_(\d+)", value) if isinstance(value, str) else None
+    return (match[1], int(match[2]), int(match[3])) if match else (default, index, 0)
+
+
+def trajectory(
+    split: Split,
+    step: int,
+    row: Mapping[str, Any],
+    ours: Mapping[str, Any] | None,
+    retries: list[dict[str, Any]],
+    *,
+    uid: str,
+    rollout: int,
+) -> Trajectory:
+    """row: of VeRL's dump. ours: the row of `trajectory_dump`, where there is one."""
+    ours = ours or {}
+    attempts = ours.get("attempts") or []
+    kinds = [kind for attempt in attempts for kind in attempt["kinds"] if kind is not None]
+    if not attempts:
+        kinds = [kind for retry in retries for kind in retry["kinds"]]
+    response = str(row["output"])
+    tokens = _tokens(ours)
+    acc = ours.get("acc")
+    blocks = conversation.of_tokens(tokens.texts, tokens.mask) if tokens else conversation.of_text(response)
+    return Trajectory(
+        split=split,
+        step=step,
+        uid=uid,
+        rollout=rollout,
+        prompt=conversation.of_prompt(ours.get("prompt") or str(row.get("input", ""))),
+        blocks=_numbered(blocks, retries, exact=tokens is not None),
+        response=response,
+        score=number(row.get("score")),
+        acc=number(row.get("acc")) if acc is None else acc,
+        ground_truth="" if row.get("gts") is None else str(row["gts"]),
+        kinds=kinds,
+        attempts=attempts,
+        retries=retries,
+        tokens=tokens,
+        exact=tokens is not None,
+    )
+
+
+def _numbered(blocks: list[Block], retries: list[dict[str, Any]], *, exact: bool) -> list[Block]:
+    """With the turns as SAAR counts them: a retry that follows its failed turn (`rollback_mode`) is none of its own.
+
+    A voided turn is not seen where the mask says what was sampled.
+    """
+    follows = {"kept"} if exact else {"kept", "voided"}
+    extra = Counter(retry["turn"] for retry in retries if retry["result"] in follows)
+    if not extra:
+        return blocks
+    turns = [turn for turn in range(1, len(blocks) + 2) for _ in range(1 + extra[turn])]
+    return [replace(block, turn=turns[block.turn - 1] if block.turn else block.turn) for block in blocks]
+
+
+def _tokens(ours: Mapping[str, Any]) -> Tokens | None:
+    texts, mask = ours.get("tokens"), ours.get("mask")
+    if not texts or mask is None or len(mask) != len(texts):
+        return None
+    overwritten = [0] * len(texts)
+    for start, end in ours.get("spans") or []:
+        overwritten[start:end] = [1] * (end - start)
+    scores = [ours.get(name) for name in ("old_log_probs", "rollout_log_probs", "advantages")]
+    old, rollout, advantages = (values if values and len(values) == len(texts) else None for values in scores)
+    return Tokens(texts, mask, overwritten, old, rollout, advantages)

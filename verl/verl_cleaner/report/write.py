@@ -1,0 +1,30 @@
+"""From run folders to the file."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from verl_cleaner.report.folder import find_runs
+from verl_cleaner.report.page import Options, render
+from verl_cleaner.report.run import names, read_run
+
+MAX_TRAJECTORIES = 2000
+
+
+def write_report(paths: Sequence[Path], out: Path, *, limit: int = MAX_TRAJECTORIES, refresh: int = 0) -> list[str]:
+    """Write the report of all runs in `paths` to `out`; returns its warnings.
+
+    Raises:
+        ValueError: a path holds no run.
+    """
+    folders = [folder for path in paths for folder in find_runs(path)]
+    titles = names([folder.path for folder in folders])
+    runs = [
+        read_run(folder, name=title, limit=max(1, limit // len(folders)))
+        for folder, title in zip(folders, titles, strict=True)
+    ]
+    partial = out.with_name(f".{out.name}.partial")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_text(render(runs, Options(title=" · ".join(titles), refresh=refresh)), encoding="utf-8")
+    os.replace(partial, out)
+    return [f"{run.name}: {text}" for run in runs for text in run.warnings.texts]

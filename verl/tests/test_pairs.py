@@ -165,13 +165,20 @@ def test_no_rollout_is_always_preferred():
 def test_padding_is_granted_nothing(monkeypatch):
     pair = Pair(0, 1, (7,))
     stored = {"g_0_0": [pair], "g_1_0": [], "pad1_0_0": [pair]}
-    put = {}
+    written = {}
 
     def get(keys, partition_id, select_fields):
         return {select_fields[0]: torch.nested.as_nested_tensor([pack(stored[k]) for k in keys], layout=torch.jagged)}
 
     monkeypatch.setattr(travel.tq, "kv_batch_get", get)
-    monkeypatch.setattr(travel.tq, "kv_batch_put", lambda keys, partition_id, fields: put.update(fields.items()))
+
+    def put(keys, partition_id, fields):
+        written.update(fields.items())
+        return KVBatchMeta(partition_id=partition_id, keys=keys, tags=[{}] * len(keys), fields=[*fields.keys()])
+
+    monkeypatch.setattr(travel.tq, "kv_batch_put", put)
     batch = KVBatchMeta(partition_id="train", keys=list(stored), tags=[{}, {}, {"is_padding": True}])
-    assert grant_pairs(batch, limit=5, seed=(0, 1)) == 1
-    assert put[GRANTED_FIELD].tolist() == [1, 0, 0]
+    batch, negatives = grant_pairs(batch, limit=5, seed=(0, 1))
+    assert negatives == 1
+    assert GRANTED_FIELD in batch.fields
+    assert written[GRANTED_FIELD].tolist() == [1, 0, 0]

@@ -35,13 +35,14 @@ def unpack(packed: torch.Tensor) -> list[Pair]:
     return pairs
 
 
-def grant_pairs(batch: KVBatchMeta, *, limit: int, seed: Sequence[object]) -> int:
-    """Write into the batch which pairs may be trained on, at most `limit` a group; returns how many."""
+def grant_pairs(batch: KVBatchMeta, *, limit: int, seed: Sequence[object]) -> tuple[KVBatchMeta, int]:
+    """Write into the batch which pairs are trained on, at most `limit` a group; returns the batch and how many."""
     keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
     stored = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=[PAIRS_FIELD])[PAIRS_FIELD]
     available = {key: int(packed[0]) for key, packed in zip(keys, stored.unbind(), strict=True)}
     granted = share_out(available, limit=limit, seed=seed)
     counts = torch.tensor([granted.get(key, 0) for key in batch.keys], dtype=torch.int64)
     fields = TensorDict({GRANTED_FIELD: counts}, batch_size=len(batch.keys))
-    tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
-    return sum(granted.values())
+    # A batch names the fields that its workers get.
+    batch = tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
+    return batch, sum(granted.values())

@@ -6,9 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loop_harness import TOKENIZER, ScriptedServer, call, encode, make_config, rollback, run_loop
 from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.utils import Role
+from verl.workers.engine_workers import ActorRolloutRefWorker
 
+from verl_cleaner import trainer
 from verl_cleaner.pairs import travel
+from verl_cleaner.pairs.config import DpoConfig
 from verl_cleaner.pairs.travel import GRANTED_FIELD, PAIRS_FIELD, grant_pairs, pack, unpack
+from verl_cleaner.pairs.worker import PairActorWorker
 from verl_cleaner.saar.pair import Pair, make_pair, share_out
 from verl_cleaner.saar.segment import Turn
 from verl_cleaner.tool_agent_loop import ToolAgentLoop
@@ -182,3 +187,42 @@ def test_padding_is_granted_nothing(monkeypatch):
     assert negatives == 1
     assert GRANTED_FIELD in batch.fields
     assert written[GRANTED_FIELD].tolist() == [1, 0, 0]
+
+
+# ---- trainer ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_only_with_dpo_the_actor_is_ours(monkeypatch, on):
+    def init(self):
+        self.role_worker_mapping = {Role.ActorRolloutRef: ActorRolloutRefWorker, Role.Critic: "critic"}
+
+    monkeypatch.setattr(trainer.PPOTrainerSync, "_init_resource_pool_mgr", init)
+    monkeypatch.setattr(trainer.ray, "remote", lambda cls: cls)
+    made = object.__new__(trainer.CleanerTrainer)
+    made._dpo = DpoConfig(use_dpo_on_tool_calls=on)
+    made._init_resource_pool_mgr()
+    actor = PairActorWorker if on else ActorRolloutRefWorker
+    assert made.role_worker_mapping == {Role.ActorRolloutRef: actor, Role.Critic: "critic"}
+
+
+@pytest.mark.parametrize("save", [False, True])
+def test_pairs_are_granted_before_the_update(monkeypatch, save):
+    calls = []
+
+    def update(self, batch, metrics):
+        calls.append(("update", batch))
+        return batch
+
+    def grant(batch, *, limit, seed):
+        calls.append(("grant", limit, seed))
+        return "granted batch", 3
+
+    monkeypatch.setattr(trainer.PPOTrainerSync, "_update_actor", update)
+    monkeypatch.setattr(trainer, "grant_pairs", grant)
+    made = object.__new__(trainer.CleanerTrainer)
+    made.config = make_config(*rollback(save_negative_samples=save, max_negative_samples_per_group=2))
+    made.global_steps = 5
+    made._update_actor("batch", {})
+    granted = [("grant", 2, (made.config.actor_rollout_ref.rollout.get("seed", 0), 5)), ("update", "granted batch")]
+    assert calls == (granted if save else [("update", "batch")])

@@ -29,12 +29,12 @@ def problems(config: DictConfig) -> Iterator[str]:
         yield f"{_USE} needs {MULTI_TURN}.max_negative_samples_per_group of at least 1, got 0"
     if actor.strategy not in ("fsdp", "fsdp2"):
         yield f"{_USE} needs {_ACTOR}.strategy=fsdp2 or fsdp, got {actor.strategy}, which keeps gradients elsewhere"
-    else:
-        parallel = actor.fsdp_config.get("ulysses_sequence_parallel_size", 1)
-        if max(parallel, actor.get("ulysses_sequence_parallel_size", 1)) > 1:
+    for section, path in ((actor, _ACTOR), (actor.get("fsdp_config") or {}, f"{_ACTOR}.fsdp_config")):
+        size = section.get("ulysses_sequence_parallel_size", 1)
+        if size > 1:
             yield (
                 f"{_USE} has not been tried with sequence parallelism, expected "
-                f"{_ACTOR}.ulysses_sequence_parallel_size=1, got {parallel}"
+                f"{path}.ulysses_sequence_parallel_size=1, got {size}"
             )
     if dpo.dpo_reference == Reference.REF:
         yield from _no_reference(config)

@@ -47,7 +47,7 @@ STEPS = {
 }
 
 
-def make_worker(folder: Path) -> PairActorWorker:
+def make_worker(folder: Path, *overrides: str, role: str = "actor_rollout_ref") -> PairActorWorker:
     config = make_config(
         f"actor_rollout_ref.model.path={folder / 'model'}",
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
@@ -59,14 +59,28 @@ def make_worker(folder: Path) -> PairActorWorker:
         "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4",
         "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=4",
         "+actor_rollout_ref.ref.fsdp_config.mixed_precision=${actor_rollout_ref.actor.fsdp_config.mixed_precision}",
+        *overrides,
     ).actor_rollout_ref
-    worker = PairActorWorker(config, role="actor_rollout_ref")
+    worker = PairActorWorker(config, role=role)
     worker.init_model()
     worker.set_loss_fn(partial(ppo_loss, omega_conf_to_dataclass(config.actor)))
-    with torch.no_grad():
-        for parameter in worker.ref.engine.module.parameters():
-            parameter.mul_(REF_SCALE)
     return worker
+
+
+@torch.no_grad()
+def make_workers(folder: Path) -> tuple[PairActorWorker, PairActorWorker]:
+    """One with a reference policy of its own, and one that trains an adapter."""
+    worker = make_worker(folder)
+    for parameter in worker.ref.engine.module.parameters():
+        parameter.mul_(REF_SCALE)
+    adapted = make_worker(folder, "actor_rollout_ref.model.lora_rank=4", role="actor_rollout")
+    torch.manual_seed(0)
+    for name, parameter in adapted.actor.engine.module.named_parameters():
+        if "lora_B" in name:
+            parameter.copy_(
+                torch.distributed.tensor.distribute_tensor(torch.randn(parameter.shape), parameter.device_mesh)
+            )
+    return worker, adapted
 
 
 def full(tensor: torch.Tensor) -> torch.Tensor:
@@ -113,7 +127,7 @@ def run_step(worker: PairActorWorker, rows: list[dict], settings: dict) -> dict:
     gradients: list[dict] = []
 
     def look(*_):
-        gradients.append({name: full(parameter.grad) for name, parameter in module.named_parameters()})
+        gradients.append({name: full(p.grad) for name, p in module.named_parameters() if p.requires_grad})
 
     hook = optimizer.register_step_pre_hook(look)
     output = worker.update_actor(make_batch(rows, settings))
@@ -145,9 +159,11 @@ def pairs_alone(worker: PairActorWorker, rows: list[dict], steps: int = 15) -> l
 def main() -> None:
     folder = Path(sys.argv[1])
     rows = torch.load(folder / "rows.pt")
-    worker = make_worker(folder)
+    worker, adapted = make_workers(folder)
     world = int(os.environ["WORLD_SIZE"])
     steps = {name: run_step(worker, rows, settings) for name, settings in STEPS.items()}
+    steps["adapter"] = run_step(adapted, rows, {})
+    steps["adapter, reference"] = run_step(adapted, rows, {"dpo": REF})
     if world == 1:
         steps["alone"] = pairs_alone(worker, rows)
     if os.environ["RANK"] == "0":

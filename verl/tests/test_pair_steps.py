@@ -175,6 +175,14 @@ def test_the_gradient_against_a_reference_policy(steps, model, folder):
     assert dpo(steps["reference"])["dpo/margin"] != pytest.approx(dpo(steps["pairs"])["dpo/margin"], rel=0.1)
 
 
+def test_an_adapters_reference_is_the_model_without_it(start_steps):
+    for steps in start_steps.values():
+        base, adapted = dpo(steps["pairs"])["dpo/margin"], dpo(steps["adapter"])["dpo/margin"]
+        assert adapted != pytest.approx(base, rel=0.1)
+        assert dpo(steps["adapter, reference"])["dpo/margin"] == pytest.approx(adapted - base, rel=1e-3)
+        assert dpo(steps["adapter, reference"])["dpo/gradient_share"] > 0
+
+
 def test_only_granted_pairs_count(steps, model, folder):
     rows = torch.load(folder / "rows.pt")
     pairs, _, _ = reference(model, rows, beta=LOOSE.dpo_beta, granted=[1, *NO_PAIRS[1:]])

@@ -1,5 +1,9 @@
 """Which failed calls stand beside their repair, and how they reach the actor."""
 
+import re
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -13,7 +17,7 @@ from verl_cleaner import trainer
 from verl_cleaner.pairs import travel
 from verl_cleaner.pairs.config import DpoConfig
 from verl_cleaner.pairs.travel import GRANTED_FIELD, PAIRS_FIELD, grant_pairs, pack, unpack
-from verl_cleaner.pairs.worker import PairActorWorker
+from verl_cleaner.pairs.worker import PairActorWorker, finish_dpo_metrics
 from verl_cleaner.saar.pair import Pair, make_pair, share_out
 from verl_cleaner.saar.segment import Turn
 from verl_cleaner.tool_agent_loop import ToolAgentLoop
@@ -92,6 +96,14 @@ async def test_no_pair_without_a_repair(script):
 async def test_nothing_travels(run):
     _, fields = await pairs_of([f"A. {FAIL}", f"B. {FIXED}", "Done."], **run)
     assert PAIRS_FIELD not in fields
+
+
+async def test_keeping_pairs_changes_nothing_else():
+    script = [f"A. {FAIL}", f"B. {FIXED}", f"C. {WORSE}", f"D. {FIXED}", "Done."]
+    (_, off), (_, on) = [await pairs_of(script, values={"save_negative_samples": save}) for save in (False, True)]
+    assert set(on) - set(off) == {PAIRS_FIELD}
+    for key in ("prompts", "responses", "response_mask", "rollout_log_probs", "overwritten_mask"):
+        assert torch.equal(off[key], on[key])
 
 
 async def test_a_gated_off_trajectory_travels_without_pairs():
@@ -226,3 +238,23 @@ def test_pairs_are_granted_before_the_update(monkeypatch, save):
     made._update_actor("batch", {})
     granted = [("grant", 2, (made.config.actor_rollout_ref.rollout.get("seed", 0), 5)), ("update", "granted batch")]
     assert calls == (granted if save else [("update", "batch")])
+
+
+# ---- docs/pairs.md ---------------------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[2] / "docs" / "pairs.md").read_text()
+
+
+def test_every_parameter_is_documented_with_its_default():
+    documented = dict(re.findall(r"^\| `algorithm\.(\w+)` \| `([\w.]+)` \|", PAGE, re.MULTILINE))
+    assert documented == {field.name: str(field.default) for field in fields(DpoConfig)}
+    named = set(re.findall(r"`multi_turn\.(\w+)`", PAGE))
+    assert named == {"save_negative_samples", "max_negative_samples_per_group"}
+
+
+def test_every_metric_is_documented():
+    names = ("pairs", "correct", "margin", "loss", "scale", "gradient_share")
+    metrics = {f"actor/dpo_{name}": 1.0 for name in names} | {"actor/loss": 1.0}
+    finish_dpo_metrics(metrics)
+    assert set(metrics) - {"actor/loss"} == set(re.findall(r"`(dpo/\w+)`", PAGE))
+    assert set(re.findall(r"`(grpo/\w+)`", PAGE)) == {k for k in trainer.group_metrics([{}]) if k.startswith("grpo/")}

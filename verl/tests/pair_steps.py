@@ -22,9 +22,9 @@ from verl_cleaner.pairs.step import means_of, pair_weights, weighted_loss
 from verl_cleaner.pairs.travel import GRANTED_FIELD, PAIRS_FIELD
 from verl_cleaner.pairs.worker import PairActorWorker, PairTrainingWorker
 
-LOOSE = DpoConfig(use_dpo_on_tool_calls=True, dpo_beta=2.0, dpo_max_adjustment_ratio=1.0)
-TIGHT = DpoConfig(use_dpo_on_tool_calls=True, dpo_beta=2.0, dpo_max_adjustment_ratio=0.01)
-REF = DpoConfig(use_dpo_on_tool_calls=True, dpo_beta=2.0, dpo_max_adjustment_ratio=1.0, dpo_reference="ref")
+LOOSE = DpoConfig(use_dpo_on_tool_calls=True, dpo_beta=0.3, dpo_max_adjustment_ratio=1.0)
+TIGHT = DpoConfig(use_dpo_on_tool_calls=True, dpo_beta=0.3, dpo_max_adjustment_ratio=0.01)
+REF = DpoConfig(use_dpo_on_tool_calls=True, dpo_beta=0.3, dpo_max_adjustment_ratio=1.0, dpo_reference="ref")
 REF_SCALE = 0.9
 """The reference policy's weights are the actor's times this."""
 
@@ -73,8 +73,8 @@ def make_workers(folder: Path) -> tuple[PairActorWorker, PairActorWorker]:
     worker = make_worker(folder)
     for parameter in worker.ref.engine.module.parameters():
         parameter.mul_(REF_SCALE)
-    adapted = make_worker(folder, "actor_rollout_ref.model.lora_rank=4", role="actor_rollout")
     torch.manual_seed(0)
+    adapted = make_worker(folder, "actor_rollout_ref.model.lora_rank=4", role="actor_rollout")
     for name, parameter in adapted.actor.engine.module.named_parameters():
         if "lora_B" in name:
             parameter.copy_(

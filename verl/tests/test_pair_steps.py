@@ -154,11 +154,10 @@ def test_the_gradient_is_autograds(steps, model, folder):
     rows = torch.load(folder / "rows.pt")
     pairs, margins, loss = reference(model, rows, beta=LOOSE.dpo_beta)
     policy = the_gradient(steps["stock"]).double()
-    scale = min(1.0, (policy.norm() / pairs.norm()).item())
-    assert_close(the_gradient(steps["pairs"]) - policy, scale * pairs)
+    assert_close(the_gradient(steps["pairs"]) - policy, pairs)
     metrics = dpo(steps["pairs"])
-    assert metrics["dpo/scale"] == pytest.approx(scale, rel=1e-4)
-    assert metrics["dpo/gradient_share"] == pytest.approx((scale * pairs.norm() / policy.norm()).item(), rel=1e-4)
+    assert metrics["dpo/scale"] == 1
+    assert metrics["dpo/gradient_share"] == pytest.approx((pairs.norm() / policy.norm()).item(), rel=1e-4)
     assert metrics["dpo/margin"] == pytest.approx(margins.mean().item(), rel=1e-4)
     assert metrics["dpo/pair_accuracy"] == pytest.approx((margins > 0).double().mean().item())
     assert 0 < metrics["dpo/pair_accuracy"] < 1
@@ -168,9 +167,7 @@ def test_the_gradient_is_autograds(steps, model, folder):
 def test_the_gradient_against_a_reference_policy(steps, model, folder):
     rows = torch.load(folder / "rows.pt")
     pairs, margins, _ = reference(model, rows, beta=LOOSE.dpo_beta, with_reference=True)
-    policy = the_gradient(steps["stock"]).double()
-    scale = min(1.0, (policy.norm() / pairs.norm()).item())
-    assert_close(the_gradient(steps["reference"]) - policy, scale * pairs)
+    assert_close(the_gradient(steps["reference"]) - the_gradient(steps["stock"]).double(), pairs)
     assert dpo(steps["reference"])["dpo/margin"] == pytest.approx(margins.mean().item(), rel=1e-3)
     assert dpo(steps["reference"])["dpo/margin"] != pytest.approx(dpo(steps["pairs"])["dpo/margin"], rel=0.1)
 
@@ -178,8 +175,8 @@ def test_the_gradient_against_a_reference_policy(steps, model, folder):
 def test_an_adapters_reference_is_the_model_without_it(start_steps):
     for steps in start_steps.values():
         base, adapted = dpo(steps["pairs"])["dpo/margin"], dpo(steps["adapter"])["dpo/margin"]
-        assert adapted != pytest.approx(base, rel=0.1)
-        assert dpo(steps["adapter, reference"])["dpo/margin"] == pytest.approx(adapted - base, rel=1e-3)
+        assert adapted != pytest.approx(base, abs=1e-2)
+        assert dpo(steps["adapter, reference"])["dpo/margin"] == pytest.approx(adapted - base, abs=1e-4)
         assert dpo(steps["adapter, reference"])["dpo/gradient_share"] > 0
 
 
@@ -187,13 +184,14 @@ def test_only_granted_pairs_count(steps, model, folder):
     rows = torch.load(folder / "rows.pt")
     pairs, _, _ = reference(model, rows, beta=LOOSE.dpo_beta, granted=[1, *NO_PAIRS[1:]])
     policy = the_gradient(steps["stock"]).double()
-    difference = the_gradient(steps["one pair"]) - policy
-    assert_close(difference / difference.norm(), pairs / pairs.norm())
+    scale = min(1.0, (policy.norm() / pairs.norm()).item())
+    assert_close(the_gradient(steps["one pair"]) - policy, scale * pairs)
 
 
 def test_the_bound(steps):
     policy, both = the_gradient(steps["stock"]), the_gradient(steps["tight"])
     assert (both - policy).norm().item() == pytest.approx(0.01 * policy.norm().item(), rel=1e-3)
+    assert dpo(steps["tight"])["dpo/scale"] < 0.5
     assert dpo(steps["tight"])["dpo/gradient_share"] == pytest.approx(0.01)
     # Smaller, not turned.
     loose = the_gradient(steps["pairs"]) - policy

@@ -194,11 +194,18 @@ def test_padding_is_granted_nothing(monkeypatch):
         return KVBatchMeta(partition_id=partition_id, keys=keys, tags=[{}] * len(keys), fields=[*fields.keys()])
 
     monkeypatch.setattr(travel.tq, "kv_batch_put", put)
-    batch = KVBatchMeta(partition_id="train", keys=list(stored), tags=[{}, {}, {"is_padding": True}])
+    tags = [{}, {}, {"is_padding": True}]
+    batch = KVBatchMeta(partition_id="train", keys=list(stored), tags=tags, fields=[PAIRS_FIELD])
     batch, negatives = grant_pairs(batch, limit=5, seed=(0, 1))
     assert negatives == 1
     assert GRANTED_FIELD in batch.fields
     assert written[GRANTED_FIELD].tolist() == [1, 0, 0]
+
+
+def test_trajectories_of_another_loop_are_refused():
+    batch = KVBatchMeta(partition_id="train", keys=["g_0_0"], tags=[{}], fields=["responses"])
+    with pytest.raises(ValueError, match=r"carry no pairs.*agent_name"):
+        grant_pairs(batch, limit=1, seed=(0, 1))
 
 
 # ---- trainer ---------------------------------------------------------------------------------------------------------

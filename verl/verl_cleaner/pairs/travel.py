@@ -36,7 +36,16 @@ def unpack(packed: torch.Tensor) -> list[Pair]:
 
 
 def grant_pairs(batch: KVBatchMeta, *, limit: int, seed: Sequence[object]) -> tuple[KVBatchMeta, int]:
-    """Write into the batch which pairs are trained on, at most `limit` a group; returns the batch and how many."""
+    """Write into the batch which pairs are trained on, at most `limit` a group; returns the batch and how many.
+
+    Raises:
+        ValueError: the trajectories come from an agent loop that keeps none.
+    """
+    if PAIRS_FIELD not in (batch.fields or ()):
+        raise ValueError(
+            "save_negative_samples=True, but trajectories carry no pairs: expected all of them from the agent loop "
+            "tool_agent; check the data's column agent_name and actor_rollout_ref.rollout.agent.default_agent_loop"
+        )
     keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
     stored = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=[PAIRS_FIELD])[PAIRS_FIELD]
     available = {key: int(packed[0]) for key, packed in zip(keys, stored.unbind(), strict=True)}

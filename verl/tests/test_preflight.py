@@ -8,6 +8,7 @@ import json
 import logging
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -116,6 +117,12 @@ def test_dpo_on_other_engines_is_refused(config):
     made = config(ROLLBACK_ON, NEGATIVES, DPO)
     made.actor_rollout_ref.actor.strategy = "megatron"
     assert any("strategy=fsdp2 or fsdp, got megatron" in problem for problem in problems_of(made))
+
+
+def test_dpo_is_for_text(config, monkeypatch):
+    monkeypatch.setattr("verl.workers.config.model.hf_processor", lambda *_, **__: SimpleNamespace(chat_template="{}"))
+    (problem,) = problems_of(config(ROLLBACK_ON, NEGATIVES, DPO))
+    assert "use_dpo_on_tool_calls=True is for text only" in problem
 
 
 # On a Ray cluster that runs elsewhere.

@@ -42,6 +42,7 @@ STEPS = {
     "packed, dynamic": {"use_remove_padding": True, "use_dynamic_bsz": True, "max_token_len_per_gpu": 70},
     "tight": {"dpo": TIGHT},
     "reference": {"dpo": REF},
+    "loss scaling": {"scaler": True},
     "one pair": {"granted": [1, *NO_PAIRS[1:]]},
     "mini-batches": {"mini_batch_size": 4},
 }
@@ -130,6 +131,7 @@ def run_step(worker: PairActorWorker, rows: list[dict], settings: dict) -> dict:
         gradients.append({name: full(p.grad) for name, p in module.named_parameters() if p.requires_grad})
 
     hook = optimizer.register_step_pre_hook(look)
+    worker.actor.engine.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0) if settings.get("scaler") else None
     output = worker.update_actor(make_batch(rows, settings))
     hook.remove()
     weights = {name: full(parameter) for name, parameter in module.named_parameters()}

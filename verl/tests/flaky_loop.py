@@ -1,6 +1,7 @@
-"""An agent loop that loses chosen trajectories, and a reward, for test_end_to_end.py."""
+"""An agent loop that loses chosen trajectories and has a pair in every other, and a reward, for test_end_to_end.py."""
 
 from verl_cleaner.saar.outcome import InfrastructureError
+from verl_cleaner.saar.pair import Pair
 from verl_cleaner.tool_agent_loop import ToolAgentLoop
 
 LOST_IN_TRAINING = {(3, 1), (13, 0), (14, 0)}
@@ -13,7 +14,10 @@ class FlakyLoop(ToolAgentLoop):
         lost = LOST_AT_VALIDATION if kwargs["is_validation"] else LOST_IN_TRAINING
         if (int(kwargs["index"]), kwargs["session_id"]) in lost:
             raise InfrastructureError("the judge is on holiday")
-        return await super().run(sampling_params, priority, **kwargs)
+        output = await super().run(sampling_params, priority, **kwargs)
+        if output.pairs is not None:
+            output.pairs = [Pair(0, 1, (65, 66))]
+        return output
 
 
 def reward(data_source, solution_str, ground_truth, extra_info=None, **kwargs):

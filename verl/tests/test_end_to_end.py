@@ -35,6 +35,9 @@ def run(tmp_path_factory, judge):
         "actor_rollout_ref.rollout.n=2",
         "actor_rollout_ref.rollout.calculate_log_probs=False",
         "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=10",
+        "+actor_rollout_ref.rollout.multi_turn.enable_tool_rollback=True",
+        "+actor_rollout_ref.rollout.multi_turn.save_negative_samples=True",
+        "+algorithm.use_dpo_on_tool_calls=True",
         "actor_rollout_ref.rollout.agent.default_agent_loop=flaky",
         f"actor_rollout_ref.rollout.agent.agent_loop_config_path={folder / 'loops.yaml'}",
         "actor_rollout_ref.actor.ppo_mini_batch_size=5",
@@ -66,9 +69,21 @@ def test_a_lost_group_is_dropped_and_the_step_trains(run):
     step = steps[1]
     assert step["infrastructure/lost_groups"] == 1
     assert step["infrastructure/lost_trajectories"] == 1
-    assert step["grpo/total_samples"] == 18
+    assert step["grpo/num_positive_samples"] == 18
     assert step["actor/grad_norm"] > 0
     assert step["tool_calls/total_attempts"] >= 0
+
+
+def test_one_pair_of_each_group_that_is_left_is_trained_on(run):
+    """VeRL's padding for the lost group copies a trajectory with its pair."""
+    _, steps = run
+    step = steps[1]
+    assert step["grpo/num_negative_samples"] == 9
+    assert step["grpo/total_samples"] == 27
+    assert step["grpo/negative_ratio"] == pytest.approx(1 / 3)
+    assert 0 < step["dpo/gradient_share"] <= 0.1 + 1e-6
+    assert step["dpo/loss"] > 0
+    assert not any("dpo" in key or "negative" in key for key in steps[0])
 
 
 def test_at_validation_a_lost_group_is_no_wrong_answer(run):

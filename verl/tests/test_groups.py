@@ -236,6 +236,14 @@ def test_group_metrics():
     assert metrics["critic/score/acc"] == 0.5
     assert metrics["grpo/total_samples"] == 4
     assert "critic/score/acc" not in trainer.group_metrics([{}])
+    with_negatives = trainer.group_metrics(extra, negatives=1)
+    assert with_negatives["critic/score/acc"] == 0.5
+    assert {key: value for key, value in with_negatives.items() if key.startswith("grpo/")} == {
+        "grpo/num_positive_samples": 4,
+        "grpo/num_negative_samples": 1,
+        "grpo/total_samples": 5,
+        "grpo/negative_ratio": 0.2,
+    }
 
 
 def test_records_of():

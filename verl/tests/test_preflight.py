@@ -8,6 +8,7 @@ import json
 import logging
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -31,6 +32,8 @@ FLAGS = [
     f"+{MT}.rollback_at_validation=True",
     f"+{MT}.rollback_on_errors=[NameError,timeout]",
 ]
+NEGATIVES = f"+{MT}.save_negative_samples=True"
+DPO = "+algorithm.use_dpo_on_tool_calls=True"
 FP16 = "actor_rollout_ref.actor.fsdp_config.dtype=float16"
 
 
@@ -88,6 +91,38 @@ def test_the_documented_flags_pass(config):
     made = config(*FLAGS, by_hydra=True)
     preflight.prepare(made)
     preflight.check(made)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        # As in the published scripts.
+        [f"+{MT}.save_negative_samples=False", f"+{MT}.max_negative_samples_per_group=0", "+algorithm.dpo_beta=15"],
+        [NEGATIVES, f"+{MT}.max_negative_samples_per_group=2", DPO, "+algorithm.dpo_max_adjustment_ratio=0.1"],
+        [NEGATIVES, DPO, "+algorithm.dpo_reference=none"],
+        [
+            *(NEGATIVES, DPO, "+algorithm.dpo_reference=ref", "actor_rollout_ref.actor.use_kl_loss=True"),
+            "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=4",
+        ],
+        [NEGATIVES, DPO, "+algorithm.dpo_reference=ref", "actor_rollout_ref.model.lora_rank=8"],
+    ],
+)
+def test_negatives_and_dpo_pass(config, overrides):
+    made = config(ROLLBACK_ON, *overrides)
+    preflight.prepare(made)
+    preflight.check(made)
+
+
+def test_dpo_on_other_engines_is_refused(config):
+    made = config(ROLLBACK_ON, NEGATIVES, DPO)
+    made.actor_rollout_ref.actor.strategy = "megatron"
+    assert any("strategy=fsdp2 or fsdp, got megatron" in problem for problem in problems_of(made))
+
+
+def test_dpo_is_for_text(config, monkeypatch):
+    monkeypatch.setattr("verl.workers.config.model.hf_processor", lambda *_, **__: SimpleNamespace(chat_template="{}"))
+    (problem,) = problems_of(config(ROLLBACK_ON, NEGATIVES, DPO))
+    assert "use_dpo_on_tool_calls=True is for text only" in problem
 
 
 # On a Ray cluster that runs elsewhere.
@@ -152,6 +187,32 @@ def test_the_gpu_config_passes_with_the_published_dtype(config):
         (
             [ROLLBACK_ON, f"{MT}.enable=False"],
             ["enable_tool_rollback=True needs tool calls", "multi_turn.enable=False"],
+        ),
+        # Pairs of failed and repaired calls.
+        ([NEGATIVES], ["save_negative_samples=True needs enable_tool_rollback=True, got False"]),
+        ([ROLLBACK_ON, NEGATIVES, f"+{MT}.rollback_mode=keep"], ["needs rollback_mode=overwrite, got keep"]),
+        ([f"+{MT}.max_negative_samples_per_group=-1"], ["max_negative_samples_per_group must be an integer >= 0"]),
+        ([ROLLBACK_ON, DPO], ["use_dpo_on_tool_calls=True needs", f"{MT}.save_negative_samples=True, got False"]),
+        (
+            [ROLLBACK_ON, NEGATIVES, DPO, f"+{MT}.max_negative_samples_per_group=0"],
+            [f"{MT}.max_negative_samples_per_group of at least 1, got 0"],
+        ),
+        (["+algorithm.use_dpo_on_tool_call=True"], ["did you mean algorithm.use_dpo_on_tool_calls?"]),
+        (
+            ["+algorithm.use_dpo_on_tool_calls=yes"],
+            ["algorithm.use_dpo_on_tool_calls must be True or False, got 'yes'"],
+        ),
+        (["+algorithm.dpo_beta=0"], ["algorithm.dpo_beta must be a number > 0, got 0"]),
+        (["+algorithm.dpo_beta=.inf"], ["algorithm.dpo_beta must be a number > 0"]),
+        (["+algorithm.dpo_max_adjustment_ratio=1.5"], ["dpo_max_adjustment_ratio must be in (0, 1], got 1.5"]),
+        (["+algorithm.dpo_reference=old"], ["algorithm.dpo_reference must be one of none, ref, got 'old'"]),
+        (
+            [ROLLBACK_ON, NEGATIVES, DPO, "+algorithm.dpo_reference=ref"],
+            ["dpo_reference=ref needs a reference policy", "actor_rollout_ref.actor.use_kl_loss=True"],
+        ),
+        (
+            [ROLLBACK_ON, NEGATIVES, DPO, "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"],
+            ["has not been tried with sequence parallelism", "got 2"],
         ),
         ([FP16], ["fsdp_config.dtype=float16", "mixed_precision.param_dtype=fp32", "disagree"]),
         (["actor_rollout_ref.actor.fsdp_config.dtype=fp8"], ["fsdp_config.dtype must be one of float16", "got fp8"]),

@@ -25,6 +25,8 @@ class MultiTurnConfig(StockMultiTurnConfig):
     rollback_feedback: str = "raw"
     rollback_max_retries: Optional[int] = None
     rollback_max_tokens: Optional[int] = None
+    save_negative_samples: bool = False
+    max_negative_samples_per_group: int = 1
     trajectory_deadline: Optional[float] = 7200.0
 
     def __post_init__(self) -> None:

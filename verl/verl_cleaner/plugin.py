@@ -6,7 +6,8 @@ VeRL instantiates them.
 
 What is changed, on every device:
     agent loop   "tool_agent" is ours; with rollback off it behaves as VeRL's.
-    trainer      "cleaner" = VeRL's synchronous trainer + rollback metrics + a stop on lost groups.
+    trainer      "cleaner" = VeRL's synchronous trainer + rollback metrics + a stop on lost groups; for DPO on tool
+                 calls it asks for an actor worker of ours, VeRL's + the pairs' gradient (`verl_cleaner.pairs`).
     log-probs    VeRL's per-row Python loop, used where flash-attn is missing, becomes a chunked tensor operation.
     attention    "varlen": packed sequences without flash-attn.
     precision    the FSDP engine says in which dtype it computes.

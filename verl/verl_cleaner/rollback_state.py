@@ -8,6 +8,7 @@ from verl.experimental.agent_loop.tool_parser import FunctionCall
 
 from verl_cleaner.saar.config import RollbackConfig
 from verl_cleaner.saar.gate import passes_gate
+from verl_cleaner.saar.pair import Pair
 from verl_cleaner.saar.policy import RetryPolicy
 from verl_cleaner.saar.record import TrajectoryRecord
 
@@ -50,7 +51,10 @@ def _copy(name: str, value: Any) -> Any:
 
 
 class RollbackManager:
-    """SAAR for one trajectory: whether it may roll back, its retry policy and its record."""
+    """SAAR for one trajectory: whether it may roll back, its retry policy, its record and its pairs.
+
+    pairs: of failed and repaired calls, in order; None where none are kept, as at validation.
+    """
 
     def __init__(self, config: RollbackConfig, *, validate: bool, key: tuple[object, ...]) -> None:
         self.config = config
@@ -61,9 +65,12 @@ class RollbackManager:
         self.eligible = self.enable and (validate or passes_gate(config.rollback_probability, *key))
         self.policy = RetryPolicy(config, active=self.eligible)
         self.record = TrajectoryRecord(enabled=self.enable, eligible=self.eligible)
+        self.pairs: list[Pair] | None = [] if config.save_negative_samples and not validate else None
 
-    def close_turn(self, *, recovered: bool) -> None:
-        """A turn that was rolled back is over."""
+    def close_turn(self, *, recovered: bool, pair: Pair | None) -> None:
+        """A turn that was rolled back is over. pair: of the last overwrite."""
+        if recovered and pair is not None and self.pairs is not None:
+            self.pairs.append(pair)
         self.record.recovered += recovered
         self.record.failed += not recovered
         self.policy.close_turn(recovered=recovered)

@@ -32,6 +32,7 @@ from verl_cleaner.saar.feedback import Feedback, explain, give_up_note
 from verl_cleaner.saar.gate import derive_seed
 from verl_cleaner.saar.outcome import FailureKind, InfrastructureError
 from verl_cleaner.saar.overwrite import Strategy, overwrite_turn
+from verl_cleaner.saar.pair import Pair, make_pair
 from verl_cleaner.saar.record import GOES_ON, Attempt, Retry, RetryResult
 from verl_cleaner.saar.segment import Turn, find_boundary
 from verl_cleaner.saar.similarity import arguments_text, similarity
@@ -56,9 +57,11 @@ class ToolAgentLoop(ToolTurnLoop):
         self.tool_parser = CallReader(self.tool_parser_name, self.tokenizer, max_calls=self.max_parallel_calls)
         if self.rollback_config.enable_tool_rollback and self.tool_parser.format is None:
             warn_of_whole_turns(self.tool_parser_name)
-        # Of the turn in progress: the tokens that failed last, and the first of its tokens that was overwritten.
+        # Of the turn in progress: the tokens that failed last, the first of its tokens that was overwritten, and what
+        # the last overwrite replaced.
         self._turn = Turn(())
         self._purified_from: int | None = None
+        self._pair: Pair | None = None
 
     def _wants_rescoring(self) -> bool:
         return self.rollback_config.rollback_logprobs == RollbackLogprobs.RESCORE
@@ -85,7 +88,8 @@ class ToolAgentLoop(ToolTurnLoop):
         output.extra_fields[RECORD_FIELD] = record.as_dict()
         if not record.enabled:
             return output
-        return MarkedOutput.model_construct(**dict(output), spans=tuple(record.overwritten_spans().values()))
+        spans, pairs = tuple(record.overwritten_spans().values()), self.rollback.pairs
+        return MarkedOutput.model_construct(**dict(output), spans=spans, pairs=pairs)
 
     # ---- generating ------------------------------------------------------------------------------------------------
 
@@ -95,7 +99,7 @@ class ToolAgentLoop(ToolTurnLoop):
         self._sampling_params = sampling_params
         self._before = Snapshot.of(agent_data)
         self.rollback.policy.begin_turn()
-        self._purified_from = None
+        self._purified_from = self._pair = None
         # Broken calls are answered where they can be repaired; elsewhere VeRL drops them, and they are only counted.
         self.tool_parser.repair = self.rollback.policy.triggers((FailureKind.MALFORMED_CALL,))
         self.tool_parser.dropped = 0
@@ -134,7 +138,7 @@ class ToolAgentLoop(ToolTurnLoop):
                 break
         retries = self.rollback.policy.retries
         if retries or result is not None:
-            self.rollback.close_turn(recovered=not kinds)
+            self.rollback.close_turn(recovered=not kinds, pair=self._pair)
         if result is RetryResult.NO_CALL:
             return AgentState.TERMINATED
         note = give_up_note(retries) if kinds else ""
@@ -227,7 +231,7 @@ class ToolAgentLoop(ToolTurnLoop):
             if gap < config.rollback_min_logratio:
                 return note(RetryResult.IMPLAUSIBLE, gap=gap, discarded=len(retry))
         await self._overwrite_last_assistant_turn(agent_data, before, turn, content, calls)
-        self._purified_from = first
+        self._purified_from, self._pair = first, make_pair(failed, turn, start=start)
         discarded = len(failed) + len(retry) - len(turn)
         span = (start + first, start + len(turn))
         return note(RetryResult.OVERWRITTEN, strategy=strategy, discarded=discarded, span=span)

@@ -1,14 +1,17 @@
-"""VeRL's synchronous trainer with complete groups (`verl_cleaner.groups`) and rollback metrics, also at validation."""
+"""VeRL's synchronous trainer with complete groups (`verl_cleaner.groups`), pairs of failed and repaired calls
+(`verl_cleaner.pairs`), and rollback metrics, also at validation."""
 
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray
 import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
 from transfer_queue import KVBatchMeta
 from verl.trainer.distillation import is_distillation_enabled
+from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.config import omega_conf_to_dataclass
@@ -20,6 +23,9 @@ from verl_cleaner.live import log_repairs
 from verl_cleaner.loop_metrics import LoopMetrics
 from verl_cleaner.lost import LostTrajectory
 from verl_cleaner.overwritten_loss import finish_metrics, marked_loss
+from verl_cleaner.pairs.config import dpo_config
+from verl_cleaner.pairs.travel import grant_pairs
+from verl_cleaner.pairs.worker import PairActorWorker, finish_dpo_metrics
 from verl_cleaner.saar.config import RollbackConfig
 from verl_cleaner.saar.metrics import rollback_metrics
 from verl_cleaner.token_text import TokenTexts
@@ -34,6 +40,8 @@ class CleanerTrainer(PPOTrainerSync):
             config.trainer.v1.trainer_mode = "sync"
         self._dropped: set[str] = set()
         self._loop_metrics = LoopMetrics()
+        self._dpo = dpo_config(config.algorithm)
+        self._negatives = 0
         super().__init__(config)
 
     def _build_replay_buffer(self) -> CompleteGroups:
@@ -41,8 +49,16 @@ class CleanerTrainer(PPOTrainerSync):
         buffer.poll_interval = self.config.trainer.v1.sampler.sampler_kwargs.get("poll_interval", buffer.poll_interval)
         return CompleteGroups(buffer, self._take_lost)
 
+    def _init_resource_pool_mgr(self) -> None:
+        super()._init_resource_pool_mgr()
+        if self._dpo.use_dpo_on_tool_calls:
+            for role in {Role.ActorRollout, Role.ActorRolloutRef} & set(self.role_worker_mapping):
+                self.role_worker_mapping[role] = ray.remote(PairActorWorker)
+
     def _setup(self) -> None:
         super()._setup()
+        if self._dpo.use_dpo_on_tool_calls:
+            self.actor_rollout_wg.set_dpo(self._dpo)
         if self._rollback_config().enable_tool_rollback and not is_distillation_enabled(
             self.config.get("distillation")
         ):
@@ -92,6 +108,13 @@ class CleanerTrainer(PPOTrainerSync):
         counts = {key: n for key, n in (expected_acc_counts or {}).items() if key[1] not in self._dropped}
         return super()._val_metrics_update(*args, expected_acc_counts=counts, **kwargs)
 
+    def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        rollback = self._rollback_config()
+        if rollback.save_negative_samples:
+            seed = (self.config.actor_rollout_ref.rollout.get("seed", 0), self.global_steps)
+            batch, self._negatives = grant_pairs(batch, limit=rollback.max_negative_samples_per_group, seed=seed)
+        return super()._update_actor(batch, metrics)
+
     def _log_rollout_data(self, batch: KVBatchMeta, timing_raw: dict, rollout_data_dir: str) -> None:
         super()._log_rollout_data(batch, timing_raw, rollout_data_dir)
         dump = _Dump()
@@ -110,11 +133,12 @@ class CleanerTrainer(PPOTrainerSync):
     def _compute_metrics(self, batch: KVBatchMeta, metrics: dict, *args: Any, **kwargs: Any) -> None:
         super()._compute_metrics(batch, metrics, *args, **kwargs)
         finish_metrics(metrics)
+        finish_dpo_metrics(metrics)
         keyed = keyed_extra_fields(batch)
         records = records_of([fields for _, fields in keyed])
         if records:
             metrics.update(rollback_metrics(records))
-        metrics.update(group_metrics([fields for _, fields in keyed]))
+        metrics.update(group_metrics([fields for _, fields in keyed], negatives=self._negatives))
         self._loop_metrics.stepped(self.global_steps, metrics, records)
         log_repairs(self.logger.logger, self._rollback_rows(keyed), records, step=self.global_steps)
 
@@ -160,14 +184,17 @@ def records_of(extra: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [fields[RECORD_FIELD] for fields in extra if RECORD_FIELD in fields]
 
 
-def group_metrics(extra: list[dict[str, Any]]) -> dict[str, float]:
-    """Accuracy as the reward function reports it (`acc`), and the composition of the batch."""
+def group_metrics(extra: list[dict[str, Any]], *, negatives: int = 0) -> dict[str, float]:
+    """Accuracy as the reward function reports it (`acc`), and the composition of the batch.
+
+    extra: of the real trajectories, the positive samples. negatives: failed calls that stand beside one of them.
+    """
     accuracies = [float(info["acc"]) for fields in extra if "acc" in (info := fields.get("reward_extra_info", {}))]
     metrics = {
         "grpo/num_positive_samples": float(len(extra)),
-        "grpo/num_negative_samples": 0.0,
-        "grpo/total_samples": float(len(extra)),
-        "grpo/negative_ratio": 0.0,
+        "grpo/num_negative_samples": float(negatives),
+        "grpo/total_samples": float(len(extra) + negatives),
+        "grpo/negative_ratio": negatives / (len(extra) + negatives) if extra else 0.0,
     }
     if accuracies:
         metrics["critic/score/acc"] = sum(accuracies) / len(accuracies)

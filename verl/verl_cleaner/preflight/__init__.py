@@ -4,7 +4,8 @@ prepare    fills in our defaults and translates documented keys into those VeRL 
 check      collects everything that is wrong into one PreflightError
 
 loaded     the plug-in is really loaded        keys       ignored, moved and unknown keys
-values     ranges and combinations             inputs     files, columns, tokenizer, tools, judge
+values     ranges and combinations             pairs      the same for DPO on tool calls
+inputs     files, columns, tokenizer, tools, judge
 """
 
 import contextlib
@@ -30,12 +31,13 @@ class PreflightError(Exception):
 
 def check(config: DictConfig) -> None:
     """Raises PreflightError with all problems that can be found without starting anything."""
-    from verl_cleaner.preflight import inputs, keys, loaded, values
+    from verl_cleaner.preflight import inputs, keys, loaded, pairs, values
 
     problems = [
         *loaded.problems(),
         *keys.problems(config),
         *values.problems(config),
+        *pairs.problems(config),
         *inputs.problems(config),
     ]
     if not problems:

@@ -138,6 +138,8 @@ def _model(config: DictConfig) -> Iterator[str]:
         return
     if uses_tools(config):
         yield from _tokenizer(model.tokenizer, config)
+    if model.processor is not None and config.algorithm.get("use_dpo_on_tool_calls", False):
+        yield f"algorithm.use_dpo_on_tool_calls=True is for text only, but {_MODEL}={path} takes images as well"
 
 
 def _tokenizer(tokenizer: Any, config: DictConfig) -> Iterator[str]:

@@ -12,6 +12,7 @@ from importlib.resources import files
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
+from verl_cleaner.pairs.config import DPO_KEYS
 from verl_cleaner.preflight.names import FSDP_SECTIONS, nearest
 
 _MOVED = {
@@ -42,8 +43,8 @@ _UNREAD = {
 _UNTYPED = {"algorithm.rollout_correction": "verl.trainer.config.RolloutCorrectionConfig"}
 """Sections that name no dataclass though VeRL has one for them."""
 
-_ALSO_READ = {"reward": {"reward_kwargs"}}
-"""Keys that VeRL reads though neither its YAML nor its dataclass has them: the reward manager's own settings."""
+_ALSO_READ = {"reward": {"reward_kwargs"}, "algorithm": set(DPO_KEYS)}
+"""Keys that are read though neither VeRL's YAML nor its dataclass has them: the reward manager's own, and ours."""
 
 _HYDRA_KEYS = {"_target_", "_convert_", "_recursive_", "_partial_", "_args_"}
 

@@ -53,13 +53,15 @@ class RollbackConfig:
     rollback_feedback: Feedback = Feedback.RAW
     rollback_max_retries: int | None = None
     rollback_max_tokens: int | None = None
+    save_negative_samples: bool = False
+    max_negative_samples_per_group: int = 1
     trajectory_deadline: float | None = 7200.0
 
     def __post_init__(self) -> None:
-        for key in ("enable_tool_rollback", "rollback_at_validation"):
+        for key in ("enable_tool_rollback", "rollback_at_validation", "save_negative_samples"):
             if not isinstance(getattr(self, key), bool):
                 raise ValueError(f"{key} must be True or False, got {getattr(self, key)!r}")
-        for key, null in (("max_tool_retries", False), ("rollback_max_retries", True), ("rollback_max_tokens", True)):
+        for key, null in _COUNTS.items():
             value = getattr(self, key)
             if not (null and value is None) and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
                 raise ValueError(f"{key} must be an integer >= 0{' or null' if null else ''}, got {value!r}")
@@ -79,7 +81,17 @@ class RollbackConfig:
             raise ValueError(
                 f"rollback_min_logratio={ratio} needs rollback_logprobs=rescore, got {str(self.rollback_logprobs)!r}"
             )
+        self._check_negatives()
         self._check_kinds()
+
+    def _check_negatives(self) -> None:
+        expected = {"enable_tool_rollback": True, "rollback_mode": RollbackMode.OVERWRITE}
+        for key, value in expected.items():
+            if self.save_negative_samples and getattr(self, key) != value:
+                raise ValueError(
+                    f"save_negative_samples=True needs {key}={value}, got {getattr(self, key)}: a negative is a failed "
+                    "call that its repair overwrote"
+                )
 
     def _check_kinds(self) -> None:
         kinds = self.rollback_on_errors
@@ -97,6 +109,13 @@ class RollbackConfig:
             )
 
 
+# Key: whether it may be null.
+_COUNTS = {
+    "max_tool_retries": False,
+    "rollback_max_retries": True,
+    "rollback_max_tokens": True,
+    "max_negative_samples_per_group": False,
+}
 _CHOICES: dict[str, type[StrEnum]] = {
     "rollback_similarity_on": SimilarityOn,
     "rollback_logprobs": RollbackLogprobs,

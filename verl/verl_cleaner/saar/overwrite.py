@@ -6,6 +6,7 @@ similar   (ratio >= threshold):  R0 + C1   the reasoning that led here stands
 different (ratio <  threshold):  R1 + C1   the plan changed, so its reasoning comes along
 """
 
+from dataclasses import replace
 from enum import StrEnum
 
 from verl_cleaner.saar.segment import Turn
@@ -24,7 +25,7 @@ def overwrite_turn(
     A turn that cannot be split, or a mix that does not fit, is replaced as a whole; so is every turn at threshold 1.
     """
     if ratio >= threshold and threshold < 1 and failed.boundary is not None and retry.boundary is not None:
-        mixed = failed.reasoning + retry.tool_call
+        mixed = replace(failed.reasoning + retry.tool_call, boundary=failed.boundary)
         if len(mixed) <= room:
             return mixed, Strategy.TOOL_CALL_ONLY
     if len(retry) <= room:

@@ -1,0 +1,75 @@
+"""The two token sequences of each pair of a mini-batch, as a batch that VeRL's engine takes.
+
+Rows 2i and 2i + 1 are prefix + repaired call and prefix + failed call of pair i; a row's call is its end, where
+`loss_mask` is 1. All workers get the same number of rows, as their collectives must meet: what is missing is filled up
+with rows of two tokens that no loss looks at.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from verl.utils import tensordict_utils as tu
+
+from verl_cleaner.pairs.travel import GRANTED_FIELD, PAIRS_FIELD, unpack
+
+Row = tuple[torch.Tensor, int]
+"""Token ids of a sequence, and how many at its end are the call's."""
+
+_FILLER: Row = (torch.zeros(2, dtype=torch.int64), 0)
+
+
+def pair_rows(data: TensorDict) -> list[Row]:
+    """Of the granted pairs of a mini-batch."""
+    rows: list[Row] = []
+    granted = data[GRANTED_FIELD].tolist()
+    columns = (data[name].unbind() for name in (PAIRS_FIELD, "prompts", "responses"))
+    for count, packed, prompt, response in zip(granted, *columns, strict=True):
+        for pair in unpack(packed)[:count] if count else ():
+            failed = torch.tensor(pair.failed, dtype=response.dtype)
+            rows.append((torch.cat([prompt, response[: pair.end]]), pair.end - pair.start))
+            rows.append((torch.cat([prompt, response[: pair.start], failed]), len(failed)))
+    return rows
+
+
+def to_batch(rows: Sequence[Row], data: TensorDict, engine_config: Any, *, length: int) -> TensorDict:
+    """`length` rows or, for micro-batches of one size, a few more; cut into micro-batches as those of `data` are.
+
+    A row may be longer than the token budget of dynamic batches, which VeRL checks against real rows only.
+    """
+    dynamic = tu.get(data, "use_dynamic_bsz", default=engine_config.use_dynamic_bsz)
+    budget = tu.get(data, "max_token_len_per_gpu", default=engine_config.max_token_len_per_gpu)
+    size = tu.get(data, "micro_batch_size_per_gpu", default=engine_config.micro_batch_size_per_gpu)
+    if not dynamic:
+        size = min(size, length)
+        length += -length % size
+    rows = [*rows, *[_FILLER] * (length - len(rows))]
+    masks = [torch.arange(len(ids)) >= len(ids) - call for ids, call in rows]
+    settings = {
+        "use_dynamic_bsz": dynamic,
+        "max_token_len_per_gpu": max(budget or 0, max(len(ids) for ids, _ in rows)),
+        "micro_batch_size_per_gpu": size,
+        "use_remove_padding": tu.get(data, "use_remove_padding", default=engine_config.use_remove_padding),
+        "use_fused_kernels": tu.get(data, "use_fused_kernels", default=engine_config.use_fused_kernels),
+        "temperature": tu.get(data, "temperature"),
+    }
+    columns = {
+        "input_ids": [ids for ids, _ in rows],
+        "position_ids": [torch.arange(len(ids)) for ids, _ in rows],
+        "loss_mask": [mask.to(torch.int64) for mask in masks],
+    }
+    nested = {name: torch.nested.as_nested_tensor(column, layout=torch.jagged) for name, column in columns.items()}
+    return tu.get_tensordict(nested, settings)
+
+
+def call_means(log_probs: torch.Tensor, loss_mask: torch.Tensor) -> torch.Tensor:
+    """Mean log-prob of each row's call, 0 for fillers: (rows,).
+
+    Args:
+        log_probs: jagged (rows, tokens); entry j of a row belongs to its token j + 1, as VeRL's engine returns them.
+        loss_mask: jagged (rows, tokens), 1 on the call.
+    """
+    lengths = loss_mask.offsets().diff().tolist()
+    parts = zip(log_probs.values().split(lengths), loss_mask.values().split(lengths), strict=True)
+    return torch.stack([(row[:-1] * mask[1:].to(row)).sum() / mask.sum().clamp(min=1) for row, mask in parts])

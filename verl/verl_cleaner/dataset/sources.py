@@ -13,8 +13,8 @@ One YAML holds both tables; `sources.yaml` beside this module is ours:
 
 A source may also have a category for tables; without one it is the kind. An exact name beats a prefix, a longer prefix
 a shorter one. A YAML of the user's own, in the same form, is laid over ours: an entry of the same name replaces ours
-whole, further entries are added, a list tool_talk replaces ours. Only the text {problem} is replaced; other braces stand
-for themselves.
+whole, further entries are added, a list tool_talk replaces ours. Only the text {problem} is replaced; other braces
+stand for themselves.
 
     sources = load()                       or load("mine.yaml")
     sources.find("math_dapo").kind         Kind.MATH

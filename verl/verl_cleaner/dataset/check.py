@@ -70,7 +70,7 @@ def _lengths(prompts: Sequence[Any], tokenizer: str | None, tools: bool) -> str:
         return percentiles("prompt lengths in characters", [sum(len(m["content"]) for m in p) for p in prompts])
     from transformers import AutoTokenizer
 
-    from verl_cleaner.dataset.rl_dataset import prompt_lengths
+    from verl_cleaner.dataset.lengths import prompt_lengths
     from verl_cleaner.sft.traces import tool_schemas
 
     lengths = prompt_lengths(AutoTokenizer.from_pretrained(tokenizer), prompts, tools=tool_schemas() if tools else None)

@@ -156,9 +156,8 @@ def write(dataset: Path, out: Path, chosen: Sequence[Candidate]) -> None:
     with tqdm(total=len(chosen), desc=out.name, mininterval=2) as progress:
         for batch in _batches(dataset):
             numbers = [i for i in range(batch.num_rows) if first + i in waiting]
-            table = _with_statistics(
-                pa.Table.from_batches([batch]).take(numbers), [waiting[first + i] for i in numbers]
-            )
+            part = pa.Table.from_batches([batch]).take(pa.array(numbers, pa.int64()))
+            table = _with_statistics(part, [waiting[first + i] for i in numbers])
             writer = writer or pq.ParquetWriter(unfinished, table.schema)
             writer.write_table(table)
             first += batch.num_rows

@@ -44,7 +44,9 @@ def problem(kind: Kind, ground_truth: str) -> str | None:
 def _tests_problem(tests: Tests) -> str | None:
     if tests.test_code is not None or tests.entry_point is not None:
         missing = [name for name in ("entry_point", "test_code") if not (getattr(tests, name) or "").strip()]
-        return f"the tests lack {' and '.join(missing)}" if missing else None
+        if missing:
+            return f"the tests lack {' and '.join(missing)}"
+        return None if "def check(" in (tests.test_code or "") else "test_code must define check(candidate)"
     if tests.inputs is None or tests.outputs is None:
         return "the tests must have inputs and outputs, or entry_point and test_code"
     if len(tests.inputs) != len(tests.outputs):

@@ -4,8 +4,7 @@
     data.prompt_tools     False: prompts without tool talk
 
 Rows go one after the other into a memory-mapped Arrow file, so that the tests of code tasks need no memory. Prompts
-longer than data.max_prompt_length are left out where data.filter_overlong_prompts says so; VeRL renders and tokenizes
-them row by row, here it is done in batches, and only for prompts that could be too long.
+longer than data.max_prompt_length are left out where data.filter_overlong_prompts says so.
 """
 
 import json
@@ -23,6 +22,7 @@ from tqdm import tqdm
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from verl_cleaner.dataset import reading
+from verl_cleaner.dataset.lengths import prompt_lengths
 from verl_cleaner.dataset.schemas import Row, read_rows
 from verl_cleaner.dataset.sources import load
 
@@ -48,7 +48,7 @@ class CleanerDataset(RLHFDataset):
     def _read_files_and_tokenize(self) -> None:
         sources = load(self.config.get("prompt_sources"))
         self.prompt_tools = bool(self.config.get("prompt_tools", True))
-        rows = self._rows([Path(file) for file in self.data_files], sources)
+        rows = self._rows([Path(file).expanduser() for file in self.data_files], sources)
         self.dataframe = _memory_mapped(rows).with_transform(_decode)
         self.dataframe = self.maybe_filter_out_long_prompts(self._sample(self.dataframe))
 
@@ -106,29 +106,6 @@ class CleanerDataset(RLHFDataset):
                 len(dataframe) - len(kept), len(dataframe), self.max_prompt_length,
             )  # fmt: skip
         return dataframe.select(kept)
-
-
-def prompt_lengths(
-    tokenizer: Any, prompts: Any, *, tools: Any = None, exact_above: int = 0, batch: int = 512, **template: Any
-) -> list[int]:
-    """Tokens of each prompt in the chat template, with the tools' schemas.
-
-    Texts of at most `exact_above` bytes are not tokenized but count with their bytes: a token is at least one of them.
-    """
-    template = {key: template[key] for key in template.keys() - {"tokenize", "return_dict", "return_tensors"}}
-    lengths: list[int] = []
-    for start in tqdm(range(0, len(prompts), batch), "prompt lengths", unit_scale=batch, unit="row", mininterval=2):
-        texts = tokenizer.apply_chat_template(
-            list(prompts[start : start + batch]), tools=tools, add_generation_prompt=True, tokenize=False, **template
-        )
-        counts = [len(text.encode()) for text in texts]
-        long = [index for index, count in enumerate(counts) if count > exact_above]
-        if long:
-            ids = tokenizer([texts[index] for index in long], add_special_tokens=False)["input_ids"]
-            for index, tokens in zip(long, ids, strict=True):
-                counts[index] = len(tokens)
-        lengths += counts
-    return lengths
 
 
 def _memory_mapped(rows: Iterator[Row]) -> datasets.Dataset:

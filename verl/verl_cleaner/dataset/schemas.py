@@ -101,6 +101,16 @@ def detect(columns: Iterable[str], file: Path | str) -> Schema:
     )
 
 
+def check_sources(path: Path, sources: Sources) -> None:
+    """Columns and sources, without reading prompts and tests. Raises ValueError for what is wrong with them."""
+    schema = detect(reading.columns(path), path)
+    if "data_source" not in schema.columns:
+        return
+    for number, row in enumerate(reading.rows(path, ["data_source"])):
+        if isinstance(row, dict) and row.get("data_source") is not None:
+            sources.find(str(row["data_source"]), where=f"{path}, row {number}")
+
+
 def read_rows(path: Path, sources: Sources, *, tools: bool, first_index: int = 0) -> Iterator[Row | Broken]:
     """Every row of a file in the one form, or why it is unusable. first_index: of the file's first row.
 

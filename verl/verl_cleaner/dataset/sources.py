@@ -153,5 +153,7 @@ def _fields(value: Any, names: set[str], where: str, *, optional: bool = False) 
     """`value` as a mapping with exactly these keys."""
     got = _mapping(value, where)
     if set(got) - names or (not optional and names - set(got)):
-        raise ValueError(f"{where} must have the keys {', '.join(sorted(names))}, got {', '.join(sorted(got)) or 'none'}")
+        raise ValueError(
+            f"{where} must have the keys {', '.join(sorted(names))}, got {', '.join(sorted(got)) or 'none'}"
+        )
     return got

@@ -16,6 +16,7 @@ KNOBS = [
     "MODEL_PATH",
     "TRAIN_FILE",
     "VAL_FILES",
+    "PROMPT_SOURCES",
     "OUTPUT_DIR",
     "EXPERIMENT_NAME",
     "NUM_GPU",
@@ -112,6 +113,9 @@ def test_settings_of_the_published_runs(name):
             f"{R}.val_kwargs.top_p": 0.6,
             f"{R}.val_kwargs.temperature": 1.0,
             f"{R}.val_kwargs.n": 16 if four_b else 32,
+            "data.custom_cls.path": "pkg://verl_cleaner.dataset.rl_dataset",
+            "data.custom_cls.name": "CleanerDataset",
+            "data.prompt_tools": not name.endswith("_notool"),
         },
     )
 
@@ -174,6 +178,7 @@ def test_knobs_reach_the_configuration():
         MODEL_PATH="/m",
         TRAIN_FILE="/t.parquet",
         VAL_FILES="/a.parquet, /b.parquet",
+        PROMPT_SOURCES="/p.yaml",
         OUTPUT_DIR="out",
         EXPERIMENT_NAME="x",
         NUM_GPU="2",
@@ -198,6 +203,7 @@ def test_knobs_reach_the_configuration():
             "actor_rollout_ref.model.path": "/m",
             "data.train_files": ["/t.parquet"],
             "data.val_files": ["/a.parquet", "/b.parquet"],
+            "data.prompt_sources": "/p.yaml",
             "trainer.default_local_dir": "out/checkpoints",
             "trainer.experiment_name": "x",
             "trainer.n_gpus_per_node": 2,

@@ -21,6 +21,10 @@ NEEDS_JUDGE=1
 PREPARE=(:)
 readonly ACTOR=actor_rollout_ref.actor ROLL=actor_rollout_ref.rollout MODEL=actor_rollout_ref.model
 readonly TURNS=$ROLL.multi_turn
+# Where dataset/README.md puts them.
+# shellcheck disable=SC2034  # read by the recipes
+readonly AIME="dataset/Open-AgentRL-Eval/aime2024/aime_2024_problems.parquet \
+dataset/Open-AgentRL-Eval/aime2025/aime_2025_problems.parquet"
 
 set_() { SETTINGS+=("$@"); }
 
@@ -74,6 +78,9 @@ bookkeeping() {
 
 # large_model VALIDATION_SAMPLES
 large_model() {
+  # Files in any schema of dataset/README.md, each prompt in the words of its row's own source.
+  set_ data.custom_cls.path=pkg://verl_cleaner.dataset.rl_dataset data.custom_cls.name=CleanerDataset
+  [[ -n ${PROMPT_SOURCES:-} ]] && set_ data.prompt_sources="$PROMPT_SOURCES"
   set_ data.train_batch_size=128 data.max_prompt_length=2560 data.max_response_length=20480
   set_ data.filter_overlong_prompts=True data.truncation=error
   set_ $ROLL.n=16 $ROLL.gpu_memory_utilization=0.7 $ROLL.val_kwargs.top_p=0.6 $ROLL.val_kwargs.n="$1"

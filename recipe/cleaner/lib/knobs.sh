@@ -6,6 +6,7 @@ KNOBS=(
   "MODEL_PATH|Hugging Face folder or hub name of the model to start from"
   "TRAIN_FILE|parquet file of the training set"
   "VAL_FILES|parquet files of the held-out sets, separated by spaces or commas"
+  "PROMPT_SOURCES|YAML with sources and prompt templates of your own, for the 4B and 7B recipes (dataset/README.md)"
   "OUTPUT_DIR|checkpoints, rollouts, metrics and logs go here"
   "EXPERIMENT_NAME|name of the run in the loggers"
   "NUM_GPU|GPUs per node"

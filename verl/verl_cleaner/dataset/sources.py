@@ -9,17 +9,20 @@ One YAML holds both tables; `sources.yaml` beside this module is ours:
     sources:
       math_dapo: {kind: math, template: math}        an exact name
       train-math-*: {kind: math, template: math}     a prefix, where the name ends in *
+    tool_talk: [regular expression, …]               what no_tools removes from a problem's own text
 
-An exact name beats a prefix, a longer prefix a shorter one. A YAML of the user's own, in the same form, is laid over
-ours: an entry of the same name replaces ours whole, further entries are added. Only the text {problem} is replaced; other
-braces stand for themselves.
+A source may also have a category for tables; without one it is the kind. An exact name beats a prefix, a longer prefix
+a shorter one. A YAML of the user's own, in the same form, is laid over ours: an entry of the same name replaces ours
+whole, further entries are added, a list tool_talk replaces ours. Only the text {problem} is replaced; other braces
+stand for themselves.
 
     sources = load()                       or load("mine.yaml")
     sources.find("math_dapo").kind         Kind.MATH
     sources.shape("math_dapo", "What is 1 + 1?", tools=False)
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -52,11 +55,12 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An entry of the table. pattern: its name there; template: a key of `Sources.templates`."""
+    """An entry of the table. pattern: its name there; template: a key of `Sources.templates`; category: for tables."""
 
     pattern: str
     kind: Kind
     template: str
+    category: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ class Sources:
 
     entries: Mapping[str, Source]
     templates: Mapping[str, Template]
+    tool_talk: tuple[re.Pattern[str], ...]
 
     def find(self, data_source: str, *, where: str = "") -> Source:
         """The entry for a row's `data_source`. where: file and row, for the message.
@@ -87,8 +92,12 @@ class Sources:
         return self.find(data_source, where=where).kind
 
     def shape(self, data_source: str, problem: str, *, tools: bool, where: str = "") -> str:
-        """The prompt for a bare problem. Raises ValueError for an unknown source."""
-        return self.templates[self.find(data_source, where=where).template].shape(problem, tools=tools)
+        """The prompt for a row's own text. Raises ValueError for an unknown source."""
+        template = self.templates[self.find(data_source, where=where).template]
+        if not tools:
+            for pattern in self.tool_talk:
+                problem = pattern.sub("", problem)
+        return template.shape(problem, tools=tools)
 
 
 @cache
@@ -98,49 +107,64 @@ def load(path: str | Path | None = None) -> Sources:
     Raises:
         ValueError: names the file, the entry and what is wrong with it.
     """
-    templates, entries = _read(DEFAULT)
+    tables = _read(DEFAULT)
     if path is not None:
-        own_templates, own_entries = _read(Path(path))
-        templates, entries = templates | own_templates, entries | own_entries
-    for source in entries.values():
-        if source.template not in templates:
+        own = _read(Path(path))
+        tables = Sources(
+            {**tables.entries, **own.entries}, {**tables.templates, **own.templates}, own.tool_talk or tables.tool_talk
+        )
+    for source in tables.entries.values():
+        if source.template not in tables.templates:
             raise ValueError(
                 f"{path or DEFAULT}: sources.{source.pattern}.template {source.template!r} is unknown, expected one of "
-                f"{', '.join(sorted(templates))}"
+                f"{', '.join(sorted(tables.templates))}"
             )
-    return Sources(entries, templates)
+    return tables
 
 
-def _read(path: Path) -> tuple[dict[str, Template], dict[str, Source]]:
+def _read(path: Path) -> Sources:
     import yaml
 
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    sections = _fields(document, {"templates", "sources"}, str(path), optional=True)
-    templates = {
-        name: _template(_fields(entry, {"tools", "no_tools"}, f"{path}: templates.{name}"), f"{path}: templates.{name}")
-        for name, entry in _mapping(sections.get("templates"), f"{path}: templates").items()
-    }
-    entries = {
-        name: _source(name, _fields(entry, {"kind", "template"}, f"{path}: sources.{name}"), f"{path}: sources.{name}")
-        for name, entry in _mapping(sections.get("sources"), f"{path}: sources").items()
-    }
-    return templates, entries
+    sections = _fields(document, str(path), optional={"templates", "sources", "tool_talk"})
+    templates = _mapping(sections.get("templates"), f"{path}: templates")
+    entries = _mapping(sections.get("sources"), f"{path}: sources")
+    return Sources(
+        {name: _source(name, entry, f"{path}: sources.{name}") for name, entry in entries.items()},
+        {name: _template(entry, f"{path}: templates.{name}") for name, entry in templates.items()},
+        _patterns(sections.get("tool_talk"), f"{path}: tool_talk"),
+    )
 
 
-def _template(entry: dict[str, Any], where: str) -> Template:
-    for variant, text in entry.items():
+def _template(entry: Any, where: str) -> Template:
+    fields = _fields(entry, where, required={"tools", "no_tools"})
+    for variant, text in fields.items():
         if not isinstance(text, str) or text.count(PLACEHOLDER) != 1:
             raise ValueError(f"{where}.{variant} must be a text with {PLACEHOLDER} once, got {text!r}")
-    return Template(**entry)
+    return Template(**fields)
 
 
-def _source(name: str, entry: dict[str, Any], where: str) -> Source:
-    if entry["kind"] not in list(Kind):
-        raise ValueError(f"{where}.kind must be one of {', '.join(Kind)}, got {entry['kind']!r}")
-    return Source(name, Kind(entry["kind"]), str(entry["template"]))
+def _source(name: str, entry: Any, where: str) -> Source:
+    fields = _fields(entry, where, required={"kind", "template"}, optional={"category"})
+    if fields["kind"] not in list(Kind):
+        raise ValueError(f"{where}.kind must be one of {', '.join(Kind)}, got {fields['kind']!r}")
+    kind = Kind(fields["kind"])
+    return Source(name, kind, str(fields["template"]), str(fields.get("category", kind)))
+
+
+def _patterns(value: Any, where: str) -> tuple[re.Pattern[str], ...]:
+    if not isinstance(value or [], list):
+        raise ValueError(f"{where} must be a list of regular expressions, got {value!r}")
+    patterns = []
+    for pattern in value or []:
+        try:
+            patterns.append(re.compile(str(pattern)))
+        except re.error as error:
+            raise ValueError(f"{where}: {pattern!r} is no regular expression: {error}") from error
+    return tuple(patterns)
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
@@ -149,11 +173,13 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
     return {str(name): entry for name, entry in (value or {}).items()}
 
 
-def _fields(value: Any, names: set[str], where: str, *, optional: bool = False) -> dict[str, Any]:
-    """`value` as a mapping with exactly these keys."""
+def _fields(
+    value: Any, where: str, *, required: Set[str] = frozenset(), optional: Set[str] = frozenset()
+) -> dict[str, Any]:
+    """`value` as a mapping with these keys and no others."""
     got = _mapping(value, where)
-    if set(got) - names or (not optional and names - set(got)):
-        raise ValueError(
-            f"{where} must have the keys {', '.join(sorted(names))}, got {', '.join(sorted(got)) or 'none'}"
-        )
+    if set(got) - required - optional or required - set(got):
+        also = f" and may have {', '.join(sorted(optional))}" if optional else ""
+        needs = f"must have {', '.join(sorted(required))}" if required else "needs no key"
+        raise ValueError(f"{where} {needs}{also}, got {', '.join(sorted(got)) or 'none'}")
     return got

@@ -1,0 +1,46 @@
+"""The reward workers' way to the judge: one client an event loop, a limited number of programs on their way.
+
+Waiting for a place costs a program nothing of its deadline, so that a step's thousands of tests, which need minutes
+on a few cores, are not taken for an outage.
+"""
+
+import asyncio
+import weakref
+
+from code_judge.client import JudgeClient, JudgeOutage
+from code_judge.wire import RunResult, Submission
+from verl_cleaner.saar.outcome import InfrastructureError
+
+IN_FLIGHT = 64
+"""Programs of one process at the judge at a time; VeRL starts 8 reward workers."""
+DEADLINE = 300.0
+"""Seconds for one program with all retries, once it has a place."""
+
+
+class Judge:
+    def __init__(self, url: str, *, in_flight: int = IN_FLIGHT, deadline: float = DEADLINE) -> None:
+        self.url = url
+        self._client = JudgeClient(url, deadline=deadline)
+        self._places = asyncio.Semaphore(in_flight)
+
+    async def run(self, submission: Submission) -> RunResult:
+        """Raises InfrastructureError: no verdict in time. That is never the program's fault."""
+        async with self._places:
+            try:
+                return await self._client.run(submission)
+            except JudgeOutage as error:
+                raise InfrastructureError(str(error)) from error
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+_judges: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Judge]]" = weakref.WeakKeyDictionary()
+
+
+def judge_at(url: str) -> Judge:
+    """The running event loop's judge with that address."""
+    judges = _judges.setdefault(asyncio.get_running_loop(), {})
+    if url not in judges:
+        judges[url] = Judge(url)
+    return judges[url]

@@ -12,7 +12,7 @@ What every row becomes:
     data_source   as in the file; HumanEval where the file has none
     prompt        messages; the last of the user's is worded by the template of the row's own source
     ability       as in the file, else the source's kind
-    reward_model  {"ground_truth": text, "style": "rule"}; code tests as described in `ground_truth`
+    reward_model  {"ground_truth": text, "style": "rule"}; code tests as described in `reward.cases`
     extra_info    what the file has there, and
                   uid    the file's column uid, else the row's number in the file, as text: what statistics are keyed by
                   file   name of the file

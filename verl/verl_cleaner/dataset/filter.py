@@ -9,36 +9,22 @@ file's order and get the statistics' columns. Rows without statistics are droppe
 import argparse
 import hashlib
 import math
-import os
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
 
 from verl_cleaner.dataset import reading, statistics
+from verl_cleaner.dataset.filter_report import Candidate, plot, report
 from verl_cleaner.dataset.sources import Kind, Sources, load
 from verl_cleaner.dataset.statistics import BUCKETS, TOLERANCE, Statistic
-from verl_cleaner.dataset.tables import format_table
+from verl_cleaner.dataset.subset import take
 
 FOLDER = Path("dataset/Open-AgentRL-30K")
 OUTPUT = "filtered_sr.parquet"
 RATIOS = "0.0:0.0,0.125:0.8,0.25:0.9,0.375:1.0,0.5:1,0.625:1,0.75:1,0.875:1,1.0:0.0"
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A row of the data set that has statistics. number: in the file."""
-
-    number: int
-    source: str
-    category: str
-    code: bool
-    statistic: Statistic
 
 
 def parse_ratios(text: str) -> tuple[Fraction, ...]:
@@ -144,41 +130,7 @@ def choose(rows: Sequence[Candidate], ratios: Sequence[Fraction], *, retain_code
 
 
 def write(dataset: Path, out: Path, chosen: Sequence[Candidate]) -> None:
-    """The chosen rows with the statistics' columns, read and written in batches."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    # Rows are numbered in the file's order.
-    waiting = {row.number: row.statistic for row in chosen}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(f".{out.name}.unfinished")
-    writer, first = None, 0
-    with tqdm(total=len(chosen), desc=out.name, mininterval=2) as progress:
-        for batch in _batches(dataset):
-            numbers = [i for i in range(batch.num_rows) if first + i in waiting]
-            part = pa.Table.from_batches([batch]).take(pa.array(numbers, pa.int64()))
-            table = _with_statistics(part, [waiting[first + i] for i in numbers])
-            writer = writer or pq.ParquetWriter(unfinished, table.schema)
-            writer.write_table(table)
-            first += batch.num_rows
-            progress.update(len(numbers))
-    assert writer is not None, "a file without rows was refused before"
-    writer.close()
-    os.replace(unfinished, out)
-
-
-def _batches(dataset: Path) -> Iterator[Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if dataset.suffix == ".parquet":
-        yield from pq.ParquetFile(dataset).iter_batches(1024)
-    else:
-        # Structs of JSON rows need one schema.
-        yield from pa.Table.from_pylist(list(reading.rows(dataset))).to_batches(1024)
-
-
-def _with_statistics(table: Any, found: Sequence[Statistic]) -> Any:
+    """The chosen rows with the statistics' columns."""
     import pyarrow as pa
 
     types = {
@@ -189,54 +141,7 @@ def _with_statistics(table: Any, found: Sequence[Statistic]) -> Any:
         "avg_score": pa.float64(),
         "keep": pa.bool_(),
     }
-    for name, kind in types.items():
-        column = pa.array([asdict(statistic)[name] for statistic in found], kind)
-        place = table.schema.get_field_index(name)
-        table = table.append_column(name, column) if place < 0 else table.set_column(place, name, column)
-    return table
-
-
-def report(total: int, rows: Sequence[Candidate], kept: Sequence[Candidate]) -> str:
-    """Before and after by bucket, source and category."""
-    parts = [f"{total:,} rows, {len(rows):,} with statistics, {len(kept):,} kept"]
-    for title, key in (
-        ("success rate", lambda row: f"{row.statistic.bucket}/8 {'code' if row.code else 'other'}"),
-        ("source", lambda row: row.source),
-        ("category", lambda row: row.category),
-    ):
-        before, after = Counter(map(key, rows)), Counter(map(key, kept))
-        lines = [[title, "before", "after", "kept"]]
-        lines += [
-            [name, f"{before[name]:,}", f"{after[name]:,}", f"{after[name] / before[name]:.1%}"]
-            for name in sorted(before)
-        ]
-        parts.append(format_table(lines))
-    return "\n\n".join(parts)
-
-
-def plot(rows: Sequence[Candidate], kept: Sequence[Candidate], path: Path) -> None:
-    """Rows by success rate, before and after, by category."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, constrained_layout=True)
-    categories = sorted({row.category for row in rows})
-    for axis, part, title in zip(axes, (rows, kept), ("before", "after"), strict=True):
-        base = [0] * (BUCKETS + 1)
-        for category in categories:
-            counts = Counter(row.statistic.bucket for row in part if row.category == category)
-            heights = [counts[bucket] for bucket in range(BUCKETS + 1)]
-            axis.bar(range(BUCKETS + 1), heights, bottom=base, label=category)
-            base = [below + height for below, height in zip(base, heights, strict=True)]
-        axis.set_title(f"{title}: {len(part):,} rows")
-        axis.set_xticks(range(BUCKETS + 1), [f"{bucket}/8" for bucket in range(BUCKETS + 1)])
-        axis.set_xlabel("solved attempts")
-    axes[0].set_ylabel("rows")
-    axes[0].legend()
-    figure.savefig(path, dpi=120, metadata={"Software": None})
-    plt.close(figure)
+    take(dataset, out, {row.number: asdict(row.statistic) for row in chosen}, types)
 
 
 def main() -> int:

@@ -83,6 +83,8 @@ def test_settings_of_the_published_runs(name):
         composed(name),
         {
             "trainer.n_gpus_per_node": 4,
+            "reward.custom_reward_function.path": "pkg://verl_cleaner.reward.router",
+            "reward.reward_manager.name": "dapo",
             "algorithm.adv_estimator": "grpo",
             "algorithm.use_kl_in_reward": False,
             f"{A}.use_kl_loss": False,

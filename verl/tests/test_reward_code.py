@@ -26,8 +26,8 @@ LEETCODE = {
 }
 HUMAN_EVAL = {
     "entry_point": "third",
-    "prompt": "def second(x):\n    return x + 1\n\ndef third(x):\n    '''Two more than x.'''\n",
-    "test": "def check(candidate):\n    assert candidate(1) == 3\n    assert candidate(second(1)) == 4\n",
+    "import_prefix": "def second(x):\n    return x + 1\n\ndef third(x):\n    '''Two more than x.'''\n",
+    "test_code": "def check(candidate):\n    assert candidate(1) == 3\n    assert candidate(second(1)) == 4\n",
 }
 
 SUM = "a, b = map(int, input().split())\n"

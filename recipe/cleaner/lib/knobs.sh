@@ -21,7 +21,7 @@ KNOBS=(
   "DTYPE|fp16 or bf16, for training and rollout alike"
   "ROLLOUT|rollout engine: sglang or vllm"
   "ATTENTION|attention of the trained model; empty: flash_attention_2 where flash-attn is installed, else sdpa"
-  "REWARD_PATH|Python file or pkg://module with the reward function compute_score; empty: VeRL's own rewards"
+  "REWARD_PATH|Python file or pkg://module with the reward function compute_score"
   "CODE_JUDGE_URL|address of a running judge; empty: the recipe starts one and stops it with the run"
   "MAX_EXECUTION_TIME|seconds of wall and CPU time for one execution, for the judge the recipe starts"
   "WANDB_API_KEY|also log to Weights & Biases; read from the environment by wandb itself, never written anywhere"

@@ -3,8 +3,7 @@
     {inputs, outputs}                             stdin and stdout, TACO and LiveCodeBench
     {inputs, outputs, fn_name}                    calls of a function; a test's inputs are a list of arguments (TACO)
                                                   or a text with a line of JSON each (LiveCodeBench)
-    {entry_point, import_prefix, test_code}       LeetCode: one test, which calls `check(candidate)`
-    {entry_point, prompt, test}                   HumanEval: the same, with the prompt's own imports and helpers
+    {entry_point, import_prefix, test_code}       LeetCode and HumanEval: one test, which calls `check(candidate)`
 
 A ground truth without a single test is an error of the data, not of the answer.
 """
@@ -96,10 +95,9 @@ def _object(ground_truth: str | dict[str, Any], place: str) -> dict[str, Any]:
 
 
 def _check_cases(truth: dict[str, Any], place: str) -> Cases:
-    prefix = truth.get("import_prefix", truth.get("prompt")) or ""
-    test = truth.get("test_code", truth.get("test")) or ""
+    prefix, test = str(truth.get("import_prefix") or ""), str(truth.get("test_code") or "")
     if "def check(" not in test:
-        raise ValueError(f"{place}: test_code (or test) must define check(candidate), got {test[:80]!r}")
+        raise ValueError(f"{place}: test_code must define check(candidate), got {test[:80]!r}")
     # Unknown to the code beforehand; what is printed shows that the check came to its end.
     word = secrets.token_hex(16)
     entry_point = str(truth["entry_point"])

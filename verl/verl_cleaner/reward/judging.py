@@ -18,9 +18,9 @@ DEADLINE = 300.0
 
 
 class Judge:
-    def __init__(self, url: str, *, in_flight: int = IN_FLIGHT, deadline: float = DEADLINE) -> None:
+    def __init__(self, url: str, *, in_flight: int = IN_FLIGHT, deadline: float | None = None) -> None:
         self.url = url
-        self._client = JudgeClient(url, deadline=deadline)
+        self._client = JudgeClient(url, deadline=DEADLINE if deadline is None else deadline)
         self._places = asyncio.Semaphore(in_flight)
 
     async def run(self, submission: Submission) -> RunResult:

@@ -80,23 +80,12 @@ def candidates(dataset: Path, found: Mapping[str, Statistic], sources: Sources, 
     Raises:
         ValueError: a uid twice, an unknown source, or statistics of another data set; names file and row.
     """
-    names = reading.columns(dataset)
-    if "data_source" not in names:
-        raise ValueError(f"{dataset}: the column data_source is missing; found {', '.join(names)}")
-    only = ["data_source", *(["uid"] if "uid" in names else [])]
-    seen: dict[str, int] = {}
+    seen = reading.identities(dataset)
     rows: list[Candidate] = []
-    for number, row in enumerate(reading.rows(dataset, only)):
-        if isinstance(row, ValueError):
-            raise ValueError(f"{dataset}, row {number}: {row}")
-        uid = str(number if row.get("uid") is None else row["uid"])
-        if uid in seen:
-            raise ValueError(f"{dataset}, row {number}: uid {uid!r} is also that of row {seen[uid]}")
-        seen[uid] = number
+    for number, (uid, name) in enumerate(seen.items()):
         statistic = found.get(uid)
         if statistic is None:
             continue
-        name = str(row["data_source"])
         if name != statistic.data_source:
             raise ValueError(
                 f"{stats} are statistics of another data set: uid {uid!r} is of {statistic.data_source} there and of "
@@ -104,8 +93,9 @@ def candidates(dataset: Path, found: Mapping[str, Statistic], sources: Sources, 
             )
         source = sources.find(name, where=f"{dataset}, row {number}")
         rows.append(Candidate(number, name, source.category, source.kind == Kind.CODE, statistic))
+    # Statistics of more rows than there are: fine for a part of a data set, which has its uids in a column.
     without = next((uid for uid in found if uid not in seen), None)
-    if not rows or (without is not None and "uid" not in names):
+    if not rows or (without is not None and "uid" not in reading.columns(dataset)):
         raise ValueError(
             f"{stats} are statistics of another data set: uid {without!r} is not in {dataset}, "
             f"which has {len(seen):,} rows"

@@ -1,6 +1,7 @@
 """When an output is the expected one, and that a submission chooses how it is compared."""
 
 import pytest
+
 from code_judge.compare import same_lines
 from code_judge.wire import Options, Submission
 from code_judge.worker import verdict

@@ -14,6 +14,7 @@ from verl.utils.config import omega_conf_to_dataclass
 
 from verl_cleaner import rollback_dump
 from verl_cleaner.config import rollback_config
+from verl_cleaner.evaluation import trajectories
 from verl_cleaner.groups import CompleteGroups
 from verl_cleaner.lost import LostTrajectory
 from verl_cleaner.overwritten_loss import finish_metrics, marked_loss
@@ -57,6 +58,8 @@ class CleanerTrainer(PPOTrainerSync):
         def keep(batch: KVBatchMeta, dropped: set[str]) -> None:
             records.extend(records_of(extra_fields_of(batch)))
             self._dropped |= dropped
+            if self.config.trainer.trajectories_dir is not None:
+                trajectories.write(Path(self.config.trainer.trajectories_dir), self._trajectories(batch))
 
         self.replay_buffer.on_sample = keep
         try:
@@ -65,6 +68,18 @@ class CleanerTrainer(PPOTrainerSync):
             self.replay_buffer.on_sample = None
         metrics["val-aux/infrastructure/lost_groups"] = len(self._dropped)
         return metrics | {f"val-aux/{key}": value for key, value in rollback_metrics(records).items()}
+
+    def _trajectories(self, batch: KVBatchMeta) -> list[trajectories.Trajectory]:
+        names = ("prompts", "responses", "rm_scores", "num_turns", "data_source", "extra_info", "extra_fields")
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=list(names))
+        found = []
+        for number, key in enumerate(batch.keys):
+            fields = {name: getattr(data[name][number], "data", data[name][number]) for name in names}
+            texts = (self.tokenizer.decode(fields[name], skip_special_tokens=True) for name in ("prompts", "responses"))
+            prompt, response = texts
+            sample = int(key.rsplit("_", 2)[1])
+            found.append(trajectories.of_sample(fields, sample=sample, input=prompt, output=response))
+        return found
 
     def _val_metrics_update(self, *args: Any, expected_acc_counts: Any = None, **kwargs: Any) -> dict[str, float]:
         """VeRL counts a missing trajectory as a wrong answer; one that we lost is none of the policy's."""

@@ -142,7 +142,7 @@ BROKEN = [
         "must be lists of the same length, got 1 entries and 2 entries",
     ),
     (CODE | truth({"tests": []}), "must have inputs and outputs, or entry_point and test_code"),
-    (CODE | truth({"entry_point": "f", "test_code": ""}), "test_code (or test) must define check(candidate), got ''"),
+    (CODE | truth({"entry_point": "f", "test_code": ""}), "test_code must define check(candidate), got ''"),
     (CODE | truth({"test_code": "def check(candidate): pass"}), "got the keys test_code"),
     (CODE | truth({"inputs": [1], "outputs": ["1"]}), "inputs[0] must be a text or a list of lines, got 1"),
     (CODE | truth({"fn_name": "f", "inputs": [1], "outputs": [1]}), "inputs must be a list of arguments, got 1"),

@@ -11,6 +11,8 @@ import pytest
 from verl_cleaner.dataset import filter as data_filter
 from verl_cleaner.dataset import statistics, stats, synthetic
 from verl_cleaner.evaluation import trajectories
+from verl_cleaner.evaluation.runner import EvaluationError
+from verl_cleaner.run import RunFailed
 
 ATTEMPTS = 8
 
@@ -35,14 +37,13 @@ def folder(tmp_path):
             for i in range(start, start + 5)
             for sample in reversed(range(ATTEMPTS))
         ]
-        trajectories.write(tmp_path / "trajectories", chunk)
+        trajectories.write(tmp_path / "plain/trajectories", chunk)
     return tmp_path
 
 
 def main(folder, *more, dataset="data.parquet"):
-    arguments = ["--dataset", folder / dataset, "--trajectories", folder / "trajectories", "--out", folder / "s.jsonl"]
-    with mock.patch.object(sys, "argv", ["stats", *map(str, arguments), *map(str, more)]):
-        return stats.main()
+    arguments = ["--dataset", folder / dataset, "--evaluation", folder, "--out", folder / "s.jsonl"]
+    return stats.main([*map(str, arguments), *map(str, more)])
 
 
 def test_a_line_a_row_that_the_filter_reads(folder, capsys):
@@ -61,13 +62,13 @@ def test_a_line_a_row_that_the_filter_reads(folder, capsys):
     with mock.patch.object(sys, "argv", list(map(str, arguments))):
         assert data_filter.main() == 0
     kept = set(pd.read_parquet(folder / "filtered_sr.parquet").success_rate)
-    assert {i / 8 for i in range(3, 8)} <= kept < {i / 8 for i in range(1, 8)} | {0.0}
+    assert {i / 8 for i in range(3, 8)} <= kept <= {i / 8 for i in range(1, 8)}
 
 
 def test_an_unfinished_evaluation_gives_the_rows_that_are_complete(folder, capsys):
-    last = folder / "trajectories/3.jsonl"
+    last = folder / "plain/trajectories/3.jsonl"
     last.write_text("".join(last.read_text().splitlines(keepends=True)[:-3]))
-    (folder / "trajectories/4.part").write_text("{")
+    (folder / "plain/trajectories/4.part").write_text("{")
     assert main(folder) == 0
     assert list(statistics.read(folder / "s.jsonl")) == [str(i) for i in range(19)]
     assert "1 rows do not have 8 attempts yet and are left out" in capsys.readouterr().out
@@ -81,13 +82,13 @@ def test_the_first_attempts_count(folder):
 
 def test_a_sample_that_was_run_again_counts_once(folder):
     source = pd.read_parquet(folder / "data.parquet").data_source[3]
-    trajectories.write(folder / "trajectories", [trajectory("3", source, sample, acc=1.0) for sample in range(8)])
+    trajectories.write(folder / "plain/trajectories", [trajectory("3", source, sample, acc=1.0) for sample in range(8)])
     assert main(folder) == 0
     assert statistics.read(folder / "s.jsonl")["3"].attempts == 8
 
 
 def test_nothing_was_rolled_out_yet(folder, capsys):
-    for path in (folder / "trajectories").iterdir():
+    for path in (folder / "plain/trajectories").iterdir():
         path.unlink()
     assert main(folder) == 0
     assert "0 rows, 0 of them" in capsys.readouterr().out
@@ -105,15 +106,68 @@ def test_nothing_was_rolled_out_yet(folder, capsys):
 def test_what_does_not_belong_together_is_refused(folder, capsys, changes, message):
     source = pd.read_parquet(folder / "data.parquet").data_source[0]
     odd = replace(trajectory("0", source, 9, acc=1.0), **changes)
-    trajectories.write(folder / "trajectories", [odd])
+    trajectories.write(folder / "plain/trajectories", [odd])
     assert main(folder) == 1
     assert message in capsys.readouterr().err
     assert not (folder / "s.jsonl").exists()
 
 
 def test_a_broken_line_and_data_set_are_named(folder, capsys):
-    (folder / "trajectories/4.jsonl").write_text(json.dumps({"uid": "0"}) + "\n")
+    (folder / "plain/trajectories/4.jsonl").write_text(json.dumps({"uid": "0"}) + "\n")
     assert main(folder) == 1
     assert "4.jsonl, line 1 is no trajectory of an evaluation" in capsys.readouterr().err
     assert main(folder, dataset="no.parquet") == 1
     assert "no.parquet does not exist" in capsys.readouterr().err
+
+
+# ---- with a rollout --------------------------------------------------------------------------------------------------
+
+
+def rolled_out(folder, monkeypatch, effect, *more):
+    seen = []
+
+    def run(evaluation):
+        seen.append(evaluation)
+        if isinstance(effect, BaseException):
+            raise effect
+
+    monkeypatch.setattr(stats, "run", run)
+    return main(folder, "--model", "m", *more), seen[0]
+
+
+def test_the_rollout_is_an_evaluation_over_the_data_set(folder, monkeypatch):
+    status, evaluation = rolled_out(
+        folder, monkeypatch, None, "--chunk", 5, "--limit", 9, "--no_tools", "a.b=1", "+c=2"
+    )
+    assert status == 0
+    assert (evaluation.model, evaluation.suites, evaluation.out) == ("m", (str(folder / "data.parquet"),), folder)
+    assert (evaluation.samples, evaluation.rollback, evaluation.chunk, evaluation.limit) == (8, ("plain",), 5, 9)
+    assert (evaluation.tools, evaluation.config, evaluation.overrides) == (False, "cleaner", ("a.b=1", "+c=2"))
+
+
+@pytest.mark.parametrize(
+    ("effect", "status", "message"),
+    [
+        (KeyboardInterrupt(), 130, "stopped; the same command goes on"),
+        (RunFailed("the engine died"), 1, "error: the engine died"),
+        (EvaluationError("3 of 20 problems were lost"), 1, "error: 3 of 20 problems were lost"),
+        (ValueError("row 3 is broken"), 1, "error: row 3 is broken"),
+    ],
+)
+def test_what_is_complete_is_written_however_the_rollout_ends(folder, monkeypatch, capsys, effect, status, message):
+    assert rolled_out(folder, monkeypatch, effect)[0] == status
+    assert message in capsys.readouterr().err
+    assert len(statistics.read(folder / "s.jsonl")) == 20
+
+
+def test_rollouts_with_rollback_are_read_from_their_own_folder(folder, monkeypatch):
+    (folder / "plain").rename(folder / "rollback")
+    status, evaluation = rolled_out(folder, monkeypatch, None, "--rollback")
+    assert (status, evaluation.rollback) == (0, ("rollback",))
+    assert len(statistics.read(folder / "s.jsonl")) == 20
+
+
+def test_unknown_arguments_are_named(folder, capsys):
+    with pytest.raises(SystemExit):
+        main(folder, "--steps=3")
+    assert "unknown argument '--steps=3'" in capsys.readouterr().err

@@ -1,9 +1,11 @@
-"""Success statistics of a data set from the trajectories of an evaluation over it.
+"""How often a model solves each row of a data set: `recipe/cleaner/rollout_stats.sh` calls this.
 
-    python -m verl_cleaner.dataset.stats --dataset FILE --trajectories DIR --out FILE [--attempts 8]
+    python -m verl_cleaner.dataset.stats --dataset FILE --evaluation DIR --out FILE [--attempts 8]
+        [--model MODEL [--rollback] [--no_tools] [--sources YAML] [--chunk 256] [--limit ROWS] [key=value …]]
 
-DIR is the trajectories' folder of an evaluation (`verl_cleaner.evaluation`), finished or not. Rows that do not have all
-their attempts are left out and counted. `recipe/cleaner/rollout_stats.sh` runs the evaluation and then this.
+With --model the rows are rolled out first, as an evaluation over the data set (`verl_cleaner.evaluation`) in DIR; the
+same command goes on with an interrupted one. Then, and also when the rollout is interrupted or fails, the statistics of
+all rows that have their attempts are written to FILE. Without --model they are those of what DIR holds.
 """
 
 import argparse
@@ -17,7 +19,9 @@ from tqdm import tqdm
 from verl_cleaner.dataset import reading, statistics
 from verl_cleaner.dataset.statistics import BUCKETS, Statistic
 from verl_cleaner.dataset.tables import format_table
+from verl_cleaner.evaluation.runner import PLAIN, ROLLBACK, Evaluation, EvaluationError, run
 from verl_cleaner.evaluation.trajectories import Trajectory, read
+from verl_cleaner.run import RunFailed
 
 
 def count(sources: dict[str, str], trajectories: Iterable[Trajectory], attempts: int, *, place: str) -> list[Statistic]:
@@ -51,17 +55,51 @@ def count(sources: dict[str, str], trajectories: Iterable[Trajectory], attempts:
     return result
 
 
-def main() -> int:
-    options = _parse()
+def main(argv: list[str] | None = None) -> int:
+    options = _parse(argv)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    status = 0
+    if options.model is not None:
+        status = _roll_out(options)
     try:
-        sources = reading.identities(options.dataset)
-        trajectories = tqdm(
-            read(options.trajectories), "trajectories", total=len(sources) * options.attempts, mininterval=2
-        )
-        found = count(sources, trajectories, options.attempts, place=str(options.trajectories))
+        _write(options)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    return status
+
+
+def _roll_out(options: argparse.Namespace) -> int:
+    """Exit status."""
+    evaluation = Evaluation(
+        model=options.model,
+        suites=(str(options.dataset),),
+        out=options.evaluation,
+        samples=options.attempts,
+        rollback=(ROLLBACK if options.rollback else PLAIN,),
+        chunk=options.chunk,
+        limit=options.limit,
+        tools=not options.no_tools,
+        config=options.config_name,
+        sources=options.sources,
+        overrides=tuple(options.overrides),
+    )
+    try:
+        run(evaluation)
+    except KeyboardInterrupt:
+        print("\n[cleaner] stopped; the same command goes on with what is left", file=sys.stderr)
+        return 130
+    except (RunFailed, EvaluationError, ValueError) as error:
+        print(f"[cleaner] error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _write(options: argparse.Namespace) -> None:
+    folder = options.evaluation / (ROLLBACK if options.rollback else PLAIN) / "trajectories"
+    sources = reading.identities(options.dataset)
+    trajectories = tqdm(read(folder), "trajectories", mininterval=2)
+    found = count(sources, trajectories, options.attempts, place=str(folder))
     statistics.write(options.out, found)
     buckets = [sum(statistic.bucket == bucket for statistic in found) for bucket in range(BUCKETS + 1)]
     print(format_table([["success rate", *(f"{b}/8" for b in range(BUCKETS + 1))], ["rows", *map(str, buckets)]]))
@@ -70,16 +108,31 @@ def main() -> int:
         f"{options.out}: {len(found):,} rows, {sum(s.keep for s in found):,} of them neither always nor never solved"
         + (f"; {missing:,} rows do not have {options.attempts} attempts yet and are left out" if missing else "")
     )
-    return 0
 
 
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", type=Path, required=True, help="what the evaluation ran over")
-    parser.add_argument("--trajectories", type=Path, required=True, help="folder of the evaluation's trajectories")
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m verl_cleaner.dataset.stats",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--dataset", type=Path, required=True, help="a file of any schema")
+    parser.add_argument("--evaluation", type=Path, required=True, help="folder of the evaluation over it")
     parser.add_argument("--out", type=Path, required=True, help="the statistics, JSON Lines")
-    parser.add_argument("--attempts", type=int, default=BUCKETS, choices=(1, 2, 4, 8), help="a row's")
-    return parser.parse_args()
+    parser.add_argument("--attempts", type=int, default=BUCKETS, choices=(1, 2, 4, 8), help="a row's (%(default)s)")
+    parser.add_argument("--rollback", action="store_true", help="with rollback, K = 3")
+    parser.add_argument("--model", help="Hugging Face folder or hub name; without one nothing is rolled out")
+    parser.add_argument("--no_tools", action="store_true", help="reasoning only")
+    parser.add_argument("--sources", help="YAML laid over our table of sources")
+    parser.add_argument("--chunk", type=int, default=256, help="rows that are kept at a time (%(default)s)")
+    parser.add_argument("--limit", type=int, help="only the first rows")
+    parser.add_argument("--config-name", default="cleaner", help="of verl_cleaner.main_ppo (%(default)s)")
+    options, options.overrides = parser.parse_known_args(argv)
+    for text in options.overrides:
+        if "=" not in text or text.startswith("--"):
+            parser.error(f"unknown argument {text!r}; expected an option above or a Hydra override key=value")
+    return options
 
 
 if __name__ == "__main__":

@@ -128,10 +128,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--chunk", type=int, default=256, help="rows that are kept at a time (%(default)s)")
     parser.add_argument("--limit", type=int, help="only the first rows")
     parser.add_argument("--config-name", default="cleaner", help="of verl_cleaner.main_ppo (%(default)s)")
-    options, options.overrides = parser.parse_known_args(argv)
-    for text in options.overrides:
+    options, overrides = parser.parse_known_args(argv)
+    for text in overrides:
         if "=" not in text or text.startswith("--"):
             parser.error(f"unknown argument {text!r}; expected an option above or a Hydra override key=value")
+    options.overrides = overrides
     return options
 
 

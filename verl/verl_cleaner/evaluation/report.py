@@ -114,7 +114,7 @@ def compare(arms: Mapping[str, Suite]) -> dict[str, Any]:
     samples = {arm: min(len(problem.right) for problem in suite.values()) for arm, suite in suites.items()}
     tokens = {arm: _tokens(suite) for arm, suite in suites.items()}
     budget = min(samples[arm] * tokens[arm] for arm in ARMS)
-    equal = {}
+    equal: dict[str, dict[str, Any]] = {}
     for arm, suite in suites.items():
         # Not less than one sample, nor more than there are.
         k = min(samples[arm], max(1.0, round(budget / tokens[arm], 6)))

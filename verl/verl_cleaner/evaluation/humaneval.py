@@ -19,9 +19,7 @@ def write(path: Path, codes: programs.Codes) -> None:
                 file.write(json.dumps({"task_id": name, "completion": f"\n{code}"}) + "\n")
 
 
-def main(argv: list[str] | None = None) -> None:
-    programs.main(argv, name="humaneval", suite="humaneval", text="prompt", write=write, official=_OFFICIAL)
-
+BENCHMARK = programs.Benchmark("humaneval", "prompt", "humaneval.jsonl", write, _OFFICIAL)
 
 if __name__ == "__main__":
-    main()
+    programs.main(None, BENCHMARK)

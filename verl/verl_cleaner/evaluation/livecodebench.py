@@ -67,9 +67,7 @@ def write(path: Path, codes: programs.Codes) -> None:
     path.write_text(json.dumps(file, ensure_ascii=False, indent=1) + "\n", encoding="utf-8", errors="replace")
 
 
-def main(argv: list[str] | None = None) -> None:
-    programs.main(argv, name="livecodebench", suite="livecodebench", text="problem", write=write, official=_OFFICIAL)
-
+BENCHMARK = programs.Benchmark("livecodebench", "problem", "livecodebench.json", write, _OFFICIAL)
 
 if __name__ == "__main__":
-    main()
+    programs.main(None, BENCHMARK)

@@ -30,6 +30,18 @@ Codes = dict[str, list[str]]
 """By question, in the order of the samples; empty where a response holds no program."""
 
 
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """name: of its module and suite. text: the column with a question's text. file: the usual name of the file that
+    `write` makes. official: how the benchmark's own evaluation is called with it."""
+
+    name: str
+    text: str
+    file: str
+    write: Callable[[Path, Codes], None]
+    official: str
+
+
 @dataclass(slots=True)
 class Questions:
     """A benchmark's questions. texts: as the file has them, by id."""
@@ -72,12 +84,14 @@ class Questions:
         return [name for name in there if len(self.texts[name].strip()) == longest]
 
 
-def read_questions(suite: str, *, text: str, limit: int | None = None) -> Questions:
-    """suite: a name or a file. text: the column with a question's text. Raises ValueError for an unusable file."""
+def read_questions(suite: str, benchmark: Benchmark, *, limit: int | None = None) -> Questions:
+    """suite: a name or a file. Raises ValueError for an unusable file."""
     problems = {problem.id: problem for problem in read_suite(suite, limit=limit)}
     # A row that is no object, read_suite has refused.
     raws = (raw for raw in reading.rows(suite_file(suite)) if isinstance(raw, dict))
-    return Questions(problems, {name: str(raw.get(text, "")) for name, raw in zip(problems, raws, strict=False)})
+    return Questions(
+        problems, {name: str(raw.get(benchmark.text, "")) for name, raw in zip(problems, raws, strict=False)}
+    )
 
 
 def collect(dumps: Iterable[Path], questions: Questions) -> Codes:
@@ -132,7 +146,7 @@ def _plain(ground_truth: Any) -> str:
 
 
 def score(codes: Codes, questions: Questions, *, url: str, say: Callable[[str], None] = print) -> dict[str, list[bool]]:
-    """Whether each program passes all tests. Raises InfrastructureError: the judge fails; nothing is counted as wrong."""
+    """Whether each program passes all its tests. Raises InfrastructureError: the judge fails, not the programs."""
 
     async def all_of_them() -> dict[str, list[bool]]:
         judge, shown, done = judge_at(url), time.monotonic(), 0
@@ -174,25 +188,24 @@ def show(passed: Mapping[str, Sequence[bool]]) -> str:
     return "\n".join(lines)
 
 
-def main(
-    argv: list[str] | None, *, name: str, suite: str, text: str, write: Callable[[Path, Codes], None], official: str
-) -> None:
-    """A benchmark's command line. official: how the benchmark's own evaluation is called with the file."""
+def main(argv: list[str] | None, benchmark: Benchmark) -> None:
+    """A benchmark's command line."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m verl_cleaner.evaluation.{name}",
+        prog=f"python -m verl_cleaner.evaluation.{benchmark.name}",
         description="Convert trajectories to the benchmark's own file, and score them through the judge.",
     )
     parser.add_argument("dump", nargs="+", type=Path, help="JSON Lines with trajectories, or folders of them")
     parser.add_argument("--out", type=Path, required=True, help="the benchmark's file")
-    parser.add_argument("--dataset", default=suite, help="the benchmark's questions (default: %(default)s)")
+    parser.add_argument("--dataset", default=benchmark.name, help="the questions: the suite or a file of that schema")
     parser.add_argument("--score", action="store_true", help="run the programs, too; needs a judge")
     parser.add_argument("--judge-url", default=judge_url(), help="(default: %(default)s)")
     options = parser.parse_args(argv)
     try:
-        questions = read_questions(options.dataset, text=text)
+        questions = read_questions(options.dataset, benchmark)
         codes = collect(options.dump, questions)
-        write(options.out, codes)
-        print(f"[cleaner] {options.out}: {len(codes)} questions; the benchmark's own evaluation:\n  {official}")
+        benchmark.write(options.out, codes)
+        print(f"[cleaner] {options.out}: {len(codes)} questions; the benchmark's own evaluation:")
+        print(f"  {benchmark.official.replace('FILE', str(options.out))}")
         if options.score:
             passed = score(codes, questions, url=options.judge_url)
             options.out.with_suffix(".scores.json").write_text(json.dumps(passed) + "\n")

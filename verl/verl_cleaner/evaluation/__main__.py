@@ -2,13 +2,17 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from verl_cleaner.evaluation import report
+from verl_cleaner.evaluation import humaneval, livecodebench, report
+from verl_cleaner.evaluation.programs import collect, read_questions
 from verl_cleaner.evaluation.runner import ARMS, PLAIN, ROLLBACK, Evaluation, EvaluationError, run
-from verl_cleaner.evaluation.suites import HUMAN_EVAL, SUITES
+from verl_cleaner.evaluation.suites import HUMAN_EVAL, SUITES, Problem
 from verl_cleaner.run import RunFailed
 
+BENCHMARKS = {"LiveCodeBench": livecodebench.BENCHMARK, "HumanEval": humaneval.BENCHMARK}
+"""By the beginning of data_source."""
 _CHOICES = {"on": (ROLLBACK,), "off": (PLAIN,), "both": ARMS}
 
 
@@ -17,7 +21,8 @@ def main(argv: list[str] | None = None) -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
         if options.command == "run":
-            run(_evaluation(options))
+            evaluation = _evaluation(options)
+            _convert(evaluation, run(evaluation))
         report.write(options.out)
     except KeyboardInterrupt:
         sys.exit("\n[cleaner] stopped; the same command goes on with what is left")
@@ -25,6 +30,18 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"[cleaner] error: {error}")
     print((options.out / "report.md").read_text())
     print(f"[cleaner] report: {options.out}/report.{{md,json,png}}")
+
+
+def _convert(evaluation: Evaluation, problems: Sequence[Problem]) -> None:
+    """Each benchmark's own file beside the trajectories it is made from."""
+    sources = {problem.suite: problem.row.data_source for problem in problems}
+    for suite, source in sources.items():
+        benchmark = next((b for name, b in BENCHMARKS.items() if source.startswith(name)), None)
+        for arm in evaluation.rollback if benchmark is not None else ():
+            assert benchmark is not None
+            out, folder = evaluation.out / arm / benchmark.file, evaluation.out / arm / "trajectories"
+            benchmark.write(out, collect([folder], read_questions(suite, benchmark, limit=evaluation.limit)))
+            print(f"[cleaner] {arm}: {out}, the benchmark's own file")
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

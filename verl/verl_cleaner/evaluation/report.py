@@ -2,19 +2,20 @@
 
 With both arms there, they are compared on the problems that both have: the difference of mean@n with a paired interval,
 and pass@k and maj@k at equal generated tokens. Retries cost tokens that the bare policy could spend on further samples:
-each arm gets as many samples of a problem as the cheaper arm's budget of tokens buys it.
+each arm gets as many samples of a problem as the cheaper arm's tokens buy it, and for the rest one more by chance.
 """
 
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from verl_cleaner.evaluation import trajectories
 from verl_cleaner.evaluation.runner import ARMS, PLAIN, ROLLBACK, EvaluationError
-from verl_cleaner.evaluation.statistics import Estimate, estimate, maj_at_k, pass_at_k, powers
+from verl_cleaner.evaluation.statistics import Estimate, between, estimate, maj_at_k, pass_at_k, powers
 
 _COUNTS = (
     "turns", "response_tokens", "generated_tokens", "discarded_tokens", "tool_calls", "tool_failures", "failures_left",
@@ -113,12 +114,14 @@ def compare(arms: Mapping[str, Suite]) -> dict[str, Any]:
     samples = {arm: min(len(problem.right) for problem in suite.values()) for arm, suite in suites.items()}
     tokens = {arm: _tokens(suite) for arm, suite in suites.items()}
     budget = min(samples[arm] * tokens[arm] for arm in ARMS)
-    equal = {}
+    equal: dict[str, dict[str, Any]] = {}
     for arm, suite in suites.items():
-        k = min(samples[arm], max(1, int(budget / tokens[arm] + 1e-9)))
-        equal[arm] = {"samples": k, "tokens": k * tokens[arm], "pass": asdict(estimate(_pass(suite, k)))}
+        # Not less than one sample, nor more than there are.
+        k = min(samples[arm], max(1.0, round(budget / tokens[arm], 6)))
+        equal[arm] = {"samples": k, "tokens": k * tokens[arm]}
+        equal[arm]["pass"] = asdict(estimate(between(partial(_pass, suite), k)))
         if _votes(suite):
-            equal[arm]["maj"] = asdict(estimate(_maj(suite, k)))
+            equal[arm]["maj"] = asdict(estimate(between(partial(_maj, suite), k)))
     return {"problems": len(common), "gain": asdict(estimate(gains)), "tokens_a_problem": budget, "equal_tokens": equal}
 
 
@@ -133,22 +136,20 @@ def build(out: Path) -> dict[str, Any]:
     suites = read(out)
     return {
         "settings": json.loads(settings.read_text()) if settings.exists() else {},
-        "suites": {
-            name: {
-                "arms": {arm: summarise(suite) for arm, suite in arms.items()},
-                "comparison": compare(arms)
-                if set(arms[PLAIN] if PLAIN in arms else ()) & set(arms.get(ROLLBACK, ()))
-                else None,
-                "problems": [
-                    {
-                        "problem": problem,
-                        **{arm: _of_problem(suite[problem]) for arm, suite in arms.items() if problem in suite},
-                    }
-                    for problem in dict.fromkeys(problem for suite in arms.values() for problem in suite)
-                ],
-            }
-            for name, arms in suites.items()
-        },
+        "suites": {name: _of_suite(arms) for name, arms in suites.items()},
+    }
+
+
+def _of_suite(arms: Mapping[str, Suite]) -> dict[str, Any]:
+    comparable = set(arms.get(PLAIN, ())) & set(arms.get(ROLLBACK, ()))
+    problems = dict.fromkeys(problem for suite in arms.values() for problem in suite)
+    return {
+        "arms": {arm: summarise(suite) for arm, suite in arms.items()},
+        "comparison": compare(arms) if comparable else None,
+        "problems": [
+            {"problem": p, **{arm: _of_problem(suite[p]) for arm, suite in arms.items() if p in suite}}
+            for p in problems
+        ],
     }
 
 
@@ -210,5 +211,7 @@ def _comparison(comparison: Mapping[str, Any]) -> list[str]:
     ]
     for arm, equal in comparison["equal_tokens"].items():
         maj = str(Estimate(**equal["maj"])) if "maj" in equal else "–"
-        lines.append(f"| {arm} | {equal['samples']} | {equal['tokens']:.0f} | {Estimate(**equal['pass'])} | {maj} |")
+        lines.append(
+            f"| {arm} | {equal['samples']:.2f} | {equal['tokens']:.0f} | {Estimate(**equal['pass'])} | {maj} |"
+        )
     return lines

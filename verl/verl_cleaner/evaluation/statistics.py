@@ -1,20 +1,21 @@
 """What n samples a problem say: mean@n, pass@k, maj@k, with confidence intervals over the problems.
 
-All of them are means over problems, so that resampling problems gives the interval: which problems a benchmark happens to
-hold is what it depends on most.
+All of them are means over problems, so that resampling problems gives the interval: which problems a benchmark happens
+to hold is what it depends on most.
 """
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from math import comb
 
 import numpy as np
 
 RESAMPLES = 2000
-_VOTES = 200
-"""Random subsets for maj@k where k < n."""
+_SUBSETS = 200
+"""Of the samples that maj@k looks at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +49,17 @@ def maj_at_k(answers: Sequence[str | None], right: Sequence[bool], k: int, *, se
     """Expected accuracy of the most frequent answer among k samples.
 
     Answers are equal as texts; a sample without an answer does not vote. Of answers that are equally frequent each wins
-    with the same chance. k = n is exact, a smaller k the mean over random subsets.
+    with the same chance. Exact where the subsets of k are few, else the mean over random ones.
     """
     samples = range(len(answers))
-    if k == len(answers):
-        return _vote(answers, right, samples)
-    rng = random.Random(f"{seed} {k}")
-    return sum(_vote(answers, right, rng.sample(samples, k)) for _ in range(_VOTES)) / _VOTES
+    chosen: Iterable[Sequence[int]]
+    if comb(len(answers), k) <= _SUBSETS:
+        chosen = combinations(samples, k)
+    else:
+        rng = random.Random(f"{seed} {k}")
+        chosen = (rng.sample(samples, k) for _ in range(_SUBSETS))
+    votes = [_vote(answers, right, subset) for subset in chosen]
+    return sum(votes) / len(votes)
 
 
 def _vote(answers: Sequence[str | None], right: Sequence[bool], chosen: Sequence[int]) -> float:
@@ -65,6 +70,15 @@ def _vote(answers: Sequence[str | None], right: Sequence[bool], chosen: Sequence
     winners = [answer for answer, count in counts.items() if count == most]
     is_right: Mapping[str | None, bool] = {answers[i]: right[i] for i in chosen}
     return sum(is_right[answer] for answer in winners) / len(winners)
+
+
+def between(at_k: Callable[[int], Sequence[float]], k: float) -> list[float]:
+    """Values by problem at a number of samples that is not whole: one more of them with the probability of the rest."""
+    low = int(k)
+    rest = k - low
+    if rest == 0:
+        return list(at_k(low))
+    return [(1 - rest) * one + rest * other for one, other in zip(at_k(low), at_k(low + 1), strict=True)]
 
 
 def powers(samples: int) -> list[int]:

@@ -100,7 +100,7 @@ def of_sample(fields_: dict[str, Any], *, sample: int, input: str, output: str) 
         "response_tokens": tokens,
     }
     values |= {name: reward.get(name) for name in ("acc", "verified", "pred", "reason")}
-    return Trajectory(**values, **_tool_statistics(record, tokens))
+    return Trajectory(**values | _tool_statistics(record, tokens))
 
 
 def _tool_statistics(record: dict[str, Any] | None, tokens: int) -> dict[str, int]:

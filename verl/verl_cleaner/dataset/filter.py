@@ -23,6 +23,8 @@ from verl_cleaner.dataset.statistics import BUCKETS, TOLERANCE, Statistic
 from verl_cleaner.dataset.subset import take
 
 FOLDER = Path("dataset/Open-AgentRL-30K")
+DATASET = FOLDER / "Open-AgentRL-30K.parquet"
+STATISTICS = FOLDER / "Open-AgentRL-30K.filtered.parquet.success.jsonl"
 OUTPUT = "filtered_sr.parquet"
 RATIOS = "0.0:0.0,0.125:0.8,0.25:0.9,0.375:1.0,0.5:1,0.625:1,0.75:1,0.875:1,1.0:0.0"
 
@@ -160,12 +162,9 @@ def _parse() -> argparse.Namespace:
         description="Keep a share of every success-rate bucket of a training set.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    data = FOLDER / "Open-AgentRL-30K.parquet"
-    parser.add_argument("--dataset", type=Path, default=data, help="parquet file with the training set")
-    parser.add_argument(
-        "--stats", type=Path, default=FOLDER / "Open-AgentRL-30K.filtered.parquet.success.jsonl",
-        help="statistics, as recipe/cleaner/rollout_stats.sh writes them",
-    )  # fmt: skip
+    parser.add_argument("--dataset", type=Path, default=DATASET, help="parquet file with the training set")
+    written_by = "as recipe/cleaner/rollout_stats.sh writes them"
+    parser.add_argument("--stats", type=Path, default=STATISTICS, help=f"success statistics, {written_by}")
     parser.add_argument("--output_dir", type=Path, default=FOLDER, help=f"where {OUTPUT} and its picture go")
     parser.add_argument(
         "--success_rate_ratios", type=_ratios, default=RATIOS, metavar="RATIOS",

@@ -56,7 +56,7 @@ def count(sources: dict[str, str], trajectories: Iterable[Trajectory], attempts:
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = _parse(argv)
+    options = parse(argv)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     status = 0
     if options.model is not None:
@@ -71,7 +71,20 @@ def main(argv: list[str] | None = None) -> int:
 
 def _roll_out(options: argparse.Namespace) -> int:
     """Exit status."""
-    evaluation = Evaluation(
+    try:
+        run(evaluation(options))
+    except KeyboardInterrupt:
+        print("\n[cleaner] stopped; the same command goes on with what is left", file=sys.stderr)
+        return 130
+    except (RunFailed, EvaluationError, ValueError) as error:
+        print(f"[cleaner] error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def evaluation(options: argparse.Namespace) -> Evaluation:
+    """The rollout: one arm over the data set."""
+    return Evaluation(
         model=options.model,
         suites=(str(options.dataset),),
         out=options.evaluation,
@@ -84,15 +97,6 @@ def _roll_out(options: argparse.Namespace) -> int:
         sources=options.sources,
         overrides=tuple(options.overrides),
     )
-    try:
-        run(evaluation)
-    except KeyboardInterrupt:
-        print("\n[cleaner] stopped; the same command goes on with what is left", file=sys.stderr)
-        return 130
-    except (RunFailed, EvaluationError, ValueError) as error:
-        print(f"[cleaner] error: {error}", file=sys.stderr)
-        return 1
-    return 0
 
 
 def _write(options: argparse.Namespace) -> None:
@@ -110,7 +114,7 @@ def _write(options: argparse.Namespace) -> None:
     )
 
 
-def _parse(argv: list[str] | None) -> argparse.Namespace:
+def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m verl_cleaner.dataset.stats",
         description=__doc__,

@@ -21,8 +21,9 @@ def test_the_layout_is_that_of_recipes_suites_and_made_up_files():
     made = [synthetic.TRAINING, synthetic.STATISTICS, *synthetic.EVALUATION.values()]
     assert set(layout) == {*map(str, made), "Open-AgentRL-30K/filtered_sr.parquet"}
     assert {str(path) for path in SUITES.values()} == {f"dataset/{path}" for path in synthetic.EVALUATION.values()}
-    assert (data_filter.DATASET, data_filter.STATISTICS) == tuple(
-        Path("dataset") / path for path in (synthetic.TRAINING, synthetic.STATISTICS)
+    assert tuple(Path("dataset") / path for path in (synthetic.TRAINING, synthetic.STATISTICS)) == (
+        data_filter.DATASET,
+        data_filter.STATISTICS,
     )
     common = (REPOSITORY / "recipe/cleaner/lib/common.sh").read_text()
     recipe = (REPOSITORY / "recipe/cleaner/qwen3_4b_cleaner.sh").read_text()

@@ -126,6 +126,7 @@ BROKEN = [
     (GOOD | {"prompt": "1 + 1?"}, "prompt must be a list of messages, got '1 + 1?'"),
     (GOOD | {"prompt": [{"role": "user"}]}, "must have the texts role and content"),
     (GOOD | {"prompt": [{"role": "system", "content": "x"}]}, "the prompt has no text of the user"),
+    (GOOD | {"prompt": [{"role": "user", "content": "\ud83d?"}]}, "holds half of a surrogate pair"),
     (GOOD | {"reward_model": "{"}, "reward_model is not JSON"),
     (GOOD | {"extra_info": "[1]"}, "extra_info must be an object, got list"),
     (GOOD | {"data_source": "gpqa_diamond"}, "the ground truth must be one letter, got '2'"),

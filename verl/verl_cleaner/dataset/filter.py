@@ -76,13 +76,14 @@ def _ratio(text: str) -> Fraction:
     return ratio
 
 
-def candidates(dataset: Path, found: Mapping[str, Statistic], sources: Sources, *, stats: Path) -> list[Candidate]:
-    """The rows of `dataset` that have statistics.
+def candidates(
+    seen: Mapping[str, str], found: Mapping[str, Statistic], sources: Sources, *, dataset: Path, stats: Path
+) -> list[Candidate]:
+    """The rows that have statistics. seen: of every row of `dataset`, as `reading.identities` gives them.
 
     Raises:
-        ValueError: a uid twice, an unknown source, or statistics of another data set; names file and row.
+        ValueError: an unknown source, or statistics of another data set; names file and row.
     """
-    seen = reading.identities(dataset)
     rows: list[Candidate] = []
     for number, (uid, name) in enumerate(seen.items()):
         statistic = found.get(uid)
@@ -140,12 +141,13 @@ def main() -> int:
     options = _parse()
     try:
         found = statistics.read(options.stats)
-        rows = candidates(options.dataset, found, load(options.sources), stats=options.stats)
+        seen = reading.identities(options.dataset)
+        rows = candidates(seen, found, load(options.sources), dataset=options.dataset, stats=options.stats)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     kept = choose(rows, options.success_rate_ratios, retain_code=options.retain_code, seed=options.seed)
-    print(report(reading.count(options.dataset) or len(rows), rows, kept))
+    print(report(len(seen), rows, kept))
     if options.dry_run:
         print("\ndry run: nothing written")
         return 0

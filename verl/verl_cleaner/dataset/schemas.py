@@ -21,6 +21,7 @@ What every row becomes:
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ from verl_cleaner.dataset import ground_truth, reading
 from verl_cleaner.dataset.contents import SCHEMAS, Schema
 from verl_cleaner.dataset.reading import Broken
 from verl_cleaner.dataset.sources import Kind, Sources
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _HUMAN_EVAL = "HumanEval"
 """Its file names no source."""
@@ -109,9 +112,6 @@ def read_rows(path: Path, sources: Sources, *, tools: bool, first_index: int = 0
             row = to_row(raw, schema, sources, tools=tools, number=number, file=path.name, index=first_index + number)
             if row.uid in seen:
                 raise Broken(f"uid {row.uid!r} is also that of row {seen[row.uid]}")
-        except Broken as error:
-            yield error
-            continue
         except ValueError as error:
             yield Broken(str(error))
             continue
@@ -131,6 +131,8 @@ def to_row(
     if source.kind not in schema.kinds:
         raise Broken(f"data_source {name!r} is of kind {source.kind}, which a file of schema {schema.name} cannot hold")
     content = schema.read(raw)
+    if any(map(_SURROGATE.search, (content.ground_truth, *(message["content"] for message in content.messages)))):
+        raise Broken("a text holds half of a surrogate pair, which UTF-8 cannot write")
     reason = ground_truth.problem(source.kind, content.ground_truth)
     if source.kind == Kind.REASONING_GYM and not reason:
         reason = _entry_problem(content.extra_info)

@@ -57,6 +57,15 @@ def test_only_sentences_on_tools_are_removed():
     assert load().shape("reasoning_gym/gcd", problem, tools=True) == problem
 
 
+def test_the_release_s_words_on_tools_are_removed():
+    code = "Sort.\nYou can utilize tools to check your code, once sure, do not call the tools again and submit."
+    assert load().shape("reasoning_gym/gcd", code, tools=False) == "Sort.\nonce sure, submit."
+    math = (
+        "**Note: first plan, then utilize the tools.** Once sure, do not call the tools again and directly output it."
+    )
+    assert load().shape("reasoning_gym/gcd", math, tools=False) == " Once sure, output it."
+
+
 def test_a_problem_with_braces_is_left_alone():
     assert "{problem} {x} \\frac{1}{2}" in load().shape("AIME2024", "{problem} {x} \\frac{1}{2}", tools=True)
 

@@ -86,8 +86,8 @@ evaluation_settings() {
     [[ -z ${SEED:-} ]] || set_ $ROLL.seed="$SEED"
     return
   fi
-  # Files, checkpoints and loggers are the runner's.
-  TRAIN_FILE="" VAL_FILES="" LR=1e-6 MODEL_PATH="${words[0]}" OUTPUT_DIR="$VAL_SAVE_PATH"
+  # Files, checkpoints, sources and loggers are the runner's.
+  TRAIN_FILE="" VAL_FILES="" PROMPT_SOURCES="" LR=1e-6 MODEL_PATH="${words[0]}" OUTPUT_DIR="$VAL_SAVE_PATH"
   agentic_rl
   large_model "$SAMPLES"
   set_ data.max_prompt_length=4096

@@ -9,36 +9,24 @@ file's order and get the statistics' columns. Rows without statistics are droppe
 import argparse
 import hashlib
 import math
-import os
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
 
 from verl_cleaner.dataset import reading, statistics
+from verl_cleaner.dataset.filter_report import Candidate, plot, report
 from verl_cleaner.dataset.sources import Kind, Sources, load
 from verl_cleaner.dataset.statistics import BUCKETS, TOLERANCE, Statistic
-from verl_cleaner.dataset.tables import format_table
+from verl_cleaner.dataset.subset import take
 
 FOLDER = Path("dataset/Open-AgentRL-30K")
+DATASET = FOLDER / "Open-AgentRL-30K.parquet"
+STATISTICS = FOLDER / "Open-AgentRL-30K.filtered.parquet.success.jsonl"
 OUTPUT = "filtered_sr.parquet"
 RATIOS = "0.0:0.0,0.125:0.8,0.25:0.9,0.375:1.0,0.5:1,0.625:1,0.75:1,0.875:1,1.0:0.0"
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A row of the data set that has statistics. number: in the file."""
-
-    number: int
-    source: str
-    category: str
-    code: bool
-    statistic: Statistic
 
 
 def parse_ratios(text: str) -> tuple[Fraction, ...]:
@@ -88,29 +76,19 @@ def _ratio(text: str) -> Fraction:
     return ratio
 
 
-def candidates(dataset: Path, found: Mapping[str, Statistic], sources: Sources, *, stats: Path) -> list[Candidate]:
-    """The rows of `dataset` that have statistics.
+def candidates(
+    seen: Mapping[str, str], found: Mapping[str, Statistic], sources: Sources, *, dataset: Path, stats: Path
+) -> list[Candidate]:
+    """The rows that have statistics. seen: of every row of `dataset`, as `reading.identities` gives them.
 
     Raises:
-        ValueError: a uid twice, an unknown source, or statistics of another data set; names file and row.
+        ValueError: an unknown source, or statistics of another data set; names file and row.
     """
-    names = reading.columns(dataset)
-    if "data_source" not in names:
-        raise ValueError(f"{dataset}: the column data_source is missing; found {', '.join(names)}")
-    only = ["data_source", *(["uid"] if "uid" in names else [])]
-    seen: dict[str, int] = {}
     rows: list[Candidate] = []
-    for number, row in enumerate(reading.rows(dataset, only)):
-        if isinstance(row, ValueError):
-            raise ValueError(f"{dataset}, row {number}: {row}")
-        uid = str(number if row.get("uid") is None else row["uid"])
-        if uid in seen:
-            raise ValueError(f"{dataset}, row {number}: uid {uid!r} is also that of row {seen[uid]}")
-        seen[uid] = number
+    for number, (uid, name) in enumerate(seen.items()):
         statistic = found.get(uid)
         if statistic is None:
             continue
-        name = str(row["data_source"])
         if name != statistic.data_source:
             raise ValueError(
                 f"{stats} are statistics of another data set: uid {uid!r} is of {statistic.data_source} there and of "
@@ -118,8 +96,9 @@ def candidates(dataset: Path, found: Mapping[str, Statistic], sources: Sources, 
             )
         source = sources.find(name, where=f"{dataset}, row {number}")
         rows.append(Candidate(number, name, source.category, source.kind == Kind.CODE, statistic))
+    # Statistics of more rows than there are: fine for a part of a data set, which has its uids in a column.
     without = next((uid for uid in found if uid not in seen), None)
-    if not rows or (without is not None and "uid" not in names):
+    if not rows or (without is not None and "uid" not in reading.columns(dataset)):
         raise ValueError(
             f"{stats} are statistics of another data set: uid {without!r} is not in {dataset}, "
             f"which has {len(seen):,} rows"
@@ -144,41 +123,7 @@ def choose(rows: Sequence[Candidate], ratios: Sequence[Fraction], *, retain_code
 
 
 def write(dataset: Path, out: Path, chosen: Sequence[Candidate]) -> None:
-    """The chosen rows with the statistics' columns, read and written in batches."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    # Rows are numbered in the file's order.
-    waiting = {row.number: row.statistic for row in chosen}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(f".{out.name}.unfinished")
-    writer, first = None, 0
-    with tqdm(total=len(chosen), desc=out.name, mininterval=2) as progress:
-        for batch in _batches(dataset):
-            numbers = [i for i in range(batch.num_rows) if first + i in waiting]
-            part = pa.Table.from_batches([batch]).take(pa.array(numbers, pa.int64()))
-            table = _with_statistics(part, [waiting[first + i] for i in numbers])
-            writer = writer or pq.ParquetWriter(unfinished, table.schema)
-            writer.write_table(table)
-            first += batch.num_rows
-            progress.update(len(numbers))
-    assert writer is not None, "a file without rows was refused before"
-    writer.close()
-    os.replace(unfinished, out)
-
-
-def _batches(dataset: Path) -> Iterator[Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if dataset.suffix == ".parquet":
-        yield from pq.ParquetFile(dataset).iter_batches(1024)
-    else:
-        # Structs of JSON rows need one schema.
-        yield from pa.Table.from_pylist(list(reading.rows(dataset))).to_batches(1024)
-
-
-def _with_statistics(table: Any, found: Sequence[Statistic]) -> Any:
+    """The chosen rows with the statistics' columns."""
     import pyarrow as pa
 
     types = {
@@ -189,66 +134,20 @@ def _with_statistics(table: Any, found: Sequence[Statistic]) -> Any:
         "avg_score": pa.float64(),
         "keep": pa.bool_(),
     }
-    for name, kind in types.items():
-        column = pa.array([asdict(statistic)[name] for statistic in found], kind)
-        place = table.schema.get_field_index(name)
-        table = table.append_column(name, column) if place < 0 else table.set_column(place, name, column)
-    return table
-
-
-def report(total: int, rows: Sequence[Candidate], kept: Sequence[Candidate]) -> str:
-    """Before and after by bucket, source and category."""
-    parts = [f"{total:,} rows, {len(rows):,} with statistics, {len(kept):,} kept"]
-    for title, key in (
-        ("success rate", lambda row: f"{row.statistic.bucket}/8 {'code' if row.code else 'other'}"),
-        ("source", lambda row: row.source),
-        ("category", lambda row: row.category),
-    ):
-        before, after = Counter(map(key, rows)), Counter(map(key, kept))
-        lines = [[title, "before", "after", "kept"]]
-        lines += [
-            [name, f"{before[name]:,}", f"{after[name]:,}", f"{after[name] / before[name]:.1%}"]
-            for name in sorted(before)
-        ]
-        parts.append(format_table(lines))
-    return "\n\n".join(parts)
-
-
-def plot(rows: Sequence[Candidate], kept: Sequence[Candidate], path: Path) -> None:
-    """Rows by success rate, before and after, by category."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, constrained_layout=True)
-    categories = sorted({row.category for row in rows})
-    for axis, part, title in zip(axes, (rows, kept), ("before", "after"), strict=True):
-        base = [0] * (BUCKETS + 1)
-        for category in categories:
-            counts = Counter(row.statistic.bucket for row in part if row.category == category)
-            heights = [counts[bucket] for bucket in range(BUCKETS + 1)]
-            axis.bar(range(BUCKETS + 1), heights, bottom=base, label=category)
-            base = [below + height for below, height in zip(base, heights, strict=True)]
-        axis.set_title(f"{title}: {len(part):,} rows")
-        axis.set_xticks(range(BUCKETS + 1), [f"{bucket}/8" for bucket in range(BUCKETS + 1)])
-        axis.set_xlabel("solved attempts")
-    axes[0].set_ylabel("rows")
-    axes[0].legend()
-    figure.savefig(path, dpi=120, metadata={"Software": None})
-    plt.close(figure)
+    take(dataset, out, {row.number: asdict(row.statistic) for row in chosen}, types)
 
 
 def main() -> int:
     options = _parse()
     try:
         found = statistics.read(options.stats)
-        rows = candidates(options.dataset, found, load(options.sources), stats=options.stats)
+        seen = reading.identities(options.dataset)
+        rows = candidates(seen, found, load(options.sources), dataset=options.dataset, stats=options.stats)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     kept = choose(rows, options.success_rate_ratios, retain_code=options.retain_code, seed=options.seed)
-    print(report(reading.count(options.dataset) or len(rows), rows, kept))
+    print(report(len(seen), rows, kept))
     if options.dry_run:
         print("\ndry run: nothing written")
         return 0
@@ -265,12 +164,9 @@ def _parse() -> argparse.Namespace:
         description="Keep a share of every success-rate bucket of a training set.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    data = FOLDER / "Open-AgentRL-30K.parquet"
-    parser.add_argument("--dataset", type=Path, default=data, help="parquet file with the training set")
-    parser.add_argument(
-        "--stats", type=Path, default=FOLDER / "Open-AgentRL-30K.filtered.parquet.success.jsonl",
-        help="statistics, as recipe/cleaner/rollout_stats.sh writes them",
-    )  # fmt: skip
+    parser.add_argument("--dataset", type=Path, default=DATASET, help="parquet file with the training set")
+    written_by = "as recipe/cleaner/rollout_stats.sh writes them"
+    parser.add_argument("--stats", type=Path, default=STATISTICS, help=f"success statistics, {written_by}")
     parser.add_argument("--output_dir", type=Path, default=FOLDER, help=f"where {OUTPUT} and its picture go")
     parser.add_argument(
         "--success_rate_ratios", type=_ratios, default=RATIOS, metavar="RATIOS",

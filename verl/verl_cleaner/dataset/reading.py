@@ -54,6 +54,26 @@ def rows(path: Path, only: list[str] | None = None) -> Iterator[dict[str, Any] |
         raise ValueError(f"{path} has no rows")
 
 
+def identities(path: Path) -> dict[str, str]:
+    """uid -> data_source of every row, in the file's order; the uid is the column uid, else the row's number.
+
+    Raises:
+        ValueError: as `columns`, or the column data_source is missing, a row cannot be read or a uid is there twice.
+    """
+    names = columns(path)
+    if "data_source" not in names:
+        raise ValueError(f"{path}: the column data_source is missing; found {', '.join(names)}")
+    found: dict[str, str] = {}
+    for number, row in enumerate(rows(path, [name for name in ("data_source", "uid") if name in names])):
+        if isinstance(row, Broken):
+            raise ValueError(f"{path}, row {number}: {row}")
+        uid = str(number if row.get("uid") is None else row["uid"])
+        if uid in found:
+            raise ValueError(f"{path}, row {number}: uid {uid!r} is also that of row {list(found).index(uid)}")
+        found[uid] = str(row["data_source"])
+    return found
+
+
 def _suffix(path: Path) -> str:
     if not path.is_file():
         raise ValueError(f"{path} does not exist; expected a file with one of the suffixes {', '.join(SUFFIXES)}")

@@ -12,7 +12,7 @@ What every row becomes:
     data_source   as in the file; HumanEval where the file has none
     prompt        messages; the last of the user's is worded by the template of the row's own source
     ability       as in the file, else the source's kind
-    reward_model  {"ground_truth": text, "style": "rule"}; code tests as described in `ground_truth`
+    reward_model  {"ground_truth": text, "style": "rule"}; code tests as described in `reward.cases`
     extra_info    what the file has there, and
                   uid    the file's column uid, else the row's number in the file, as text: what statistics are keyed by
                   file   name of the file
@@ -21,14 +21,18 @@ What every row becomes:
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from verl_cleaner.dataset import ground_truth, reading
+from verl_cleaner.dataset.contents import SCHEMAS, Schema
 from verl_cleaner.dataset.reading import Broken
 from verl_cleaner.dataset.sources import Kind, Sources
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _HUMAN_EVAL = "HumanEval"
 """Its file names no source."""
@@ -62,25 +66,6 @@ class Row:
             "reward_model": {"ground_truth": self.ground_truth, "style": "rule"},
             "extra_info": self.extra_info,
         }
-
-
-@dataclass(frozen=True, slots=True)
-class _Content:
-    """What a schema reads from a raw row."""
-
-    messages: list[dict[str, str]]
-    ground_truth: str
-    extra_info: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Schema:
-    """columns: what a file must have. kinds: of its sources."""
-
-    name: str
-    columns: tuple[str, ...]
-    kinds: frozenset[Kind]
-    read: Callable[[dict[str, Any]], _Content]
 
 
 def detect(columns: Iterable[str], file: Path | str) -> Schema:
@@ -127,9 +112,6 @@ def read_rows(path: Path, sources: Sources, *, tools: bool, first_index: int = 0
             row = to_row(raw, schema, sources, tools=tools, number=number, file=path.name, index=first_index + number)
             if row.uid in seen:
                 raise Broken(f"uid {row.uid!r} is also that of row {seen[row.uid]}")
-        except Broken as error:
-            yield error
-            continue
         except ValueError as error:
             yield Broken(str(error))
             continue
@@ -149,6 +131,8 @@ def to_row(
     if source.kind not in schema.kinds:
         raise Broken(f"data_source {name!r} is of kind {source.kind}, which a file of schema {schema.name} cannot hold")
     content = schema.read(raw)
+    if any(map(_SURROGATE.search, (content.ground_truth, *(message["content"] for message in content.messages)))):
+        raise Broken("a text holds half of a surrogate pair, which UTF-8 cannot write")
     reason = ground_truth.problem(source.kind, content.ground_truth)
     if source.kind == Kind.REASONING_GYM and not reason:
         reason = _entry_problem(content.extra_info)
@@ -170,93 +154,6 @@ def _worded(messages: list[dict[str, str]], shape: Callable[[str], str]) -> list
         {**message, "content": shape(message["content"])} if i == last else message
         for i, message in enumerate(messages)
     ]
-
-
-# ---- the schemas -----------------------------------------------------------------------------------------------------
-
-
-def _verl(raw: dict[str, Any]) -> _Content:
-    reward = _mapping(raw["reward_model"], "reward_model")
-    if reward.get("ground_truth") is None:
-        raise Broken("reward_model.ground_truth is missing")
-    return _Content(
-        _messages(raw["prompt"]), _text(reward["ground_truth"]), _mapping(raw.get("extra_info"), "extra_info")
-    )
-
-
-def _lcb(raw: dict[str, Any]) -> _Content:
-    reward = _mapping(raw["reward_model"], "reward_model")
-    if reward.get("ground_truth") is None:
-        raise Broken("reward_model.ground_truth is missing")
-    return _Content(
-        _question(raw["problem"]), _text(reward["ground_truth"]), _mapping(raw.get("extra_info"), "extra_info")
-    )
-
-
-def _human_eval(raw: dict[str, Any]) -> _Content:
-    """Imports and helpers before the function are given to the program; it need not repeat them."""
-    prompt, entry = str(raw["prompt"]), str(raw["entry_point"])
-    head, separator, _ = prompt.rpartition(f"def {entry}(")
-    if not separator:
-        raise Broken(f"the prompt does not define entry_point {entry!r}")
-    tests = {"entry_point": entry, "import_prefix": head, "test_code": str(raw["test"])}
-    return _Content(_question(f"Complete this function:\n```python\n{prompt.strip()}\n```"), json.dumps(tests), {})
-
-
-def _plain(problem: str, answer: str) -> Callable[[dict[str, Any]], _Content]:
-    return lambda raw: _Content(_question(raw[problem]), _text(raw[answer]), {})
-
-
-_ANSWERS = frozenset({Kind.MATH, Kind.CHOICE})
-SCHEMAS = (
-    Schema("verl", ("data_source", "prompt", "reward_model"), frozenset(Kind), _verl),
-    Schema("humaneval", ("task_id", "prompt", "entry_point", "test"), frozenset({Kind.CODE}), _human_eval),
-    Schema("lcb", ("problem", "question_id", "reward_model", "data_source"), frozenset({Kind.CODE}), _lcb),
-    Schema("gpqa", ("problem", "solution", "domain", "data_source"), _ANSWERS, _plain("problem", "solution")),
-    Schema("aime2024", ("Problem", "Answer", "data_source"), _ANSWERS, _plain("Problem", "Answer")),
-    Schema("aime2025", ("problem", "answer", "data_source"), _ANSWERS, _plain("problem", "answer")),
-)
-"""In the order in which they are tried."""
-
-
-# ---- values ----------------------------------------------------------------------------------------------------------
-
-
-def _question(problem: Any) -> list[dict[str, str]]:
-    return _messages([{"role": "user", "content": problem}])
-
-
-def _messages(value: Any) -> list[dict[str, str]]:
-    if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
-        raise Broken(f"prompt must be a list of messages, got {str(value)[:60]!r}")
-    messages = [{"role": message.get("role"), "content": message.get("content")} for message in value]
-    for message in messages:
-        if not all(isinstance(text, str) for text in message.values()):
-            raise Broken(f"a message of the prompt must have the texts role and content, got {str(message)[:60]}")
-    if not any(message["role"] == "user" and message["content"].strip() for message in messages):
-        raise Broken("the prompt has no text of the user")
-    return messages
-
-
-def _mapping(value: Any, column: str) -> dict[str, Any]:
-    """A struct, or the JSON text of an object."""
-    if value is None:
-        return {}
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise Broken(f"{column} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise Broken(f"{column} must be an object, got {type(value).__name__}")
-    return value
-
-
-def _text(value: Any) -> str:
-    """A ground truth; whole numbers are kept whole also where pandas made floats of them."""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return json.dumps(value) if isinstance(value, (dict, list)) else str(value)
 
 
 def _entry_problem(extra: dict[str, Any]) -> str | None:

@@ -18,7 +18,7 @@ DEADLINE = 300.0
 
 
 _LARGE = 1 << 20
-"""Characters of a submission from which it travels alone: sixteen of them could be more than the judge takes at once."""
+"""Characters of a submission from which it travels alone: sixteen of them could be more than the judge takes."""
 
 
 class Judge:

@@ -37,8 +37,9 @@ class Evaluation:
         pytest.fail(f"{text!r} did not come:\n{self.text}")
 
     def finish(self):
-        self.lines += self.process.stdout
-        return self.process.wait(60)
+        with self.process:
+            self.lines += self.process.stdout
+        return self.process.returncode
 
     @property
     def text(self):
@@ -106,19 +107,11 @@ def test_the_nano_policy_is_better_with_rollback(evaluated):
     assert (out / "report.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize(
-    ("knobs", "message"),
-    [
-        ({"SAMPLES": "3"}, "holds an evaluation with other settings (samples: begun with 2, now 3)"),
-        ({"LIMIT": "3"}, "other settings (problems: begun with"),
-        ({"RETRIES": "1"}, "rollback_retries: begun with 3, now 1"),
-    ],
-)
-def test_other_settings_in_the_same_folder_are_refused(evaluated, knobs, message):
+def test_other_settings_in_the_same_folder_are_refused(evaluated):
     arguments, same = evaluated[3]
-    other = Evaluation(*arguments, **same | knobs)
+    other = Evaluation(*arguments, **same | {"SAMPLES": "3"})
     assert other.finish() != 0
-    assert message in other.text
+    assert "holds an evaluation with other settings (samples: begun with 2, now 3)" in other.text
     assert "Traceback" not in other.text
 
 

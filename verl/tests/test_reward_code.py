@@ -242,6 +242,13 @@ def test_waiting_for_a_place_is_no_outage(url):
     assert asyncio.run(ask()).score == 1.0
 
 
+def test_large_tests_do_not_share_a_request(url):
+    """Sixteen of them would be 80 MB, more than a judge takes."""
+    big = "7" * 5_000_000
+    truth = {"inputs": [big] * 16, "outputs": ["5000000"] * 16}
+    assert rewards(url, [("train-code-taco", "print(len(input()))", truth)])[0]["score"] == 1.0
+
+
 def test_an_event_loop_has_its_own_client():
     async def judges():
         return [judging.judge_at("http://a"), judging.judge_at("http://a"), judging.judge_at("http://b")]

@@ -59,7 +59,8 @@ evaluate() {
   print_if_dry "${command[@]}"
   check_cluster
   if [[ $ROLLOUT == cpu ]]; then prepare_python; else prepare_python --extra "$ROLLOUT"; fi
-  export MAX_EXECUTION_TIME MAX_MEMORY
+  # Some tests of LiveCodeBench expect more than a megabyte of output.
+  export MAX_EXECUTION_TIME MAX_MEMORY MAX_OUTPUT_SIZE=${MAX_OUTPUT_SIZE:-16777216}
   start_judge "$VAL_SAVE_PATH"
   # exec: the judge watches this process.
   exec "${command[@]}"

@@ -169,18 +169,18 @@ def _files(folder: Path) -> int:
 def overrides(evaluation: Evaluation, arm: str) -> list[str]:
     """Hydra's arguments: ours that the user may change, the user's, and what the runner relies on."""
     folder = evaluation.out / arm
-    changeable = [
-        f"reward.custom_reward_function.path={_ROUTER}",
-        "actor_rollout_ref.rollout.val_kwargs.do_sample=True",
-    ]
+    ours = {"reward.custom_reward_function.path": _ROUTER, "actor_rollout_ref.rollout.val_kwargs.do_sample": True}
     own_reward = [text for text in evaluation.overrides if text.startswith("reward.custom_reward_function.path=")]
     if not own_reward or own_reward[-1].endswith(_ROUTER):
         kwargs = {"math_verify": True, "early_stop": True, "sources": evaluation.sources}
-        changeable += [
-            f"+reward.custom_reward_function.reward_kwargs.{name}={value}" for name, value in kwargs.items() if value
-        ]
+        ours |= {
+            f"+reward.custom_reward_function.reward_kwargs.{name}": value for name, value in kwargs.items() if value
+        }
     if arm == ROLLBACK:
-        changeable += [f"+{_TURNS}.enable_tool_rollback=True", f"+{_TURNS}.max_tool_retries={evaluation.retries}"]
+        ours |= {f"+{_TURNS}.enable_tool_rollback": True, f"+{_TURNS}.max_tool_retries": evaluation.retries}
+    # Hydra refuses to add a key twice.
+    given = {text.partition("=")[0].lstrip("+") for text in evaluation.overrides}
+    changeable = [f"{key}={value}" for key, value in ours.items() if key.lstrip("+") not in given]
     fixed = {
         "hydra.run.dir": folder / "hydra",
         "actor_rollout_ref.model.path": evaluation.model,

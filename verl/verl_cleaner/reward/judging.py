@@ -17,22 +17,33 @@ DEADLINE = 300.0
 """Seconds for one program with all retries, once it has a place."""
 
 
+_LARGE = 1 << 20
+"""Characters of a submission from which it travels alone: sixteen of them could be more than the judge takes."""
+
+
 class Judge:
     def __init__(self, url: str, *, in_flight: int = IN_FLIGHT, deadline: float | None = None) -> None:
         self.url = url
-        self._client = JudgeClient(url, deadline=DEADLINE if deadline is None else deadline)
+        deadline = DEADLINE if deadline is None else deadline
+        self._small, self._large = (
+            JudgeClient(url, deadline=deadline),
+            JudgeClient(url, deadline=deadline, batch_size=1),
+        )
         self._places = asyncio.Semaphore(in_flight)
 
     async def run(self, submission: Submission) -> RunResult:
         """Raises InfrastructureError: no verdict in time. That is never the program's fault."""
+        size = len(submission.solution) + len(submission.input or "") + len(submission.expected_output or "")
+        client = self._large if size > _LARGE else self._small
         async with self._places:
             try:
-                return await self._client.run(submission)
+                return await client.run(submission)
             except JudgeOutage as error:
                 raise InfrastructureError(str(error)) from error
 
     async def close(self) -> None:
-        await self._client.close()
+        await self._small.close()
+        await self._large.close()
 
 
 _judges: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Judge]]" = weakref.WeakKeyDictionary()

@@ -18,7 +18,7 @@ STDIN = {"inputs": ["1 2\n", "3 4\n", "10 20\n", "0 0\n"], "outputs": ["3\n", "7
 ROWS = {"inputs": ["3"], "outputs": ["0 1 2\n3 4 5\n"]}
 CALL = {"fn_name": "add", "inputs": [[1, 2], [3, 4]], "outputs": [[3], [7]]}
 LISTS = {"fn_name": "twice", "inputs": [[1]], "outputs": [[1, 1]]}
-LINES = {"fn_name": "add", "inputs": ["1\n2", "3\n4"], "outputs": ["3", "7"]}
+LINES = {"fn_name": "add", "inputs": ["1\n2", "3\n4\n"], "outputs": ["3", "7"]}
 LEETCODE = {
     "entry_point": "Solution().twice",
     "import_prefix": "from typing import *\nclass Node:\n    def __init__(self, value):\n        self.value = value\n",

@@ -284,6 +284,11 @@ def test_check_counts_prompts_that_still_speak_of_tools(tmp_path, capsys):
     assert "1 prompts still speak of tools" in capsys.readouterr().out
 
 
+def test_made_up_files_replace_nothing(folder):
+    with pytest.raises(ValueError, match="is there already, and made-up data replaces nothing"):
+        synthetic.write_all(folder, rows=1)
+
+
 def test_check_takes_a_yaml(tmp_path, capsys):
     (tmp_path / "rows.jsonl").write_text(json.dumps(GOOD | {"data_source": "mine"}) + "\n")
     (tmp_path / "mine.yaml").write_text("sources: {mine: {kind: math, template: plain}}")

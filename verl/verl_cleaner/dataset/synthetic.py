@@ -44,7 +44,14 @@ _CHUNK = 2_000
 
 
 def write_all(out: Path, *, rows: int = FULL_SIZE, seed: int = 0, test_bytes: int = 0) -> None:
-    """test_bytes: length of every input of the stdin tests, to see what large tests cost."""
+    """test_bytes: length of every input of the stdin tests, to see what large tests cost.
+
+    Raises:
+        ValueError: a file is there already.
+    """
+    there = [path for path in (TRAINING, STATISTICS, *EVALUATION.values()) if (out / path).exists()]
+    if there:
+        raise ValueError(f"{out / there[0]} is there already, and made-up data replaces nothing; name another folder")
     _write(out / TRAINING, training_rows(rows, seed=seed, test_bytes=test_bytes), rows)
     sources = (row["data_source"] for row in training_rows(rows, seed=seed))
     statistics.write(out / STATISTICS, statistics_rows(sources, seed=seed))
@@ -184,7 +191,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--test_bytes", type=int, default=0, help="length of every input of the stdin tests")
     options = parser.parse_args()
-    write_all(options.out, rows=options.rows, seed=options.seed, test_bytes=options.test_bytes)
+    try:
+        write_all(options.out, rows=options.rows, seed=options.seed, test_bytes=options.test_bytes)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What the evaluation scripts start: the runner with the published settings, which pass the preflight."""
 
 import os
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -114,5 +115,7 @@ def test_help_tells_every_knob(script):
         "MAX_MEMORY",
     ):
         assert f"\n  {knob} " in process.stdout
+    limits = re.findall(r"MAX_(?:EXECUTION_TIME|MEMORY) .*\n +now: (\d+)", process.stdout)
+    assert limits == (["6", "1024"] if script.endswith("livecodebench") else ["4", "1024"])
     second = (REPOSITORY / f"recipe/cleaner/eval/{script}.sh").read_text().splitlines()[1]
     assert second.removeprefix("# ") in process.stdout

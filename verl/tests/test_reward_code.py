@@ -18,7 +18,7 @@ STDIN = {"inputs": ["1 2\n", "3 4\n", "10 20\n", "0 0\n"], "outputs": ["3\n", "7
 ROWS = {"inputs": ["3"], "outputs": ["0 1 2\n3 4 5\n"]}
 CALL = {"fn_name": "add", "inputs": [[1, 2], [3, 4]], "outputs": [[3], [7]]}
 LISTS = {"fn_name": "twice", "inputs": [[1]], "outputs": [[1, 1]]}
-LINES = {"fn_name": "add", "inputs": ["1\n2", "3\n4"], "outputs": ["3", "7"]}
+LINES = {"fn_name": "add", "inputs": ["1\n2", "3\n4\n"], "outputs": ["3", "7"]}
 LEETCODE = {
     "entry_point": "Solution().twice",
     "import_prefix": "from typing import *\nclass Node:\n    def __init__(self, value):\n        self.value = value\n",
@@ -271,3 +271,25 @@ def test_canonical():
 def test_no_source_brings_the_parser_down(code):
     problem = syntax_problem(code)
     assert problem is None or "Error" in problem
+
+
+def test_the_tests_of_few_programs_are_in_memory_at_a_time(url, monkeypatch):
+    """A step's thousands of rewards begin together, and LiveCodeBench's tests are tens of megabytes a problem."""
+    from verl_cleaner.reward import code
+
+    now = most = 0
+
+    async def counted(program, cases, **options):
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        result = await score_code(program, cases, **options)
+        now -= 1
+        return result
+
+    monkeypatch.setattr(code, "score_code", counted)
+    monkeypatch.setattr(judging, "_PROGRAMS", 3)
+    truth = {"inputs": [""], "outputs": ["1"]}
+    found = rewards(url, [("train-code-taco", "print(1)", truth)] * 12)
+    assert [result["score"] for result in found] == [1.0] * 12
+    assert most == 3

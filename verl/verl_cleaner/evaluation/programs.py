@@ -153,8 +153,9 @@ def score(codes: Codes, questions: Questions, *, url: str, say: Callable[[str], 
 
         async def one(name: str, code: str) -> bool:
             nonlocal shown, done
-            cases = read_cases(questions.problems[name].row.ground_truth, where=name)
-            result = await score_code(code or None, cases, judge=judge, early_stop=True)
+            async with judge.programs:
+                cases = read_cases(questions.problems[name].row.ground_truth, where=name)
+                result = await score_code(code or None, cases, judge=judge, early_stop=True)
             done += 1
             if time.monotonic() - shown > 10:
                 shown = time.monotonic()
@@ -162,16 +163,9 @@ def score(codes: Codes, questions: Questions, *, url: str, say: Callable[[str], 
             return result.acc == 1.0
 
         try:
-            return {
-                name: list(results)
-                for name, results in zip(
-                    codes,
-                    await asyncio.gather(
-                        *(asyncio.gather(*(one(name, code) for code in samples)) for name, samples in codes.items())
-                    ),
-                    strict=True,
-                )
-            }
+            every = (one(name, code) for name, samples in codes.items() for code in samples)
+            results = iter(await asyncio.gather(*every))
+            return {name: [next(results) for _ in samples] for name, samples in codes.items()}
         finally:
             await judge.close()
 

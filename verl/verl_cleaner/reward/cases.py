@@ -110,7 +110,7 @@ def _check_cases(truth: dict[str, Any], place: str) -> Cases:
 def _call(arguments: Any, output: Any, place: str) -> Case:
     try:
         if isinstance(arguments, str):
-            arguments = [json.loads(line) for line in arguments.splitlines()]
+            arguments = [json.loads(line) for line in arguments.split("\n") if line.strip()]
             expected: tuple[Any, ...] = (json.loads(output),)
         else:
             # TACO wraps some return values into a list of one.

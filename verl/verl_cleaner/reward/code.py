@@ -26,8 +26,9 @@ async def score(
         ValueError: the ground truth is broken or has no test.
         InfrastructureError: the judge gave no verdict.
     """
-    cases = read_cases(ground_truth, where=where)
-    return await score_code(last_python_block(response), cases, judge=judge, early_stop=early_stop)
+    async with judge.programs:
+        cases = read_cases(ground_truth, where=where)
+        return await score_code(last_python_block(response), cases, judge=judge, early_stop=early_stop)
 
 
 async def score_code(code: str | None, cases: Cases, *, judge: Judge, early_stop: bool = False) -> Reward:

@@ -21,7 +21,13 @@ _LARGE = 1 << 20
 """Characters of a submission from which it travels alone: sixteen of them could be more than the judge takes."""
 
 
+_PROGRAMS = 32
+"""Rewards of programs that a process works on at a time: the tests of one can be tens of megabytes."""
+
+
 class Judge:
+    """programs: to be held while a program's tests are in memory."""
+
     def __init__(self, url: str, *, in_flight: int = IN_FLIGHT, deadline: float | None = None) -> None:
         self.url = url
         deadline = DEADLINE if deadline is None else deadline
@@ -29,6 +35,7 @@ class Judge:
             JudgeClient(url, deadline=deadline),
             JudgeClient(url, deadline=deadline, batch_size=1),
         )
+        self.programs = asyncio.Semaphore(_PROGRAMS)
         self._places = asyncio.Semaphore(in_flight)
 
     async def run(self, submission: Submission) -> RunResult:

@@ -16,6 +16,7 @@ KNOBS = [
     "MODEL_PATH",
     "TRAIN_FILE",
     "VAL_FILES",
+    "PROMPT_SOURCES",
     "OUTPUT_DIR",
     "EXPERIMENT_NAME",
     "NUM_GPU",
@@ -43,7 +44,8 @@ KNOBS = [
 
 
 def run(name: str, *arguments: str, **knobs: str) -> subprocess.CompletedProcess:
-    environment = {key: value for key, value in os.environ.items() if key not in KNOBS}
+    mine = {*KNOBS, "STATS", "ATTEMPTS", "ROLLBACK", "CHUNK", "LIMIT"}
+    environment = {key: value for key, value in os.environ.items() if key not in mine}
     return subprocess.run(
         ["bash", f"recipe/cleaner/{name}.sh", *arguments],
         cwd=REPOSITORY,
@@ -82,6 +84,8 @@ def test_settings_of_the_published_runs(name):
         composed(name),
         {
             "trainer.n_gpus_per_node": 4,
+            "reward.custom_reward_function.path": "pkg://verl_cleaner.reward.router",
+            "reward.reward_manager.name": "dapo",
             "algorithm.adv_estimator": "grpo",
             "algorithm.use_kl_in_reward": False,
             f"{A}.use_kl_loss": False,
@@ -112,6 +116,9 @@ def test_settings_of_the_published_runs(name):
             f"{R}.val_kwargs.top_p": 0.6,
             f"{R}.val_kwargs.temperature": 1.0,
             f"{R}.val_kwargs.n": 16 if four_b else 32,
+            "data.custom_cls.path": "pkg://verl_cleaner.dataset.rl_dataset",
+            "data.custom_cls.name": "CleanerDataset",
+            "data.prompt_tools": not name.endswith("_notool"),
         },
     )
 
@@ -174,6 +181,7 @@ def test_knobs_reach_the_configuration():
         MODEL_PATH="/m",
         TRAIN_FILE="/t.parquet",
         VAL_FILES="/a.parquet, /b.parquet",
+        PROMPT_SOURCES="/p.yaml",
         OUTPUT_DIR="out",
         EXPERIMENT_NAME="x",
         NUM_GPU="2",
@@ -198,6 +206,7 @@ def test_knobs_reach_the_configuration():
             "actor_rollout_ref.model.path": "/m",
             "data.train_files": ["/t.parquet"],
             "data.val_files": ["/a.parquet", "/b.parquet"],
+            "data.prompt_sources": "/p.yaml",
             "trainer.default_local_dir": "out/checkpoints",
             "trainer.experiment_name": "x",
             "trainer.n_gpus_per_node": 2,
@@ -228,13 +237,13 @@ def test_published_names_are_aliases():
     assert command("qwen2_7b", **aliases) == command("qwen2_7b", **names)
 
 
-@pytest.mark.parametrize("name", [*LARGE, *SMALL, "sft"])
+@pytest.mark.parametrize("name", [*LARGE, *SMALL, "sft", "rollout_stats"])
 def test_help_tells_every_knob(name):
     process = run(name, "--help")
     assert process.returncode == 0
     documented = {line.split()[0] for line in process.stdout.splitlines() if line.startswith("  ") and line[2] != " "}
     script = (REPOSITORY / f"recipe/cleaner/{name}.sh").read_text()
-    used = set(KNOBS[: KNOBS.index("train_dataset")]) if name != "sft" else {"MODEL_PATH", "TRAIN_FILE", "LR", "STEPS"}
+    used = set(KNOBS[: KNOBS.index("train_dataset")]) if name in LARGE + SMALL else {"MODEL_PATH", "TRAIN_FILE"}
     assert used <= documented
     assert script.splitlines()[1].removeprefix("# ") in process.stdout
 
@@ -264,6 +273,49 @@ def test_the_documentation_lists_every_script():
     scripts = {path.name for path in (REPOSITORY / "recipe/cleaner").glob("*.sh")} - {"quickstart.sh", "slurm.sh"}
     assert {name for name in scripts if f"`{name}`" in text} == scripts
     assert "recipe/cleaner/slurm.sh" in (REPOSITORY / "docs/multi-node.md").read_text()
+
+
+def test_rollout_stats_is_an_evaluation_that_samples_as_in_training():
+    from verl_cleaner.dataset import filter as data_filter
+    from verl_cleaner.dataset import stats
+    from verl_cleaner.evaluation.runner import overrides
+
+    words = command("rollout_stats", MODEL_PATH="/m", PROMPT_SOURCES="/p.yaml", ATTEMPTS="4", LIMIT="9", NUM_GPU="2")
+    assert words[1:3] == ["-m", "verl_cleaner.dataset.stats"]
+    options = stats.parse(words[3:])
+    assert (str(options.out), options.limit) == (str(data_filter.STATISTICS), 9)
+    evaluation = stats.evaluation(options)
+    assert (evaluation.samples, evaluation.rollback, evaluation.sources) == (4, ("plain",), "/p.yaml")
+    arguments = [text for text in overrides(evaluation, "plain") if not text.startswith(("hydra.", "--config-name"))]
+    with initialize_config_dir(str(REPOSITORY / "verl/verl_cleaner/conf"), version_base=None):
+        config = compose("cleaner", arguments)
+    check(
+        config,
+        {
+            "actor_rollout_ref.model.path": "/m",
+            f"{R}.val_kwargs.n": 4,
+            f"{R}.val_kwargs.temperature": 1.0,
+            f"{R}.val_kwargs.top_p": 1.0,
+            f"{R}.multi_turn.enable_tool_rollback": None,
+            "trainer.n_gpus_per_node": 2,
+            "trainer.val_only": True,
+            "reward.custom_reward_function.reward_kwargs.sources": "/p.yaml",
+        },
+    )
+    assert stats.evaluation(stats.parse(command("rollout_stats", ROLLBACK="on")[3:])).rollback == ("rollback",)
+    assert stats.parse(command("rollout_stats", ROLLOUT="cpu")[3:]).config_name == "quickstart"
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"ATTEMPTS": "3"}, "ATTEMPTS must be one of 1 2 4 8, got 3"),
+        ({"ROLLBACK": "both"}, "ROLLBACK must be one of on off, got both"),
+        ({"CHUNK": "0"}, "CHUNK must be a positive whole number, got 0"),
+    ],
+)
+def test_bad_knobs_of_rollout_stats(knobs, message):
+    assert message in run("rollout_stats", **knobs).stderr
 
 
 def test_demyagent_s_setting_is_one_line():

@@ -21,10 +21,12 @@ class Reason(StrEnum):
 
 class Options(BaseModel):
     """echo_last_expression: print the value of a last line that is an expression, as a notebook does. cut_middle: of an
-    output that is too long, return beginning and end, instead of the beginning."""
+    output that is too long, return beginning and end, instead of the beginning. compare: the output with the expected
+    one as texts without surrounding blanks, or by `compare.same_lines`."""
 
     echo_last_expression: bool = False
     cut_middle: bool = False
+    compare: Literal["text", "lines"] = "text"
 
 
 class Submission(BaseModel):

@@ -12,6 +12,7 @@ import shlex
 from dataclasses import replace
 
 from code_judge.broker import Job, Source, WorkerStatus, no_verdict
+from code_judge.compare import same_lines, same_text
 from code_judge.sandbox.link import SandboxLost
 from code_judge.sandbox.pool import Execution, Program, Sandbox, check_isolation
 from code_judge.settings import Settings, cores
@@ -158,7 +159,8 @@ def verdict(submission: Submission, execution: Execution, output_length: int) ->
     """The result of a program that ran. The exit status decides; the reported exception only names the failure."""
     kind = _kind(execution)
     expected = submission.expected_output
-    as_expected = expected is None or execution.stdout.strip() == expected.strip()
+    same = same_lines if submission.options.compare == "lines" else same_text
+    as_expected = expected is None or same(execution.stdout, expected)
     stdout = cut(execution.stdout, output_length, middle=submission.options.cut_middle)
     # The end of a traceback says what went wrong.
     stderr = execution.stderr[max(0, len(execution.stderr) - output_length) :]

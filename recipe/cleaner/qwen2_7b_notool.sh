@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 source recipe/cleaner/lib/common.sh
 
 default MODEL_PATH=Gen-Verse/Qwen2.5-7B-RA-SFT LR=1e-6 TRAIN_FILE=dataset/Open-AgentRL-30K/filtered_sr.parquet
-default VAL_FILES="dataset/aime2024.parquet dataset/aime2025.parquet"
+default VAL_FILES="$AIME"
 agentic_rl
 large_model 32
 without_tools

@@ -18,6 +18,7 @@ from verl.utils.config import omega_conf_to_dataclass
 
 from verl_cleaner import rollback_dump, run_info, trajectory_dump
 from verl_cleaner.config import rollback_config
+from verl_cleaner.evaluation import trajectories
 from verl_cleaner.groups import CompleteGroups
 from verl_cleaner.live import log_repairs
 from verl_cleaner.loop_metrics import LoopMetrics
@@ -91,6 +92,8 @@ class CleanerTrainer(PPOTrainerSync):
             self._dropped |= dropped
             if self.config.trainer.get("validation_data_dir"):
                 self._add_to_dump(dump, batch, keyed)
+            if self.config.trainer.trajectories_dir is not None:
+                trajectories.write(Path(self.config.trainer.trajectories_dir), self._trajectories(batch))
 
         self.replay_buffer.on_sample = keep
         try:
@@ -102,6 +105,18 @@ class CleanerTrainer(PPOTrainerSync):
         metrics["val-aux/infrastructure/lost_groups"] = len(self._dropped)
         self._loop_metrics.validated(metrics)
         return metrics | {f"val-aux/{key}": value for key, value in rollback_metrics(records).items()}
+
+    def _trajectories(self, batch: KVBatchMeta) -> list[trajectories.Trajectory]:
+        names = ("prompts", "responses", "rm_scores", "num_turns", "data_source", "extra_info", "extra_fields")
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=list(names))
+        found = []
+        for number, key in enumerate(batch.keys):
+            fields = {name: getattr(data[name][number], "data", data[name][number]) for name in names}
+            texts = (self.tokenizer.decode(fields[name], skip_special_tokens=True) for name in ("prompts", "responses"))
+            prompt, response = texts
+            sample = int(key.rsplit("_", 2)[1])
+            found.append(trajectories.of_sample(fields, sample=sample, input=prompt, output=response))
+        return found
 
     def _val_metrics_update(self, *args: Any, expected_acc_counts: Any = None, **kwargs: Any) -> dict[str, float]:
         """VeRL counts a missing trajectory as a wrong answer; one that we lost is none of the policy's."""

@@ -16,18 +16,21 @@ source recipe/cleaner/lib/knobs.sh
 
 read_aliases
 SETTINGS=()
-NEEDS_JUDGE=1
 # What else a recipe needs before the training starts.
 PREPARE=(:)
 readonly ACTOR=actor_rollout_ref.actor ROLL=actor_rollout_ref.rollout MODEL=actor_rollout_ref.model
 readonly TURNS=$ROLL.multi_turn
+# Where dataset/README.md puts them.
+# shellcheck disable=SC2034  # read by the recipes
+readonly AIME="dataset/Open-AgentRL-Eval/aime2024/aime_2024_problems.parquet \
+dataset/Open-AgentRL-Eval/aime2025/aime_2025_problems.parquet"
 
 set_() { SETTINGS+=("$@"); }
 
 agentic_rl() {
   default NUM_GPU=4 NNODES=1 EPOCHS=1 SAVE_FREQ=10 TEST_FREQ=10 SEED=42 DTYPE=fp16 ROLLOUT=sglang \
     MAX_EXECUTION_TIME=4 EXPERIMENT_NAME="$(basename "$0" .sh)"
-  default OUTPUT_DIR="outputs/$EXPERIMENT_NAME" ATTENTION="$(attention varlen)"
+  default OUTPUT_DIR="outputs/$EXPERIMENT_NAME" ATTENTION="$(attention varlen)" REWARD_PATH=pkg://verl_cleaner.reward.router
   check_choice ROLLOUT sglang vllm
   check_choice DTYPE fp16 bf16
   check_number NUM_GPU NNODES SAVE_FREQ TEST_FREQ
@@ -64,7 +67,7 @@ bookkeeping() {
   set_ trainer.rollout_data_dir="$OUTPUT_DIR/rollouts" trainer.validation_data_dir="$OUTPUT_DIR/validation"
   set_ hydra.run.dir="$OUTPUT_DIR/hydra"
   [[ -n ${STEPS:-} ]] && set_ trainer.total_training_steps="$STEPS"
-  [[ -n ${REWARD_PATH:-} ]] && set_ reward.custom_reward_function.path="$REWARD_PATH"
+  set_ reward.custom_reward_function.path="$REWARD_PATH"
   if [[ -n ${RESUME_DIR:-} ]]; then
     set_ trainer.resume_mode=resume_path trainer.resume_from_path="$RESUME_DIR"
   else
@@ -74,6 +77,11 @@ bookkeeping() {
 
 # large_model VALIDATION_SAMPLES
 large_model() {
+  # Files in any schema of dataset/README.md, each prompt in the words of its row's own source.
+  set_ data.custom_cls.path=pkg://verl_cleaner.dataset.rl_dataset data.custom_cls.name=CleanerDataset
+  if [[ -n ${PROMPT_SOURCES:-} ]]; then
+    set_ data.prompt_sources="$PROMPT_SOURCES" +reward.custom_reward_function.reward_kwargs.sources="$PROMPT_SOURCES"
+  fi
   set_ data.train_batch_size=128 data.max_prompt_length=2560 data.max_response_length=20480
   set_ data.filter_overlong_prompts=True data.truncation=error
   set_ $ROLL.n=16 $ROLL.gpu_memory_utilization=0.7 $ROLL.val_kwargs.top_p=0.6 $ROLL.val_kwargs.n="$1"
@@ -110,7 +118,6 @@ without_rollback() {
 without_tools() {
   without_rollback
   set_ $TURNS.enable=False
-  NEEDS_JUDGE=0
 }
 
 # train [key=value …]: help, dry run, or the training with what it needs.
@@ -125,7 +132,8 @@ train() {
   export MAX_EXECUTION_TIME
   VERL_FILE_LOGGER_PATH=$(realpath -m "$OUTPUT_DIR/metrics.jsonl") TENSORBOARD_DIR=$(realpath -m "$OUTPUT_DIR/tensorboard")
   export VERL_FILE_LOGGER_PATH TENSORBOARD_DIR
-  ((NEEDS_JUDGE)) && start_judge "$OUTPUT_DIR"
+  # For tools and for the rewards of programs.
+  start_judge "$OUTPUT_DIR"
   # exec: the judge watches this process.
   exec "${command[@]}"
 }
@@ -154,7 +162,7 @@ print_if_dry() {
 }
 
 check_cluster() {
-  if ((NNODES > 1 && NEEDS_JUDGE)) && [[ -z ${CODE_JUDGE_URL:-} ]]; then
+  if ((NNODES > 1)) && [[ -z ${CODE_JUDGE_URL:-} ]]; then
     die "NNODES=$NNODES needs CODE_JUDGE_URL, the address of a judge that every node reaches; see docs/multi-node.md"
   fi
 }

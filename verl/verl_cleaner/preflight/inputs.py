@@ -13,6 +13,8 @@ from verl_cleaner.preflight.names import MULTI_TURN, nearest, uses_tools
 
 _MODEL = "actor_rollout_ref.model.path"
 
+_OUR_DATASET = "pkg://verl_cleaner.dataset.rl_dataset"
+
 _TOOL_TOKENS = {
     "hermes": ("<tool_call>", "</tool_call>"),
     "qwen3_coder": ("<tool_call>", "</tool_call>"),
@@ -64,13 +66,30 @@ def _data(config: DictConfig, needs: tuple[str, ...]) -> Iterator[str]:
         rows = 0
         complete = True
         for file in files if isinstance(files, (list, ListConfig)) else [files]:
-            count, found = _data_file(f"data.{key}", file, columns, custom=bool(config.data.custom_cls.path))
+            if config.data.custom_cls.path == _OUR_DATASET and file is not None and "://" not in file:
+                count, found = _file_of_any_schema(f"data.{key}", file, config.data.get("prompt_sources"))
+            else:
+                count, found = _data_file(f"data.{key}", file, columns, custom=bool(config.data.custom_cls.path))
             yield from found
             rows += count
             complete &= not found and count > 0
         batch = config.data.train_batch_size
         if key == "train_files" and complete and rows < batch:
             yield f"data.train_files holds {rows} rows, fewer than data.train_batch_size={batch}; lower the batch size"
+
+
+def _file_of_any_schema(key: str, file: str, sources: str | None) -> tuple[int, list[str]]:
+    """(rows, problems) of a file for `verl_cleaner.dataset.rl_dataset`, by its columns and sources."""
+    from verl_cleaner.dataset import reading
+    from verl_cleaner.dataset.schemas import check_sources
+    from verl_cleaner.dataset.sources import load
+
+    path = Path(file).expanduser()
+    try:
+        check_sources(path, load(sources))
+        return reading.count(path) or 0, []
+    except ValueError as error:
+        return 0, [f"{key}: {error}"]
 
 
 def _data_file(key: str, file: str | None, columns: list[str], *, custom: bool) -> tuple[int, list[str]]:

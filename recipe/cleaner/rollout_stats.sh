@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# How often does a model solve each row of a training set? Rolls every row out ATTEMPTS times, as an evaluation over the
+# training set, and writes the statistics that data_filter.sh reads. Interrupted, the same command goes on; what is complete
+# by then is in STATS.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source=recipe/cleaner/lib/evaluate.sh
+source recipe/cleaner/lib/evaluate.sh
+
+# shellcheck disable=SC2034  # read by show_help
+KNOBS=(
+  "MODEL_PATH|Hugging Face folder or hub name of the model to roll out"
+  "TRAIN_FILE|the training set, in any schema of dataset/README.md"
+  "STATS|the statistics, JSON Lines"
+  "ATTEMPTS|attempts a row: 1, 2, 4 or 8"
+  "ROLLBACK|on: with rollback (K = 3), off: the bare model"
+  "CHUNK|rows that are rolled out together and kept together"
+  "LIMIT|only the first rows; empty: all"
+  "PROMPT_SOURCES|YAML with sources and prompt templates of your own (dataset/README.md)"
+  "OUTPUT_DIR|trajectories, settings and logs"
+  "NUM_GPU|GPUs per node"
+  "NNODES|nodes; more than one needs a running Ray cluster and CODE_JUDGE_URL (docs/multi-node.md)"
+  "SEED|of the sampling"
+  "DTYPE|fp16 or bf16"
+  "ROLLOUT|rollout engine: sglang, vllm, or cpu for small models without a GPU"
+  "ATTENTION|attention of the model; empty: flash_attention_2 where flash-attn is installed, else sdpa"
+  "CODE_JUDGE_URL|address of a running judge; empty: the script starts one and stops it with the run"
+  "MAX_EXECUTION_TIME|seconds of wall and CPU time for one execution, for the judge the script starts"
+  "PYTHON|interpreter of an environment that has everything; empty: .venv, made to match uv.lock"
+  "DRY_RUN|1: print the command and start nothing"
+)
+
+default MODEL_PATH=Gen-Verse/Qwen3-4B-RA-SFT TRAIN_FILE=dataset/Open-AgentRL-30K/Open-AgentRL-30K.parquet
+default STATS="${TRAIN_FILE%.parquet}.filtered.parquet.success.jsonl" OUTPUT_DIR=outputs/rollout_stats
+default ATTEMPTS=8 ROLLBACK=off CHUNK=256 NUM_GPU=4 NNODES=1 ROLLOUT=sglang MAX_EXECUTION_TIME=4
+check_choice ATTEMPTS 1 2 4 8
+check_choice ROLLBACK on off
+check_choice ROLLOUT sglang vllm cpu
+check_number CHUNK
+handle_arguments "$@"
+
+options=(--dataset "$TRAIN_FILE" --evaluation "$OUTPUT_DIR" --out "$STATS" --attempts "$ATTEMPTS")
+options+=(--model "$MODEL_PATH" --chunk "$CHUNK")
+[[ $ROLLBACK == off ]] || options+=(--rollback)
+[[ -z ${LIMIT:-} ]] || options+=(--limit "$LIMIT")
+[[ -z ${PROMPT_SOURCES:-} ]] || options+=(--sources "$PROMPT_SOURCES")
+words=("$MODEL_PATH") SAMPLES=$ATTEMPTS VAL_SAVE_PATH=$OUTPUT_DIR
+evaluation_settings
+# As in training, not as in evaluation.
+set_ $ROLL.val_kwargs.top_p=1.0 $ROLL.val_kwargs.temperature=1.0
+COMMAND=("$(interpreter)" -m verl_cleaner.dataset.stats "${options[@]}" "${SETTINGS[@]}" "$@")
+print_if_dry "${COMMAND[@]}"
+check_cluster
+if [[ $ROLLOUT == cpu ]]; then prepare_python; else prepare_python --extra "$ROLLOUT"; fi
+export MAX_EXECUTION_TIME
+# For tools and for the rewards of programs.
+start_judge "$OUTPUT_DIR"
+# exec: the judge watches this process.
+exec "${COMMAND[@]}"

@@ -1,0 +1,132 @@
+"""The evaluation script as users start it, on CPU: the nano policy, and HumanEval's canonical solutions. A minute."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from verl_cleaner.evaluation import trajectories
+from verl_cleaner.nano.cold_start import Settings, cold_start
+
+REPOSITORY = Path(__file__).parents[1]
+NANO = Path("outputs/nano/seed0")
+HELD_OUT = NANO / "data/val.parquet"
+
+
+class Evaluation:
+    def __init__(self, *arguments, **knobs):
+        environment = {key: value for key, value in os.environ.items() if key != "CODE_JUDGE_URL"} | knobs
+        self.process = subprocess.Popen(
+            ["bash", "recipe/cleaner/eval/eval.sh", *map(str, arguments)],
+            cwd=REPOSITORY,
+            env=environment | {"PYTHONPATH": str(REPOSITORY / "tests")},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        self.lines = []
+
+    def until(self, text):
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if text in line:
+                return
+        pytest.fail(f"{text!r} did not come:\n{self.text}")
+
+    def finish(self):
+        with self.process:
+            self.lines += self.process.stdout
+        return self.process.returncode
+
+    @property
+    def text(self):
+        return "".join(self.lines)
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """Interrupted after the first chunk of 82 problems, then gone on with."""
+    os.chdir(REPOSITORY)
+    cold_start(NANO, Settings())
+    out = tmp_path_factory.mktemp("evaluation") / "out"
+    loops = out.with_name("loops.yaml")
+    loops.write_text("- name: canonical\n  _target_: canonical_loop.CanonicalLoop\n")
+    agent = "actor_rollout_ref.rollout.agent"
+    overrides = [f"{agent}.default_agent_loop=canonical", f"{agent}.agent_loop_config_path={loops}"]
+    arguments = [NANO / "model", "humaneval", HELD_OUT, *overrides]
+    knobs = {"ROLLOUT": "cpu", "VAL_SAVE_PATH": str(out), "SAMPLES": "2", "CHUNK": "82", "LIMIT": "164"}
+    knobs |= {"ROLLBACK": "both", "MAX_EXECUTION_TIME": "20"}
+    first = Evaluation(*arguments, **knobs)
+    first.until("1 of 4 chunks")
+    first.process.send_signal(signal.SIGINT)
+    assert first.finish() != 0
+    second = Evaluation(*arguments, **knobs)
+    assert second.finish() == 0, second.text + (out / "plain" / "train.log").read_text()[-3000:]
+    return out, first.text, second.text, (arguments, knobs)
+
+
+def test_it_goes_on_after_an_interruption(evaluated):
+    out, first, second, _ = evaluated
+    assert "stopped; the same command goes on with what is left" in first
+    assert "Traceback" not in first
+    assert "rollback: 82 of 328 problems are done already" in second or "164 of 328 problems are done" in second
+    for arm in ("rollback", "plain"):
+        found = list(trajectories.read(out / arm / "trajectories"))
+        assert len(found) == len({(t.key, t.sample) for t in found}) == 328 * 2
+
+
+def test_human_evals_canonical_solutions_are_all_right(evaluated):
+    out, _, text, _ = evaluated
+    report = json.loads((out / "report.json").read_text())
+    suite = report["suites"]["humaneval"]
+    for arm in ("rollback", "plain"):
+        assert suite["arms"][arm]["problems"] == 164
+        assert suite["arms"][arm]["mean"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+        samples = [json.loads(line) for line in (out / arm / "humaneval.jsonl").read_text().splitlines()]
+        assert len(samples) == 328
+        assert len({sample["task_id"] for sample in samples}) == 164
+    assert "# Evaluation of outputs/nano/seed0/model" in text
+
+
+def test_the_nano_policy_is_better_with_rollback(evaluated):
+    out = evaluated[0]
+    report = json.loads((out / "report.json").read_text())
+    suite = report["suites"][str(HELD_OUT)]
+    rollback, plain = suite["arms"]["rollback"], suite["arms"]["plain"]
+    assert (rollback["problems"], rollback["samples"]) == (164, 2)
+    assert 0.2 < plain["mean"]["value"] < 0.7
+    assert suite["comparison"]["gain"]["value"] > 0
+    assert (plain["rollbacks"], plain["discarded_tokens"]) == (0, 0)
+    assert rollback["recovered"] > 0.1
+    assert rollback["failures_left"] < plain["failures_left"] / 2
+    equal = suite["comparison"]["equal_tokens"]
+    assert equal["rollback"]["tokens"] == pytest.approx(equal["plain"]["tokens"])
+    assert (out / "report.png").stat().st_size > 10_000
+
+
+def test_other_settings_in_the_same_folder_are_refused(evaluated):
+    arguments, same = evaluated[3]
+    other = Evaluation(*arguments, **same | {"SAMPLES": "3"})
+    assert other.finish() != 0
+    assert "holds an evaluation with other settings (samples: begun with 2, now 3)" in other.text
+    assert "Traceback" not in other.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "knobs", "message"),
+    [
+        ([NANO / "model", "aime"], {}, "unknown suite 'aime', expected one of aime2024, aime2025, gpqa"),
+        ([NANO / "model"], {}, "expected MODEL and at least one SUITE"),
+        ([NANO / "model", "aime2024", "--chunk"], {}, "unknown argument '--chunk'"),
+        ([NANO / "model", "aime2024"], {"ROLLBACK": "yes"}, "ROLLBACK must be one of on off both, got yes"),
+        ([NANO / "model", "aime2024"], {"SAMPLES": "0"}, "SAMPLES must be a positive whole number, got 0"),
+    ],
+)
+def test_bad_input_is_named(tmp_path, arguments, knobs, message):
+    evaluation = Evaluation(*arguments, **{"ROLLOUT": "cpu", "VAL_SAVE_PATH": str(tmp_path)} | knobs)
+    assert evaluation.finish() != 0
+    assert message in evaluation.text
+    assert "Traceback" not in evaluation.text

@@ -1,0 +1,208 @@
+"""The programs in a dump of trajectories, by the benchmark's question, and their scores through the judge.
+
+A dump is JSON Lines: ours (`trajectories.Trajectory`), or VeRL's validation dump with input, output and gts. A line
+belongs to the question that it names (question_id, or problem), else to the one whose tests it has (gts), else to the
+one whose text its input holds; anything but exactly one is an error.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from verl_cleaner.code_tool import judge_url
+from verl_cleaner.dataset import reading
+from verl_cleaner.evaluation.statistics import estimate, pass_at_k, powers
+from verl_cleaner.evaluation.suites import Problem, read_suite, suite_file
+from verl_cleaner.reward.answers import last_python_block
+from verl_cleaner.reward.cases import read_cases
+from verl_cleaner.reward.code import score_code
+from verl_cleaner.reward.judging import judge_at
+from verl_cleaner.saar.outcome import InfrastructureError
+
+Codes = dict[str, list[str]]
+"""By question, in the order of the samples; empty where a response holds no program."""
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """name: of its module and suite. text: the column with a question's text. file: the usual name of the file that
+    `write` makes. official: how the benchmark's own evaluation is called with it."""
+
+    name: str
+    text: str
+    file: str
+    write: Callable[[Path, Codes], None]
+    official: str
+
+
+@dataclass(slots=True)
+class Questions:
+    """A benchmark's questions. texts: as the file has them, by id."""
+
+    problems: Mapping[str, Problem]
+    texts: Mapping[str, str]
+    _by_tests: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def __post_init__(self) -> None:
+        for name, problem in self.problems.items():
+            self._by_tests[_plain(problem.row.ground_truth)].append(name)
+
+    def of(self, entry: Mapping[str, Any], where: str) -> str | None:
+        """The question of a dump's line; None where the line says that it is of another benchmark.
+
+        Raises:
+            ValueError: none fits, or several.
+        """
+        source = entry.get("data_source")
+        if source is not None and source not in {problem.row.data_source for problem in self.problems.values()}:
+            return None
+        for key in ("question_id", "problem"):
+            if key in entry:
+                if str(entry[key]) not in self.problems:
+                    raise ValueError(f"{where}: {key} {entry[key]!r} is no question of the benchmark")
+                return str(entry[key])
+        named = self._by_tests.get(_plain(entry["gts"]), []) if entry.get("gts") is not None else []
+        found = named if len(named) == 1 else self._by_text(str(entry.get("input", "")), named or list(self.problems))
+        if len(found) != 1:
+            several = f"{len(found)} questions fit ({', '.join(found[:3])}, …)" if found else "no question fits"
+            raise ValueError(
+                f"{where}: {several}; expected a question_id, the question's tests in gts, or its text in input"
+            )
+        return found[0]
+
+    def _by_text(self, text: str, names: Sequence[str]) -> list[str]:
+        """Of those whose text is there, the longest: one question may begin like another."""
+        there = [name for name in names if self.texts[name].strip() in text]
+        longest = max((len(self.texts[name].strip()) for name in there), default=0)
+        return [name for name in there if len(self.texts[name].strip()) == longest]
+
+
+def read_questions(suite: str, benchmark: Benchmark, *, limit: int | None = None) -> Questions:
+    """suite: a name or a file. Raises ValueError for an unusable file."""
+    problems = {problem.id: problem for problem in read_suite(suite, limit=limit)}
+    # A row that is no object, read_suite has refused.
+    raws = (raw for raw in reading.rows(suite_file(suite)) if isinstance(raw, dict))
+    return Questions(
+        problems, {name: str(raw.get(benchmark.text, "")) for name, raw in zip(problems, raws, strict=False)}
+    )
+
+
+def collect(dumps: Iterable[Path], questions: Questions) -> Codes:
+    """The programs of a dump, as many for every question.
+
+    Raises:
+        ValueError: a line that cannot be matched, or a question with fewer samples than another, or none.
+    """
+    found: dict[str, list[tuple[int, str]]] = {name: [] for name in questions.problems}
+    for entry, where in _lines(dumps):
+        name = questions.of(entry, where)
+        if name is not None:
+            samples = found[name]
+            samples.append((int(entry.get("sample", len(samples))), last_python_block(str(entry["output"])) or ""))
+    numbers = {name: len(samples) for name, samples in found.items()}
+    most = max(numbers.values())
+    short = [name for name, number in numbers.items() if number < most or number == 0]
+    if short:
+        raise ValueError(
+            f"{len(short)} of {len(numbers)} questions have fewer than {max(most, 1)} samples, e.g. {short[0]} "
+            f"with {numbers[short[0]]}; the dump is not complete, or of another slice of the benchmark"
+        )
+    return {name: [code for _, code in sorted(samples, key=lambda s: s[0])] for name, samples in found.items()}
+
+
+def _lines(dumps: Iterable[Path]) -> Iterator[tuple[dict[str, Any], str]]:
+    for dump in dumps:
+        files = sorted(dump.glob("*.jsonl")) if dump.is_dir() else [dump]
+        if not files or not files[0].is_file():
+            raise ValueError(f"{dump} holds no trajectories; expected JSON Lines (.jsonl) or a folder of them")
+        for path in files:
+            with path.open(encoding="utf-8") as file:
+                for number, line in enumerate(file, 1):
+                    where = f"{path}, line {number}"
+                    try:
+                        entry = json.loads(line)
+                    except ValueError as error:
+                        raise ValueError(f"{where} is not JSON: {error}") from None
+                    if not isinstance(entry, dict) or "output" not in entry:
+                        raise ValueError(f"{where} must be an object with output, got {line[:80]!r}")
+                    yield entry, where
+
+
+def _plain(ground_truth: Any) -> str:
+    """JSON texts that differ in blanks only are equal."""
+    if isinstance(ground_truth, str):
+        try:
+            ground_truth = json.loads(ground_truth)
+        except ValueError:
+            return str(ground_truth)
+    return json.dumps(ground_truth, sort_keys=True)
+
+
+def score(codes: Codes, questions: Questions, *, url: str, say: Callable[[str], None] = print) -> dict[str, list[bool]]:
+    """Whether each program passes all its tests. Raises InfrastructureError: the judge fails, not the programs."""
+
+    async def all_of_them() -> dict[str, list[bool]]:
+        judge, shown, done = judge_at(url), time.monotonic(), 0
+
+        async def one(name: str, code: str) -> bool:
+            nonlocal shown, done
+            async with judge.programs:
+                cases = read_cases(questions.problems[name].row.ground_truth, where=name)
+                result = await score_code(code or None, cases, judge=judge, early_stop=True)
+            done += 1
+            if time.monotonic() - shown > 10:
+                shown = time.monotonic()
+                say(f"[cleaner] {done} of {sum(map(len, codes.values()))} programs scored")
+            return result.acc == 1.0
+
+        try:
+            every = (one(name, code) for name, samples in codes.items() for code in samples)
+            results = iter(await asyncio.gather(*every))
+            return {name: [next(results) for _ in samples] for name, samples in codes.items()}
+        finally:
+            await judge.close()
+
+    return asyncio.run(all_of_them())
+
+
+def show(passed: Mapping[str, Sequence[bool]]) -> str:
+    """The benchmark's number, as text."""
+    samples = min(map(len, passed.values()))
+    lines = [f"{len(passed)} questions × {samples} samples, percent with 95 % intervals over the questions"]
+    for k in powers(samples):
+        values = [pass_at_k(sum(results), len(results), k) for results in passed.values()]
+        lines.append(f"pass@{k}  {estimate(values)}  ({sum(values):.2f} of {len(passed)})")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None, benchmark: Benchmark) -> None:
+    """A benchmark's command line."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m verl_cleaner.evaluation.{benchmark.name}",
+        description="Convert trajectories to the benchmark's own file, and score them through the judge.",
+    )
+    parser.add_argument("dump", nargs="+", type=Path, help="JSON Lines with trajectories, or folders of them")
+    parser.add_argument("--out", type=Path, required=True, help="the benchmark's file")
+    parser.add_argument("--dataset", default=benchmark.name, help="the questions: the suite or a file of that schema")
+    parser.add_argument("--score", action="store_true", help="run the programs, too; needs a judge")
+    parser.add_argument("--judge-url", default=judge_url(), help="(default: %(default)s)")
+    options = parser.parse_args(argv)
+    try:
+        questions = read_questions(options.dataset, benchmark)
+        codes = collect(options.dump, questions)
+        benchmark.write(options.out, codes)
+        print(f"[cleaner] {options.out}: {len(codes)} questions; the benchmark's own evaluation:")
+        print(f"  {benchmark.official.replace('FILE', str(options.out))}")
+        if options.score:
+            passed = score(codes, questions, url=options.judge_url)
+            options.out.with_suffix(".scores.json").write_text(json.dumps(passed) + "\n")
+            print(show(passed))
+    except (ValueError, InfrastructureError) as error:
+        sys.exit(f"[cleaner] error: {error}")

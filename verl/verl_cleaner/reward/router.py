@@ -1,0 +1,64 @@
+"""Every source's reward, for VeRL: `reward.custom_reward_function.path=pkg://verl_cleaner.reward.router`.
+
+A row's `data_source` decides by which rule it is scored (`verl_cleaner.dataset.sources`). Options, as
+`+reward.custom_reward_function.reward_kwargs.NAME=…`:
+
+    math_verify   ask math-verify beside the strict rule (`verified` in the result)
+    early_stop    end a program's tests at the first that fails; for evaluation, where only accuracy counts
+    sources       a YAML of your own with further sources
+    judge_url     else CODE_JUDGE_URL, else the judge's default address
+"""
+
+from typing import Any
+
+from verl_cleaner.code_tool import judge_url as default_judge_url
+from verl_cleaner.dataset.sources import Kind, load
+from verl_cleaner.reward import choice, code, mathematics, reasoning_gym
+from verl_cleaner.reward.judging import judge_at
+from verl_cleaner.reward.result import Reward, answer_reward
+from verl_cleaner.reward.verifier import MathVerifier
+
+_verifier: MathVerifier | None = None
+
+
+async def compute_score(
+    data_source: str,
+    solution_str: str,
+    ground_truth: Any,
+    extra_info: dict[str, Any] | None = None,
+    *,
+    math_verify: bool = False,
+    early_stop: bool = False,
+    sources: str | None = None,
+    judge_url: str | None = None,
+    **_: Any,
+) -> dict[str, Any]:
+    """Return the fields of `Reward`.
+
+    Raises:
+        ValueError: the source is unknown, or the row's ground truth is broken.
+        InfrastructureError: the judge or math-verify's process failed; the trajectory is lost, not wrong.
+    """
+    extra = extra_info or {}
+    where = f"data_source {data_source}, row {extra.get('index', '?')}"
+    reward: Reward
+    match load(sources).kind(data_source, where=where):
+        case Kind.MATH:
+            verify = _math_verifier().verify if math_verify else None
+            reward = await mathematics.score(solution_str, str(ground_truth), verify=verify)
+        case Kind.CHOICE:
+            reward = choice.score(solution_str, str(ground_truth))
+        case Kind.CODE:
+            judge = judge_at(default_judge_url({"url": judge_url}))
+            reward = await code.score(solution_str, ground_truth, judge=judge, early_stop=early_stop, where=where)
+        case Kind.REASONING_GYM:
+            found = reasoning_gym.compute_score(data_source, solution_str, str(ground_truth), extra)
+            reward = answer_reward(found["pred"] or None, right=found["acc"] == 1.0, low=0.0)
+    return reward.as_dict()
+
+
+def _math_verifier() -> MathVerifier:
+    global _verifier
+    if _verifier is None:
+        _verifier = MathVerifier()
+    return _verifier

@@ -20,6 +20,7 @@ RUN python3 -m pip install --no-cache-dir uv \
     && uv pip install --system --break-system-packages --no-cache --compile-bytecode --no-deps -e code-judge -e verl
 
 COPY recipe recipe
+COPY data_filter.sh ./
 
 # The recipes use this interpreter instead of making .venv.
 ENV PYTHON=python3

@@ -64,6 +64,10 @@ time.sleep(600)
         ("noise\nerror: 2 problems before the start:\n  - a\n  - b\n", "2 problems before the start:\n  - a\n  - b"),
         ("Traceback:\n  File x\nValueError: bad\nAt exit\n", "ValueError: bad"),
         ("(Worker pid=1) torch.OutOfMemoryError: no memory\n", "(Worker pid=1) torch.OutOfMemoryError: no memory"),
+        (
+            "pkg.GroupsError: lost\nAt exit\n\x1b[36m(Loop pid=7)\x1b[0m pkg.JudgeError: no verdict\n",
+            "pkg.GroupsError: lost",
+        ),
         ("a note: fine\nlast words\n", "last words"),
     ],
 )

@@ -8,6 +8,7 @@ FOLDER/tensorboard/   the same for tensorboard
 import ctypes
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,9 @@ from typing import Any
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 20
 _PR_SET_PDEATHSIG = 1
+
+_RAY_PREFIX = re.compile(r"(\x1b\[\d+m)?\([^)]* pid=\d+")
+"""What Ray puts before a worker's line."""
 
 
 class RunFailed(Exception):
@@ -118,13 +122,17 @@ def _new_lines(path: Path, offset: int) -> tuple[list[bytes], int]:
 
 
 def last_error(log: Path) -> str:
-    """What most likely says why: all that the preflight found, or the last exception."""
+    """What most likely says why: all that the preflight found, or the last exception, the trainer's before a worker's,
+    whose lines Ray may bring later."""
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    of_a_worker = None
     for number in reversed(range(len(lines))):
         text = lines[number].strip()
         name = text.partition(":")[0].replace(")", ".").rsplit(".", 1)[-1].strip()
         if text.startswith("error:"):
             return "\n".join([text.removeprefix("error:").strip(), *lines[number + 1 :]])
         if name.isidentifier() and name.endswith(("Error", "Exception", "Interrupt")) and ":" in text:
-            return text
-    return lines[-1].strip() if lines else "nothing was logged"
+            if not _RAY_PREFIX.match(text):
+                return text
+            of_a_worker = of_a_worker or text
+    return of_a_worker or (lines[-1].strip() if lines else "nothing was logged")

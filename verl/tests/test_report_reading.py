@@ -1,6 +1,7 @@
 """Runs, dumps and conversations as the report reads them, broken ones included."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -97,6 +98,18 @@ def test_the_tokens_texts_join_to_the_text(name):
     assert len(texts) == len(ids)
     assert "".join(texts) == tokenizer.decode(ids, clean_up_tokenization_spaces=False)
     assert "".join(TokenTexts(tokenizer)(ids[:8])) == tokenizer.decode(ids[:8], clean_up_tokenization_spaces=False)
+
+
+def test_columns_of_a_large_batch_are_unpacked_once(monkeypatch):
+    """2,048 rows; VeRL's batch has jagged tensors, tests above have lists."""
+    rows = [torch.full((length % 7 + 1,), length % 60) for length in range(2048)]
+    names = ("prompts", "responses", "response_mask", *trajectory_dump.SCORE_COLUMNS)
+    data = dict.fromkeys(names, torch.nested.as_nested_tensor(rows, layout=torch.jagged))
+    monkeypatch.setattr("verl_cleaner.trainer.tq.kv_batch_get", lambda **_: data)
+    start = time.process_time()
+    found = token_columns([str(i) for i in range(2048)], "train", TokenTexts(tiny_tokenizer()))
+    assert time.process_time() - start < 5
+    assert [row["mask"] for row in found.values()] == [row.tolist() for row in rows]
 
 
 def test_a_run_with_everything(tmp_path):

@@ -109,9 +109,10 @@ class CleanerTrainer(PPOTrainerSync):
     def _trajectories(self, batch: KVBatchMeta) -> list[trajectories.Trajectory]:
         names = ("prompts", "responses", "rm_scores", "num_turns", "data_source", "extra_info", "extra_fields")
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=list(names))
+        columns = {name: list(data[name]) for name in names}  # a jagged tensor unbinds whole at every [i]
         found = []
         for number, key in enumerate(batch.keys):
-            fields = {name: getattr(data[name][number], "data", data[name][number]) for name in names}
+            fields = {name: getattr(column[number], "data", column[number]) for name, column in columns.items()}
             texts = (self.tokenizer.decode(fields[name], skip_special_tokens=True) for name in ("prompts", "responses"))
             prompt, response = texts
             sample = int(key.rsplit("_", 2)[1])
@@ -186,11 +187,15 @@ def token_columns(keys: list[str], partition_id: str, texts: TokenTexts) -> dict
     """By key, what the batch holds of every token, as in `trajectory_dump.TOKEN_COLUMNS`."""
     numbers = {"response_mask": "mask"} | {name: name for name in trajectory_dump.SCORE_COLUMNS}
     data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=["prompts", "responses", *numbers])
+    names = {name: column for name, column in numbers.items() if name in data}
+    fields = {
+        name: list(data[name]) for name in ("prompts", "responses", *names)
+    }  # a jagged tensor unbinds at every [i]
     found = {}
     for i, key in enumerate(keys):
-        columns: dict[str, Any] = {column: data[name][i].tolist() for name, column in numbers.items() if name in data}
-        columns["prompt"] = "".join(texts(data["prompts"][i].tolist()))
-        columns["tokens"] = texts(data["responses"][i].tolist())
+        columns: dict[str, Any] = {column: fields[name][i].tolist() for name, column in names.items()}
+        columns["prompt"] = "".join(texts(fields["prompts"][i].tolist()))
+        columns["tokens"] = texts(fields["responses"][i].tolist())
         found[key] = columns
     return found
 

@@ -54,6 +54,13 @@ async def test_both_files_hold_the_same_and_the_documented_columns(tmp_path):
     assert rollback_dump.read(tmp_path / "empty.parquet") == rollback_dump.read(tmp_path / "empty.jsonl") == []
 
 
+def test_separators_within_a_text_end_no_row(tmp_path):
+    rows = [dict.fromkeys(rollback_dump.SCHEMA) | {"schema_version": 1, "error": "a\u2028b\u2029c\x85d\x0ce"}] * 2
+    rollback_dump.write(tmp_path, rows, name="7")
+    for suffix in ("jsonl", "parquet"):
+        assert rollback_dump.read(tmp_path / f"7.{suffix}") == rows
+
+
 async def test_replay_shows_the_repair(tmp_path, capsys):
     rows, _ = await table()
     rollback_dump.write(tmp_path, rows, name="7")

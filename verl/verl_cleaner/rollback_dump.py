@@ -89,7 +89,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
         table = pyarrow.parquet.read_table(path).to_pylist()
     else:
-        table = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+        table = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     for row in table:
         if row.get("schema_version") != SCHEMA_VERSION or set(SCHEMA) - set(row):
             raise ValueError(

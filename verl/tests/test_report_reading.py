@@ -1,7 +1,13 @@
 """Runs, dumps and conversations as the report reads them, broken ones included."""
 
+import base64
+import gzip
 import json
+import math
+import re
 import time
+from dataclasses import replace
+from random import Random
 
 import pytest
 import torch
@@ -16,6 +22,7 @@ from verl_cleaner.report import conversation, sampling
 from verl_cleaner.report.conversation import Kind
 from verl_cleaner.report.diff import diff
 from verl_cleaner.report.folder import Split, find_runs
+from verl_cleaner.report.page import render
 from verl_cleaner.report.run import flat, names, read_run
 from verl_cleaner.token_text import TokenTexts
 from verl_cleaner.tool_agent_loop import RECORD_FIELD, ToolAgentLoop
@@ -167,6 +174,51 @@ def test_a_broken_run_is_read_as_far_as_it_goes_and_says_so(tmp_path):
     assert "metrics.jsonl: 1 line left out (line 6)" in text
     (rollouts / "run.json").write_text('{"config": ')
     assert any("configuration cannot be read" in text for text in read(folder).warnings.texts)
+
+
+def test_values_of_another_type_are_a_warning(tmp_path):
+    folder = write_run(tmp_path / "run")
+    retries = folder / "rollouts" / "rollbacks" / "1.jsonl"
+    rows = [json.loads(line) for line in retries.read_text().splitlines()]
+    retries.write_text(json.dumps(rows[0] | {"kinds": None}) + "\n")
+    retries.with_suffix(".parquet").unlink()
+    table = trajectory_dump.read(folder / "rollouts" / "trajectories" / "2.parquet")
+    table[0]["attempts"] = [{"turn": 1, "kinds": None, "seconds": [0.1]}]
+    table[1]["advantages"] = [None] * len(table[1]["advantages"])
+    trajectory_dump.write(folder / "rollouts" / "trajectories", table, name="2")
+    run = read(folder)
+    assert len(run.trajectories) == 48
+    first, second = run.warnings.texts
+    assert "rollbacks/1.jsonl: left out: ValueError" in first
+    assert "row 1 holds kinds=None, expected list<string>" in first
+    assert "rollouts/trajectories/2.parquet: rows left out that hold values of another type" in second
+    render([run])
+
+
+def test_no_number_is_no_json(tmp_path):
+    """NaN and infinities from the reward function are no reason to lose the page."""
+    folder = write_run(tmp_path / "run", steps=1)
+    table = trajectory_dump.read(folder / "rollouts" / "trajectories" / "1.parquet")
+    table[0]["acc"], table[1]["acc"] = math.nan, math.inf
+    trajectory_dump.write(folder / "rollouts" / "trajectories", table, name="1")
+    run = read(folder)
+    run.trajectories[0] = replace(run.trajectories[0], score=math.nan)
+    data = re.search(r'id="data">(.*?)</script>', render([run]), re.DOTALL)[1]
+    index = json.loads(data, parse_constant=pytest.fail)["index"]
+    assert index["acc"].count(None) == 2
+    assert index["score"][0] is None
+
+
+def test_metrics_count_for_the_size_of_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr("verl_cleaner.report.page.MAX_BYTES", 30_000)
+    random = Random(0)
+    run = read(write_run(tmp_path / "run", words=300))
+    for step in range(400):
+        run.steps[step] = {f"metric/{i}": random.random() for i in range(50)}
+    chunks = re.findall(r'id="chunk-\d+">(.*?)</script>', render([run]), re.DOTALL)
+    assert 10_000 < sum(map(len, chunks)) <= 30_000
+    series = json.loads(gzip.decompress(base64.b64decode(chunks[-1])))["metric/0"][0]
+    assert (series[0][0], series[-1][0]) == (0, 399)
 
 
 def test_what_holds_no_run_is_named(tmp_path):

@@ -310,6 +310,37 @@ def test_hostile_text_keeps_its_place(text):
     assert found[2].text == text
 
 
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "\nuser\n<tool_response>",
+        "<tool_response>",
+        "\ntool\n",
+        "\nuser\n<tool_response></tool_response>",
+        "<tool_call><parameter=",
+        "<parameter=a>",
+        "<function=",
+        "<tool_call><parameter=a></parameter>",
+        "\nuser\n<tool_response>x</tool_response>\nassistant\n",
+    ],
+)
+def test_a_megabyte_of_hostile_text_is_read_in_linear_time(unit):
+    text = unit * (1_000_000 // len(unit))
+    start = time.process_time()
+    for whole in (text, f"<tool_call>{text}", f"\nuser\n<tool_response>{text}</tool_response>\nassistant\n{text}"):
+        blocks = conversation.of_text(whole)
+    assert blocks
+    assert time.process_time() - start < 6  # three times a megabyte or two
+
+
+def test_what_is_not_closed_is_the_policys_text():
+    unclosed = "\nuser\n<tool_response>a</tool_response>\nassistant\nB.\ntool\n<tool_response>c\nassistant\nD."
+    found = conversation.of_text(f"A.{unclosed}\nuser\n<tool_response>e")
+    texts = [(str(block.kind), block.text) for block in found]
+    assert texts[:4] == [("text", "A."), ("response", "a"), ("text", "B."), ("response", "<tool_response>c")]
+    assert texts[4:] == [("text", "D.\nuser\n<tool_response>e")]
+
+
 def test_prompts_with_and_without_special_tokens():
     marked = "<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\nuser\nhi<|im_end|>\n<|im_start|>assistant\n"
     first = conversation.of_prompt(marked)[0]

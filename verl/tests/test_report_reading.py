@@ -12,6 +12,7 @@ from random import Random
 import pytest
 import torch
 from loop_harness import ScriptedServer, call, make_config, rollback, run_loop
+from omegaconf import open_dict
 from real_tokenizers import real_tokenizer
 from report_data import HOSTILE, write_run
 from tiny import tiny_tokenizer
@@ -360,10 +361,21 @@ def test_diff_marks_what_changed():
 
 def test_configuration_is_saved_resolved_and_without_secrets(tmp_path):
     config = make_config()
+    with open_dict(config):
+        config.trainer.headers = [{"Authorization": "hunter2"}, ["redis://me:hunter2@host"]]
+        config.trainer.HF_TOKEN = "hunter2"
     run_info.write(tmp_path, config)
+    assert "hunter2" not in (tmp_path / run_info.FILE).read_text()
     info = run_info.read(tmp_path / run_info.FILE)
     assert info["config"]["trainer"]["dump_tokens"] is False
     assert info["versions"]["verl"] == "0.9.1"
+    secrets = ("authorization", "PASSWD", "auth_token", "private_key", "bearer", "X-Api-Key", "credentials")
+    assert set(flat({"a": dict.fromkeys(secrets, "x")}).values()) == {"(hidden)"}
+    assert flat({"a": {"secret": None, "tokens": 1}, "b": [{"c": "Bearer abc"}]}) == {
+        "a.secret": "null",
+        "a.tokens": "1",
+        "b": "[{'c': '(hidden)'}]",
+    }
     shown = flat(
         {"a": {"api_key": "k", "HF_TOKEN": "t", "max_token_len": 3, "url": "redis://u:p@h", "b": [1], "c": {}}}
     )

@@ -359,6 +359,17 @@ def test_diff_marks_what_changed():
     assert [line.sign for line in diff("\n".join("ab" * 1500), "x")].count("-") == 3000
 
 
+@pytest.mark.parametrize("line", ["ab" * 190, "".join(map(chr, range(0x4E00, 0x4E00 + 380)))])
+def test_a_diff_of_many_changed_lines_takes_its_time_from_a_few(line):
+    old, new = ([f"{line[shift:]}{line[:shift]}{i}" for i in range(980)] for shift in (0, 1))
+    start = time.process_time()
+    lines = diff("\n".join(old), "\n".join(new))
+    few = diff("\n".join(old[:50]), "\n".join(new[:50]))
+    assert time.process_time() - start < 3
+    assert ["".join(text for _, text in found.parts) for found in lines] == old + new
+    assert any(not changed for changed, _ in few[0].parts)
+
+
 def test_configuration_is_saved_resolved_and_without_secrets(tmp_path):
     config = make_config()
     with open_dict(config):

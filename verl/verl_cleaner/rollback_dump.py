@@ -107,7 +107,8 @@ def read(path: Path) -> list[dict[str, Any]]:
 def _is(value: Any, kind: str) -> bool:
     if kind == "list<string>":
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
-    return isinstance(value, {"int64": int, "double": (int, float), "string": str}[kind])
+    classes: dict[str, tuple[type, ...]] = {"int64": (int,), "double": (int, float), "string": (str,)}
+    return isinstance(value, classes[kind])
 
 
 def _plain(value: Any) -> Any:

@@ -15,6 +15,7 @@ from loop_harness import ScriptedServer, call, make_config, rollback, run_loop
 from omegaconf import open_dict
 from real_tokenizers import real_tokenizer
 from report_data import HOSTILE, write_run
+from tensordict import NonTensorStack, TensorDict
 from tiny import tiny_tokenizer
 
 from verl_cleaner import rollback_dump, run_info, trajectory_dump
@@ -27,7 +28,7 @@ from verl_cleaner.report.page import render
 from verl_cleaner.report.run import flat, names, read_run
 from verl_cleaner.token_text import TokenTexts
 from verl_cleaner.tool_agent_loop import RECORD_FIELD, ToolAgentLoop
-from verl_cleaner.trainer import token_columns
+from verl_cleaner.trainer import token_columns, unbound
 
 
 def read(path, limit=2000):
@@ -106,6 +107,23 @@ def test_the_tokens_texts_join_to_the_text(name):
     assert len(texts) == len(ids)
     assert "".join(texts) == tokenizer.decode(ids, clean_up_tokenization_spaces=False)
     assert "".join(TokenTexts(tokenizer)(ids[:8])) == tokenizer.decode(ids[:8], clean_up_tokenization_spaces=False)
+
+
+def test_rows_of_every_kind_of_column():
+    rows = [torch.ones(2), torch.zeros(3)]
+    batch = TensorDict(
+        {
+            "jagged": torch.nested.as_nested_tensor(rows, layout=torch.jagged),
+            "strided": torch.nested.as_nested_tensor(rows),
+            "numbers": torch.tensor([1, 2]),
+            "objects": NonTensorStack({"x": 1}, {"y": 2}),
+        },
+        batch_size=[2],
+    )
+    for name in ("jagged", "strided"):
+        assert [row.tolist() for row in unbound(batch[name])] == [row.tolist() for row in rows]
+    assert [int(number) for number in unbound(batch["numbers"])] == [1, 2]
+    assert [getattr(value, "data", value) for value in unbound(batch["objects"])] == [{"x": 1}, {"y": 2}]
 
 
 def test_columns_of_a_large_batch_are_unpacked_once(monkeypatch):

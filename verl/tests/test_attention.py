@@ -76,10 +76,15 @@ def test_sliding_window_counts_the_token_itself(monkeypatch):
         ({"mask": torch.ones(1, 1, 3, 3)}, "use_remove_padding=True"),
         ({"dtype": torch.float32}, "float16 or bfloat16"),
         ({"positions": [[2, 0, 1]]}, "must begin with 0"),
+        ({"positions": [[[0, 1, 2]]] * 3}, r"shape \(1, tokens\), got \(3, 1, 3\)"),
+        ({"more": {"softcap": 50.0}}, "does not compute softcap.*flash-attn"),
+        ({"more": {"s_aux": torch.zeros(2)}}, "does not compute s_aux.*flash-attn"),
     ],
 )
 def test_what_is_no_packed_row_is_refused(changes, message):
     tensor = torch.zeros(changes.get("batch", 1), 2, 3, 8, dtype=changes.get("dtype", torch.bfloat16))
     positions = torch.tensor(changes.get("positions", [[0, 1, 2]]))
     with pytest.raises(ValueError, match=message):
-        varlen_attention(None, tensor, tensor, tensor, changes.get("mask"), position_ids=positions)
+        varlen_attention(
+            None, tensor, tensor, tensor, changes.get("mask"), position_ids=positions, **changes.get("more", {})
+        )

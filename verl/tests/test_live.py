@@ -87,7 +87,8 @@ def test_prometheus_serves_the_loops_metrics(step):
     metrics = LoopMetrics()
     metrics.validated({"val-core/a/acc/mean@1": 0.25, "val-core/b/acc/mean@1": 0.75})
     for number in (1, 2):
-        metrics.stepped(number, metrics_of(step[1]), step[1])
+        phase = {"timing_s/testing": 9.0} if number == 1 else {}
+        metrics.stepped(number, metrics_of(step[1]) | phase, step[1])
     port = metrics.serve("127.0.0.1:0")
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as reply:
         text = reply.read().decode()
@@ -104,6 +105,7 @@ def test_prometheus_serves_the_loops_metrics(step):
         "cleaner_similarity_count 2.0",
     ):
         assert line in text.splitlines()
+    assert "testing" not in text
 
 
 def test_an_address_in_use_is_named():

@@ -1,5 +1,6 @@
 """Real optimizer steps of VeRL's actor with pairs, in one process and in two, against autograd on the bare model."""
 
+import math
 import os
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pair_steps import LOOSE, NO_PAIRS, REF_SCALE
 from tiny import tiny_model
 from transformers import AutoModelForCausalLM
 
+from verl_cleaner.pairs import step as pair_step
 from verl_cleaner.pairs.travel import GRANTED_FIELD, PAIRS_FIELD, pack, unpack
 from verl_cleaner.pairs.worker import finish_dpo_metrics
 from verl_cleaner.saar.pair import Pair
@@ -240,6 +242,35 @@ def test_the_pairs_alone_raise_the_repaired_call_over_the_failed_one(steps):
     assert margins[0].min() < 0
     assert (margins[-1] > margins[0]).all()
     assert (margins[-1] > 0).all()
+
+
+@pytest.mark.parametrize("overflow", ["policy", "pairs", "neither"])
+def test_an_overflow_stays_one_and_has_no_scale(monkeypatch, overflow):
+    """Of a policy's gradient 2 and a pairs' gradient 4, or infinity."""
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda *_, **__: None)
+    monkeypatch.setattr(pair_step, "get_device_id", lambda: "cpu")
+    weight = torch.nn.Parameter(torch.zeros(1))
+    weight.grad = torch.tensor([math.inf if overflow == "policy" else 2.0])
+
+    class Engine:
+        optimizer = torch.optim.SGD([weight])
+
+        def forward_backward_batch(self, *_):
+            weight.grad = torch.tensor([math.inf if overflow == "pairs" else 4.0])
+
+    scale, share = pair_step.add_pair_gradient(Engine(), {}, torch.ones(2), max_ratio=0.5)
+    if overflow == "neither":
+        assert (scale, share, weight.grad.item()) == (0.25, 0.5, 3.0)
+    else:
+        assert math.isnan(scale)
+        assert math.isnan(share)
+        assert math.isinf(weight.grad.item())
+
+
+def test_without_a_scale_the_other_metrics_remain():
+    metrics = {f"actor/dpo_{name}": 1.0 for name in ("pairs", "correct", "margin", "loss")}
+    finish_dpo_metrics(metrics)
+    assert sorted(metrics) == ["dpo/loss", "dpo/margin", "dpo/pair_accuracy"]
 
 
 def test_no_metrics_without_pairs():

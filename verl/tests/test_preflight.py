@@ -277,11 +277,14 @@ def test_attention_over_packed_rows_needs_them(config, monkeypatch):
             f"+{model}.override_config.attn_implementation=varlen",
             f"{model}.use_remove_padding=False",
             f"{actor}.ulysses_sequence_parallel_size=2",
+            f"{actor}.fsdp_config.ulysses_sequence_parallel_size=4",
             name="cleaner",
         )
     )
     assert any("varlen needs actor_rollout_ref.model.use_remove_padding=True, got False" in one for one in problems)
-    assert any(f"varlen needs {actor}.ulysses_sequence_parallel_size=1, got 2" in one for one in problems)
+    for path, size in ("", 2), ("fsdp_config.", 4):
+        message = f"varlen needs {actor}.{path}ulysses_sequence_parallel_size=1, got {size}"
+        assert any(message in one for one in problems)
 
 
 def test_an_engine_that_is_not_installed(config, monkeypatch):

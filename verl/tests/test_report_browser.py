@@ -125,6 +125,19 @@ def test_curves_of_both_runs_and_one_hidden(browser, compared):
     assert page.errors() == []
 
 
+def test_every_run_of_many_has_a_line_of_its_own(browser, tmp_path):
+    for number in range(10):
+        write_run(tmp_path / f"run{number}", steps=1, prompts=1, rollouts=1, tokens=False)
+        shutil.rmtree(tmp_path / f"run{number}" / "rollouts")
+    write_report([tmp_path], tmp_path / "report.html")
+    page = Page(browser, tmp_path / "report.html")
+    read = "const s = getComputedStyle(arguments[0]); return s.stroke + ' ' + s.strokeDasharray"
+    card = next(card for card in page.all(".card") if "Held-out" in card.text)
+    lines = [page.script(read, line) for line in card.find_elements(By.CSS_SELECTOR, "polyline.line")]
+    assert len(set(lines)) == len(lines) == 10
+    assert not any(line.startswith("none") for line in lines)
+
+
 def test_filters_narrow_the_list(browser, compared):
     page = Page(browser, compared, "#trajectories")
     page.found(96)

@@ -1,12 +1,21 @@
 """Runs, dumps and conversations as the report reads them, broken ones included."""
 
+import base64
+import gzip
 import json
+import math
+import re
+import time
+from dataclasses import replace
+from random import Random
 
 import pytest
 import torch
 from loop_harness import ScriptedServer, call, make_config, rollback, run_loop
+from omegaconf import open_dict
 from real_tokenizers import real_tokenizer
 from report_data import HOSTILE, write_run
+from tensordict import NonTensorStack, TensorDict
 from tiny import tiny_tokenizer
 
 from verl_cleaner import rollback_dump, run_info, trajectory_dump
@@ -15,10 +24,11 @@ from verl_cleaner.report import conversation, sampling
 from verl_cleaner.report.conversation import Kind
 from verl_cleaner.report.diff import diff
 from verl_cleaner.report.folder import Split, find_runs
+from verl_cleaner.report.page import render
 from verl_cleaner.report.run import flat, names, read_run
 from verl_cleaner.token_text import TokenTexts
 from verl_cleaner.tool_agent_loop import RECORD_FIELD, ToolAgentLoop
-from verl_cleaner.trainer import token_columns
+from verl_cleaner.trainer import token_columns, unbound
 
 
 def read(path, limit=2000):
@@ -99,6 +109,35 @@ def test_the_tokens_texts_join_to_the_text(name):
     assert "".join(TokenTexts(tokenizer)(ids[:8])) == tokenizer.decode(ids[:8], clean_up_tokenization_spaces=False)
 
 
+def test_rows_of_every_kind_of_column():
+    rows = [torch.ones(2), torch.zeros(3)]
+    batch = TensorDict(
+        {
+            "jagged": torch.nested.as_nested_tensor(rows, layout=torch.jagged),
+            "strided": torch.nested.as_nested_tensor(rows),
+            "numbers": torch.tensor([1, 2]),
+            "objects": NonTensorStack({"x": 1}, {"y": 2}),
+        },
+        batch_size=[2],
+    )
+    for name in ("jagged", "strided"):
+        assert [row.tolist() for row in unbound(batch[name])] == [row.tolist() for row in rows]
+    assert [int(number) for number in unbound(batch["numbers"])] == [1, 2]
+    assert [getattr(value, "data", value) for value in unbound(batch["objects"])] == [{"x": 1}, {"y": 2}]
+
+
+def test_columns_of_a_large_batch_are_unpacked_once(monkeypatch):
+    """2,048 rows; VeRL's batch has jagged tensors, tests above have lists."""
+    rows = [torch.full((length % 7 + 1,), length % 60) for length in range(2048)]
+    names = ("prompts", "responses", "response_mask", *trajectory_dump.SCORE_COLUMNS)
+    data = dict.fromkeys(names, torch.nested.as_nested_tensor(rows, layout=torch.jagged))
+    monkeypatch.setattr("verl_cleaner.trainer.tq.kv_batch_get", lambda **_: data)
+    start = time.process_time()
+    found = token_columns([str(i) for i in range(2048)], "train", TokenTexts(tiny_tokenizer()))
+    assert time.process_time() - start < 5
+    assert [row["mask"] for row in found.values()] == [row.tolist() for row in rows]
+
+
 def test_a_run_with_everything(tmp_path):
     run = read(write_run(tmp_path / "run"))
     assert not run.warnings.texts
@@ -154,6 +193,51 @@ def test_a_broken_run_is_read_as_far_as_it_goes_and_says_so(tmp_path):
     assert "metrics.jsonl: 1 line left out (line 6)" in text
     (rollouts / "run.json").write_text('{"config": ')
     assert any("configuration cannot be read" in text for text in read(folder).warnings.texts)
+
+
+def test_values_of_another_type_are_a_warning(tmp_path):
+    folder = write_run(tmp_path / "run")
+    retries = folder / "rollouts" / "rollbacks" / "1.jsonl"
+    rows = [json.loads(line) for line in retries.read_text().splitlines()]
+    retries.write_text(json.dumps(rows[0] | {"kinds": None}) + "\n")
+    retries.with_suffix(".parquet").unlink()
+    table = trajectory_dump.read(folder / "rollouts" / "trajectories" / "2.parquet")
+    table[0]["attempts"] = [{"turn": 1, "kinds": None, "seconds": [0.1]}]
+    table[1]["advantages"] = [None] * len(table[1]["advantages"])
+    trajectory_dump.write(folder / "rollouts" / "trajectories", table, name="2")
+    run = read(folder)
+    assert len(run.trajectories) == 48
+    first, second = run.warnings.texts
+    assert "rollbacks/1.jsonl: left out: ValueError" in first
+    assert "row 1 holds kinds=None, expected list<string>" in first
+    assert "rollouts/trajectories/2.parquet: rows left out that hold values of another type" in second
+    render([run])
+
+
+def test_no_number_is_no_json(tmp_path):
+    """NaN and infinities from the reward function are no reason to lose the page."""
+    folder = write_run(tmp_path / "run", steps=1)
+    table = trajectory_dump.read(folder / "rollouts" / "trajectories" / "1.parquet")
+    table[0]["acc"], table[1]["acc"] = math.nan, math.inf
+    trajectory_dump.write(folder / "rollouts" / "trajectories", table, name="1")
+    run = read(folder)
+    run.trajectories[0] = replace(run.trajectories[0], score=math.nan)
+    data = re.search(r'id="data">(.*?)</script>', render([run]), re.DOTALL)[1]
+    index = json.loads(data, parse_constant=pytest.fail)["index"]
+    assert index["acc"].count(None) == 2
+    assert index["score"][0] is None
+
+
+def test_metrics_count_for_the_size_of_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr("verl_cleaner.report.page.MAX_BYTES", 30_000)
+    random = Random(0)
+    run = read(write_run(tmp_path / "run", words=300))
+    for step in range(400):
+        run.steps[step] = {f"metric/{i}": random.random() for i in range(50)}
+    chunks = re.findall(r'id="chunk-\d+">(.*?)</script>', render([run]), re.DOTALL)
+    assert 10_000 < sum(map(len, chunks)) <= 30_000
+    series = json.loads(gzip.decompress(base64.b64decode(chunks[-1])))["metric/0"][0]
+    assert (series[0][0], series[-1][0]) == (0, 399)
 
 
 def test_what_holds_no_run_is_named(tmp_path):
@@ -245,6 +329,37 @@ def test_hostile_text_keeps_its_place(text):
     assert found[2].text == text
 
 
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "\nuser\n<tool_response>",
+        "<tool_response>",
+        "\ntool\n",
+        "\nuser\n<tool_response></tool_response>",
+        "<tool_call><parameter=",
+        "<parameter=a>",
+        "<function=",
+        "<tool_call><parameter=a></parameter>",
+        "\nuser\n<tool_response>x</tool_response>\nassistant\n",
+    ],
+)
+def test_a_megabyte_of_hostile_text_is_read_in_linear_time(unit):
+    text = unit * (1_000_000 // len(unit))
+    start = time.process_time()
+    for whole in (text, f"<tool_call>{text}", f"\nuser\n<tool_response>{text}</tool_response>\nassistant\n{text}"):
+        blocks = conversation.of_text(whole)
+    assert blocks
+    assert time.process_time() - start < 6  # three times a megabyte or two
+
+
+def test_what_is_not_closed_is_the_policys_text():
+    unclosed = "\nuser\n<tool_response>a</tool_response>\nassistant\nB.\ntool\n<tool_response>c\nassistant\nD."
+    found = conversation.of_text(f"A.{unclosed}\nuser\n<tool_response>e")
+    texts = [(str(block.kind), block.text) for block in found]
+    assert texts[:4] == [("text", "A."), ("response", "a"), ("text", "B."), ("response", "<tool_response>c")]
+    assert texts[4:] == [("text", "D.\nuser\n<tool_response>e")]
+
+
 def test_prompts_with_and_without_special_tokens():
     marked = "<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\nuser\nhi<|im_end|>\n<|im_start|>assistant\n"
     first = conversation.of_prompt(marked)[0]
@@ -262,12 +377,34 @@ def test_diff_marks_what_changed():
     assert [line.sign for line in diff("\n".join("ab" * 1500), "x")].count("-") == 3000
 
 
+@pytest.mark.parametrize("line", ["ab" * 190, "".join(map(chr, range(0x4E00, 0x4E00 + 380)))])
+def test_a_diff_of_many_changed_lines_takes_its_time_from_a_few(line):
+    old, new = ([f"{line[shift:]}{line[:shift]}{i}" for i in range(980)] for shift in (0, 1))
+    start = time.process_time()
+    lines = diff("\n".join(old), "\n".join(new))
+    few = diff("\n".join(old[:50]), "\n".join(new[:50]))
+    assert time.process_time() - start < 3
+    assert ["".join(text for _, text in found.parts) for found in lines] == old + new
+    assert any(not changed for changed, _ in few[0].parts)
+
+
 def test_configuration_is_saved_resolved_and_without_secrets(tmp_path):
     config = make_config()
+    with open_dict(config):
+        config.trainer.headers = [{"Authorization": "hunter2"}, ["redis://me:hunter2@host"]]
+        config.trainer.HF_TOKEN = "hunter2"
     run_info.write(tmp_path, config)
+    assert "hunter2" not in (tmp_path / run_info.FILE).read_text()
     info = run_info.read(tmp_path / run_info.FILE)
     assert info["config"]["trainer"]["dump_tokens"] is False
     assert info["versions"]["verl"] == "0.9.1"
+    secrets = ("authorization", "PASSWD", "auth_token", "private_key", "bearer", "X-Api-Key", "credentials")
+    assert set(flat({"a": dict.fromkeys(secrets, "x")}).values()) == {"(hidden)"}
+    assert flat({"a": {"secret": None, "tokens": 1}, "b": [{"c": "Bearer abc"}]}) == {
+        "a.secret": "null",
+        "a.tokens": "1",
+        "b": "[{'c': '(hidden)'}]",
+    }
     shown = flat(
         {"a": {"api_key": "k", "HF_TOKEN": "t", "max_token_len": 3, "url": "redis://u:p@h", "b": [1], "c": {}}}
     )

@@ -5,6 +5,7 @@ import json
 import pyarrow.parquet
 import pytest
 from loop_harness import ScriptedServer, call, make_config, rollback, run_loop
+from report_data import retry
 
 from verl_cleaner import replay, rollback_dump
 from verl_cleaner.config import rollback_config
@@ -52,6 +53,24 @@ async def test_both_files_hold_the_same_and_the_documented_columns(tmp_path):
     assert schema.names == list(rollback_dump.SCHEMA)
     rollback_dump.write(tmp_path, [], name="empty")
     assert rollback_dump.read(tmp_path / "empty.parquet") == rollback_dump.read(tmp_path / "empty.jsonl") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"kinds": None}, "row 2 holds kinds=None, expected list<string>"), ({"error": [1]}, r"row 2 holds error=\[1\]")],
+)
+def test_values_of_another_type_are_named(tmp_path, change, message):
+    rows = [retry(7, "a", 0, old="x", new="y"), retry(7, "a", 1, old="x", new="y") | change]
+    (tmp_path / "7.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=message):
+        rollback_dump.read(tmp_path / "7.jsonl")
+
+
+def test_separators_within_a_text_end_no_row(tmp_path):
+    rows = [retry(7, "a", 0, old="x", new="y", error="a\u2028b\u2029c\x85d\x0ce")] * 2
+    rollback_dump.write(tmp_path, rows, name="7")
+    for suffix in ("jsonl", "parquet"):
+        assert rollback_dump.read(tmp_path / f"7.{suffix}") == rows
 
 
 async def test_replay_shows_the_repair(tmp_path, capsys):

@@ -24,6 +24,8 @@ def varlen_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention inside each packed sequence, with transformers' signature.
@@ -38,10 +40,18 @@ def varlen_attention(
         (1, tokens, heads, head_dim), and no attention weights.
 
     Raises:
-        ValueError: for what is no packed row in half precision, or asks for dropout.
+        ValueError: for what is no packed row in half precision, or asks for dropout, capped scores (`softcap`, Gemma 2)
+            or attention sinks (`s_aux`, gpt-oss), which the kernel does not compute.
     """
     from torch.nn.attention.varlen import varlen_attn
 
+    for name, given in ("softcap", softcap), ("s_aux", s_aux):
+        if given is not None:
+            raise ValueError(
+                f"attn_implementation={NAME} does not compute {name}, which this model needs (softcap: capped scores, "
+                "as Gemma 2; s_aux: attention sinks, as gpt-oss); install flash-attn, or use sdpa or eager, whichever "
+                "the model has"
+            )
     if attention_mask is not None or position_ids is None or query.shape[0] != 1:
         raise ValueError(
             f"attn_implementation={NAME} takes packed rows, got a batch of {query.shape[0]} with "
@@ -52,6 +62,11 @@ def varlen_attention(
         raise ValueError(
             f"attn_implementation={NAME} computes in float16 or bfloat16 without dropout, got {query.dtype} and "
             f"dropout {dropout}; use attn_implementation=sdpa"
+        )
+    if position_ids.ndim != 2:
+        raise ValueError(
+            f"attn_implementation={NAME} takes position ids of shape (1, tokens), got {tuple(position_ids.shape)}, "
+            "as of a model that takes images; use attn_implementation=sdpa"
         )
     bounds, longest = _bounds(position_ids)
     before = -1 if sliding_window is None else sliding_window - 1

@@ -80,6 +80,7 @@ class LoopMetrics:
         for name, (key, _) in _GAUGES.items():
             if key in metrics:
                 self._gauges[name].set(metrics[key])
+        self._phases.clear()  # a phase of an earlier step only, such as validation, is none of this one's
         for key, value in metrics.items():
             if key.startswith("timing_s/"):
                 self._phases.labels(key.removeprefix("timing_s/")).set(value)

@@ -33,7 +33,7 @@ SCHEMA: dict[str, tuple[str, str]] = {
     "discarded": ("int64", "sampled tokens of failed turn and retry that are not trained on"),
     "seconds": ("double", "what the retry took to generate"),
     "span_start": ("int64", "first overwritten token of the response, as of this retry; null where there is none"),
-    "span_end": ("int64", "behind the last one"),
+    "span_end": ("int64", "behind the last one; null as span_start"),
     "gap": ("double", "log-prob of the span in the clean context minus as sampled, in nats; null unless rescored"),
 }
 """Column -> (Arrow type, meaning)."""
@@ -89,14 +89,26 @@ def read(path: Path) -> list[dict[str, Any]]:
 
         table = pyarrow.parquet.read_table(path).to_pylist()
     else:
-        table = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-    for row in table:
+        table = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    for number, row in enumerate(table, 1):
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}: row {number} is no JSON object but {type(row).__name__}")
         if row.get("schema_version") != SCHEMA_VERSION or set(SCHEMA) - set(row):
             raise ValueError(
                 f"{path} is no dump of rollbacks of schema version {SCHEMA_VERSION}: got version "
                 f"{row.get('schema_version')}, missing columns {sorted(set(SCHEMA) - set(row))}"
             )
+        for name, (kind, meaning) in SCHEMA.items():
+            if not (_is(row[name], kind) or (row[name] is None and "null" in meaning)):
+                raise ValueError(f"{path}: row {number} holds {name}={row[name]!r:.100}, expected {kind}: {meaning}")
     return table
+
+
+def _is(value: Any, kind: str) -> bool:
+    if kind == "list<string>":
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    classes: dict[str, tuple[type, ...]] = {"int64": (int,), "double": (int, float), "string": (str,)}
+    return isinstance(value, classes[kind])
 
 
 def _plain(value: Any) -> Any:

@@ -1,12 +1,14 @@
 """VeRL's synchronous trainer with complete groups (`verl_cleaner.groups`), pairs of failed and repaired calls
 (`verl_cleaner.pairs`), and rollback metrics, also at validation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
 from transfer_queue import KVBatchMeta
@@ -109,9 +111,10 @@ class CleanerTrainer(PPOTrainerSync):
     def _trajectories(self, batch: KVBatchMeta) -> list[trajectories.Trajectory]:
         names = ("prompts", "responses", "rm_scores", "num_turns", "data_source", "extra_info", "extra_fields")
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=list(names))
+        columns = {name: unbound(data[name]) for name in names}
         found = []
         for number, key in enumerate(batch.keys):
-            fields = {name: getattr(data[name][number], "data", data[name][number]) for name in names}
+            fields = {name: getattr(column[number], "data", column[number]) for name, column in columns.items()}
             texts = (self.tokenizer.decode(fields[name], skip_special_tokens=True) for name in ("prompts", "responses"))
             prompt, response = texts
             sample = int(key.rsplit("_", 2)[1])
@@ -182,15 +185,22 @@ def keyed_extra_fields(batch: KVBatchMeta) -> list[tuple[str, dict[str, Any]]]:
     return [(key, getattr(value, "data", value)) for key, value in zip(keys, data["extra_fields"], strict=True)]
 
 
+def unbound(column: Any) -> Sequence[Any]:
+    """The rows of a batch's column, tensor or not. A nested tensor is taken apart as a whole at every `column[i]`."""
+    return column.unbind() if isinstance(column, torch.Tensor) else list(column)
+
+
 def token_columns(keys: list[str], partition_id: str, texts: TokenTexts) -> dict[str, dict[str, Any]]:
     """By key, what the batch holds of every token, as in `trajectory_dump.TOKEN_COLUMNS`."""
     numbers = {"response_mask": "mask"} | {name: name for name in trajectory_dump.SCORE_COLUMNS}
     data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=["prompts", "responses", *numbers])
+    names = {name: column for name, column in numbers.items() if name in data}
+    fields = {name: unbound(data[name]) for name in ("prompts", "responses", *names)}
     found = {}
     for i, key in enumerate(keys):
-        columns: dict[str, Any] = {column: data[name][i].tolist() for name, column in numbers.items() if name in data}
-        columns["prompt"] = "".join(texts(data["prompts"][i].tolist()))
-        columns["tokens"] = texts(data["responses"][i].tolist())
+        columns: dict[str, Any] = {column: fields[name][i].tolist() for name, column in names.items()}
+        columns["prompt"] = "".join(texts(fields["prompts"][i].tolist()))
+        columns["tokens"] = texts(fields["responses"][i].tolist())
         found[key] = columns
     return found
 

@@ -25,6 +25,6 @@ Why a batch of its own, between the last micro-batch of the policy gradient and 
 Rows are independent of each other, although the loss compares two of them: its gradient is
     Σ over pairs of −c (∇ mean log π(repaired) − ∇ mean log π(failed)),   c = β σ(−β (m − m_ref)) / pairs,
 so a pass without gradient finds c, over all workers, and a second one weighs each row by ±c. However rows are cut into
-micro-batches, the sum is the same. Cost: two sequences a pair, which end with the call, at 4/3 of a training pass each;
-and one more copy of the (sharded) gradient while both passes are held apart.
+micro-batches, the sum is the same. Cost: two sequences a pair, which end with the call, at 4/3 of a training pass each
+(5/3 with a reference policy); and one more copy of the (sharded) gradient while both passes are held apart.
 """

@@ -1,5 +1,6 @@
 """The pairs' gradient of one optimizer step: weighed, bounded by the policy's, added to it."""
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def add_pair_gradient(
     """Add the pairs' gradient to the one that the engine has accumulated.
 
     Returns:
-        λ, and the norm of what was added over the norm of what was there.
+        λ, and the norm of what was added over the norm of what was there; NaN where a norm is not finite.
     """
     parameters = [parameter for group in engine.optimizer.param_groups for parameter in group["params"]]
     policy = [parameter.grad for parameter in parameters]
@@ -74,14 +75,17 @@ def add_pair_gradient(
     engine.forward_backward_batch(batch, weighted_loss)
     pairs = [parameter.grad for parameter in parameters]
     policy_norm, pairs_norm = (global_norm(gradients) for gradients in (policy, pairs))
-    scale = min(1.0, max_ratio * policy_norm / pairs_norm) if pairs_norm else 1.0
+    finite = math.isfinite(policy_norm) and math.isfinite(pairs_norm)
+    # Not finite remains not finite, and VeRL leaves the step out.
+    scale = min(1.0, max_ratio * policy_norm / pairs_norm) if pairs_norm and finite else 1.0
     for parameter, first, second in zip(parameters, policy, pairs, strict=True):
         if second is not None:
-            # Not finite remains not finite, and VeRL leaves the step out.
             second.mul_(scale)
             parameter.grad = second if first is None else first.add_(second)
         else:
             parameter.grad = first
+    if not finite:
+        return math.nan, math.nan
     return scale, scale * pairs_norm / policy_norm if policy_norm else 0.0
 
 

@@ -1,5 +1,6 @@
 """VeRL's actor worker, whose training steps take the pairs of their mini-batch in."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -47,7 +48,9 @@ class PairTrainingWorker(TrainingWorker):
             output = super().train_batch(data)
         if output is not None:
             values = (weights.pairs, weights.correct, weights.margin, weights.loss, *added)
-            metrics = {f"{_PREFIX}{name}": value for name, value in zip(_NAMES, values, strict=True)}
+            named = zip(_NAMES, values, strict=True)
+            # A step that overflowed in float16 is left out by VeRL, and its λ is none.
+            metrics = {f"{_PREFIX}{name}": value for name, value in named if math.isfinite(value)}
             tu.assign_non_tensor(output, metrics=tu.get(output, "metrics") | metrics)
         return output
 
@@ -98,6 +101,5 @@ def finish_dpo_metrics(metrics: dict[str, Any]) -> None:
         "dpo/pair_accuracy": values["correct"] / pairs,
         "dpo/margin": values["margin"] / pairs,
         "dpo/loss": values["loss"] / pairs,
-        "dpo/scale": values["scale"],
-        "dpo/gradient_share": values["gradient_share"],
     }
+    metrics |= {f"dpo/{name}": values[name] for name in ("scale", "gradient_share") if values[name] is not None}

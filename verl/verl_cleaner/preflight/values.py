@@ -134,7 +134,9 @@ def _attention(config: DictConfig) -> Iterator[str]:
     if OmegaConf.select(config, key) != VARLEN:
         return
     expected: dict[str, Any] = {"actor_rollout_ref.model.use_remove_padding": True}
-    expected |= {f"{section}.ulysses_sequence_parallel_size": 1 for section in FSDP_SECTIONS}
+    # VeRL reads the second; the first is its older name.
+    for path in ("ulysses_sequence_parallel_size", "fsdp_config.ulysses_sequence_parallel_size"):
+        expected |= {f"{section}.{path}": 1 for section in FSDP_SECTIONS}
     for other, value in expected.items():
         got = OmegaConf.select(config, other)
         if got is not None and got != value:

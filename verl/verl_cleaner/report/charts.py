@@ -185,20 +185,20 @@ def glance(runs: Sequence[Run]) -> dict[str, Any]:
     return {"heads": [[title, unit] for title, unit, _ in _GLANCE], "rows": rows}
 
 
-def all_metrics(runs: Sequence[Run]) -> dict[str, list[list[list[float | None]]]]:
-    """Every logged metric: key -> one list of [step, value] a run."""
+def all_metrics(runs: Sequence[Run], limit: int) -> dict[str, list[list[list[float | None]]]]:
+    """Every logged metric: key -> one list of at most `limit` [step, value] a run."""
     keys = sorted({key for run in runs for metrics in run.steps.values() for key in metrics})
     return {
-        key: [thin([[step, round_(m[key])] for step, m in run.steps.items() if key in m]) for run in runs]
+        key: [thin([[step, round_(m[key])] for step, m in run.steps.items() if key in m], limit) for run in runs]
         for key in keys
     }
 
 
-def thin(points: list[Any]) -> list[Any]:
-    """At most MAX_POINTS of them, first and last included."""
-    if len(points) <= MAX_POINTS:
+def thin(points: list[Any], limit: int = MAX_POINTS) -> list[Any]:
+    """At most `limit` of them, at least 2; first and last included."""
+    if len(points) <= limit:
         return points
-    return [points[round(i * (len(points) - 1) / (MAX_POINTS - 1))] for i in range(MAX_POINTS)]
+    return [points[round(i * (len(points) - 1) / (limit - 1))] for i in range(limit)]
 
 
 def round_(value: float | None) -> float | None:

@@ -52,10 +52,10 @@ def of_text(response: str) -> list[Block]:
     """Of VeRL's dump."""
     blocks: list[Block] = []
     end, turn = 0, 1
-    for match in _CONTEXT.finditer(response):
-        blocks += _assistant(response[end : match.start()], turn)
-        blocks += _responses(match[0], turn)
-        end, turn = match.end(), turn + 1
+    for start, stop in _contexts(response):
+        blocks += _assistant(response[end:start], turn)
+        blocks += _responses(response[start:stop], turn)
+        end, turn = stop, turn + 1
     return blocks + _assistant(response[end:], turn)
 
 
@@ -76,17 +76,46 @@ def of_tokens(tokens: Sequence[str], mask: Sequence[int]) -> list[Block]:
 _ROLE = re.compile(r"\n(system|developer|user|assistant|tool)\n")
 _SPECIAL_ROLE = re.compile(r"<\|(?:im_start|start_header_id|start)\|>(\w+)(?:<\|(?:end_header_id|message)\|>)?\n?")
 _SPECIAL = re.compile(r"<\|[\w ]{1,40}\|>")
-_CONTEXT = re.compile(
-    r"\n?(?:user|tool)\n\s*<tool_response>(?:(?!</tool_response>\s*assistant\n).)*</tool_response>\s*assistant\n"
-    r"|\n(?:tool|ipython)\n(?:(?!\nassistant\n).)*\nassistant\n",
-    re.DOTALL,
+_CONTEXTS = (
+    (re.compile(r"\n?(?:user|tool)\n\s*<tool_response>"), re.compile(r"</tool_response>\s*assistant\n")),
+    (re.compile(r"\n(?:tool|ipython)\n"), re.compile(r"\nassistant\n")),
 )
-_RESPONSE = re.compile(r"<tool_response>\n?(.*?)\n?</tool_response>", re.DOTALL)
+"""How a tool's response and what the template has around it begins and ends, the first that is closed."""
+_CONTEXT_START = re.compile("|".join(opener.pattern for opener, _ in _CONTEXTS))
+_RESPONSE = re.compile(r"<tool_response>\n?")
 _THINKING = re.compile(
     r"<think>(.*?)(?:</think>|\Z)|<\|channel\|>analysis<\|message\|>(.*?)(?:<\|end\|>|\Z)", re.DOTALL
 )
 _CHANNEL = re.compile(r"(?:<\|start\|>assistant)?<\|channel\|>[^<]*<\|message\|>")
-_PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
+_PARAMETER = re.compile(r"<parameter=[^<>\n]+>\n?")
+
+
+def _contexts(text: str) -> Iterator[tuple[int, int]]:
+    """[start, end) of every tool response. In linear time on any text: a closer is looked for until none is left."""
+    left = list(_CONTEXTS)
+    at = 0
+    while left and (found := _CONTEXT_START.search(text, at)):
+        start = found.start()
+        at = start + 1
+        for opener, closer in list(left):
+            if not (opened := opener.match(text, start)):
+                continue
+            if closed := closer.search(text, opened.end()):
+                at = closed.end()
+                yield start, at
+                break
+            left.remove((opener, closer))
+
+
+def _between(text: str, opener: re.Pattern[str], closer: str) -> list[str]:
+    """What stands between each opener and the next closer, without a line break at its end. In linear time."""
+    found = []
+    at, last = 0, text.rfind(closer)
+    while (opened := opener.search(text, at)) and opened.end() <= last:
+        end = text.index(closer, opened.end())
+        found.append(text[opened.end() : end].removesuffix("\n"))
+        at = end + len(closer)
+    return found
 
 
 def _plain(text: str) -> str:
@@ -131,7 +160,7 @@ def _text(text: str, turn: int) -> Iterator[Block]:
 
 
 def _responses(text: str, turn: int) -> list[Block]:
-    found = _RESPONSE.findall(text)
+    found = _between(text, _RESPONSE, "</tool_response>")
     if not found:
         parts = _ROLE.split(_SPECIAL_ROLE.sub(r"\n\1\n", "\n" + text))
         found = [content for content in map(_plain, [parts[0], *parts[2::2]]) if content.strip()]
@@ -140,9 +169,9 @@ def _responses(text: str, turn: int) -> list[Block]:
 
 def read_call(piece: str) -> tuple[str, str]:
     """(name, what it runs) of a call as written; of a broken one as SAAR reads it."""
-    if found := _PARAMETER.findall(piece):
-        function = re.search(r"<function=([^>\n]+)>", piece)
-        return function[1] if function else "", "\n".join(value for _, value in found)
+    if found := _between(piece, _PARAMETER, "</parameter>"):
+        function = re.search(r"<function=([^<>\n]+)>", piece)
+        return function[1] if function else "", "\n".join(found)
     body = piece[piece.find("{") : piece.rfind("}") + 1]
     try:
         value: Any = json.loads(body)

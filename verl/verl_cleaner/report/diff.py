@@ -6,6 +6,8 @@ from dataclasses import dataclass
 _MAX_LINE = 400
 """Characters; a longer line is compared as a whole."""
 _MAX_LINES = 2000
+_MAX_PAIRS = 100
+"""Changed lines whose characters are compared; the rest are compared as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +23,12 @@ def diff(old: str, new: str) -> list[DiffLine]:
     if len(one) + len(other) > _MAX_LINES:
         return [_whole("-", line) for line in one] + [_whole("+", line) for line in other]
     lines: list[DiffLine] = []
+    left = _MAX_PAIRS
     for tag, a, b, c, d in difflib.SequenceMatcher(None, one, other, autojunk=False).get_opcodes():
         if tag == "equal":
             lines += [DiffLine(" ", ((False, line),)) for line in one[a:b]]
-        elif tag == "replace" and b - a == d - c:
+        elif tag == "replace" and b - a == d - c <= left:
+            left -= b - a
             pairs = [_pair(x, y) for x, y in zip(one[a:b], other[c:d], strict=True)]
             lines += [old_line for old_line, _ in pairs] + [new_line for _, new_line in pairs]
         else:
@@ -38,7 +42,7 @@ def _whole(sign: str, line: str) -> DiffLine:
 
 def _pair(old: str, new: str) -> tuple[DiffLine, DiffLine]:
     matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
-    if max(len(old), len(new)) > _MAX_LINE or matcher.ratio() < 0.4:
+    if max(len(old), len(new)) > _MAX_LINE or matcher.quick_ratio() < 0.4 or matcher.ratio() < 0.4:
         return _whole("-", old), _whole("+", new)
     codes = matcher.get_opcodes()
     minus = tuple((tag != "equal", old[a:b]) for tag, a, b, _, _ in codes if b > a)

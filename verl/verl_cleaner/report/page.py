@@ -17,14 +17,14 @@ from jinja2 import Environment, PackageLoader
 from tqdm import tqdm
 
 from verl_cleaner.report import sampling
-from verl_cleaner.report.charts import all_metrics, chart_data, glance
+from verl_cleaner.report.charts import MAX_POINTS, all_metrics, chart_data, glance
 from verl_cleaner.report.conversation import Block
 from verl_cleaner.report.diff import diff
 from verl_cleaner.report.run import Run
 from verl_cleaner.report.trajectory import Tokens, Trajectory
 
 MAX_BYTES = 8_000_000
-"""Of all trajectories, as they are written; the page has some more. Groups beyond are left out."""
+"""Of all trajectories and metrics, as they are written; the page has some more. Groups beyond are left out."""
 MAX_TEXT = 40_000
 """Characters of one block of text; the middle of a longer one is left out."""
 MAX_TOKENS = 6_000
@@ -47,12 +47,14 @@ def render(runs: Sequence[Run], options: Options | None = None) -> str:
     shown = [(number, t) for number, run in enumerate(runs) for t in run.trajectories]
     bodies = [_body(t) for _, t in tqdm(shown, desc="laying out trajectories", delay=3, leave=False, disable=None)]
     places, share = list(range(len(shown))), 1.0
+    metrics = _metrics(runs)
+    room = max(0, MAX_BYTES - len(metrics))
     while True:
         chunks = [_pack([bodies[i] for i in places[at : at + _CHUNK]]) for at in range(0, len(places), _CHUNK)]
         size = sum(map(len, chunks))
-        if size <= MAX_BYTES:
+        if size <= room:
             break
-        share *= 0.9 * MAX_BYTES / size
+        share *= 0.9 * room / size
         places = [i for i in places if _fraction(shown[i][1]) < share]
     kept = [shown[i] for i in places]
     warnings = [f"{run.name}: {text}" for run in runs for text in run.warnings.texts]
@@ -65,7 +67,15 @@ def render(runs: Sequence[Run], options: Options | None = None) -> str:
         "chunk": _CHUNK,
         "refresh": options.refresh,
     }
-    return _html(data, [*chunks, _pack(all_metrics(runs))], warnings, options)
+    return _html(_finite(data), [*chunks, metrics], warnings, options)
+
+
+def _metrics(runs: Sequence[Run]) -> str:
+    """Compressed, a third of the page at most: many runs with many metrics have fewer points each."""
+    points = MAX_POINTS
+    while len(packed := _pack(all_metrics(runs, points))) > MAX_BYTES // 3 and points > 2:
+        points //= 2
+    return packed
 
 
 def _html(data: dict[str, Any], chunks: Sequence[str], warnings: Sequence[str], options: Options) -> str:

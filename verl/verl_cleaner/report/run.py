@@ -1,7 +1,6 @@
 """A run as the report shows it: metrics by step, configuration, and a sample of its trajectories."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,17 +73,14 @@ def _read_config(folder: RunFolder, run: Run) -> None:
         run.warnings.add(f"the configuration cannot be read: {type(error).__name__}: {error}".splitlines()[0])
 
 
-_SECRET = re.compile(r"api_?key|password|secret|credential|access_key|wandb_proxy|(^|_)token$", re.IGNORECASE)
+def flat(config: Any) -> dict[str, str]:
+    """Dotted key -> value as text, without secrets."""
+    return dict(_leaves(run_info.redact(config), ""))
 
 
-def flat(value: Any, path: str = "") -> dict[str, str]:
-    """Dotted key -> value as text. What looks like a secret is left out: reports are handed around."""
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, dict) and value:
-        found: dict[str, str] = {}
         for key, item in value.items():
-            found |= flat(item, f"{path}.{key}" if path else str(key))
-        return found
-    text = "null" if value is None else str(value)
-    if value is not None and (_SECRET.search(path.rsplit(".", 1)[-1]) or re.search(r"://[^/@\s]+@", text)):
-        text = "(hidden)"
-    return {path: text}
+            yield from _leaves(item, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, "null" if value is None else str(value)

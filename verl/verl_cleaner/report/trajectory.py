@@ -4,6 +4,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from tqdm import tqdm
@@ -100,7 +101,15 @@ def _join(
         for index, row in enumerate(rows):
             uid, rollout, output = _split_uid(row.get("uid"), order[:8], index)
             found = retries.get((uid, rollout), [])
-            yield trajectory(folder.split, step, row, ours.get((uid, rollout, output)), found, uid=uid, rollout=rollout)
+            make = partial(trajectory, folder.split, step, row, uid=uid, rollout=rollout)
+            try:
+                yield make(ours.get((uid, rollout, output)), found)
+            except (TypeError, ValueError, LookupError) as error:
+                warnings.add(
+                    f"{folder.path.name}/trajectories/{step}.parquet: rows left out that hold values of another type "
+                    f"than documented, first {uid}_{rollout}_{output}: {error}"
+                )
+                yield make(None, found)
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, int, int]:
@@ -142,7 +151,7 @@ def trajectory(
         blocks=_numbered(blocks, retries, exact=tokens is not None),
         response=response,
         score=number(row.get("score")),
-        acc=number(row.get("acc")) if acc is None else acc,
+        acc=number(row.get("acc") if acc is None else acc),
         ground_truth="" if row.get("gts") is None else str(row["gts"]),
         kinds=kinds,
         attempts=attempts,
@@ -173,5 +182,6 @@ def _tokens(ours: Mapping[str, Any]) -> Tokens | None:
     for start, end in ours.get("spans") or []:
         overwritten[start:end] = [1] * (end - start)
     scores = [ours.get(name) for name in ("old_log_probs", "rollout_log_probs", "advantages")]
-    old, rollout, advantages = (values if values and len(values) == len(texts) else None for values in scores)
+    complete = (v if v and len(v) == len(texts) and None not in v else None for v in scores)
+    old, rollout, advantages = complete
     return Tokens(texts, mask, overwritten, old, rollout, advantages)

@@ -21,7 +21,7 @@ function setTheme(theme) {
 }
 
 function drawRuns() {
-  document.getElementById("runs").replaceChildren(...data.runs.map((run, i) => h("button", { type: "button", class: "run-chip", "aria-pressed": String(visible(i)), style: `--c: var(--run-${i})`, title: "show or hide this run",
+  document.getElementById("runs").replaceChildren(...data.runs.map((run, i) => h("button", { type: "button", class: "run-chip", "aria-pressed": String(visible(i)), style: "--c: " + runColor(i), title: "show or hide this run",
     onclick: () => { hidden.has(i) ? hidden.delete(i) : hidden.add(i); drawRuns(); drawCurves(); inspector.filter(); } }, run.name)));
 }
 
@@ -44,7 +44,7 @@ function glance() {
     return h("td", {}, h("b", {}, format(last, unit)), first === null || first === last ? null : h("span", { class: "muted" }, ` from ${format(first, unit)}`));
   };
   return h("div", { class: "scroll" }, h("table", { class: "glance" }, h("caption", { class: "unseen" }, "At a glance"), h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "run"), heads.map(([title]) => h("th", { scope: "col" }, title)))),
-    h("tbody", {}, data.runs.map((run, i) => visible(i) ? h("tr", { style: `--c: var(--run-${i})` }, h("th", { scope: "row", class: "run-name" }, run.name), data.glance.rows[i].map((value, j) => cell(value, heads[j][1]))) : null))));
+    h("tbody", {}, data.runs.map((run, i) => visible(i) ? h("tr", { style: "--c: " + runColor(i) }, h("th", { scope: "row", class: "run-name" }, run.name), data.glance.rows[i].map((value, j) => cell(value, heads[j][1]))) : null))));
 }
 
 let metrics = null;
@@ -72,7 +72,7 @@ function drawConfig() {
   const differ = keys.filter((key) => new Set(runs.map((run) => run.config[key])).size > 1);
   const versions = [...new Set(runs.flatMap((run) => Object.keys(run.versions)))];
   const table = (title, names, read, mark) => h("div", { class: "scroll" }, h("table", { class: "config" }, h("caption", { class: "unseen" }, title),
-    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "key"), runs.map((run, i) => h("th", { scope: "col", class: "run-name", style: `--c: var(--run-${i})` }, run.name)))),
+    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "key"), runs.map((run, i) => h("th", { scope: "col", class: "run-name", style: "--c: " + runColor(i) }, run.name)))),
     h("tbody", {}, names.map((name) => h("tr", {}, h("th", { scope: "row" }, name), runs.map((run) => h("td", { class: mark ? "differs" : null }, read(run, name) ?? "–")))))));
   const view = document.getElementById("view-config");
   view.replaceChildren();

@@ -70,6 +70,17 @@ function ticks(low, high, count) {
 
 const W = 420, H = 220, LEFT = 46, RIGHT = 12, TOP = 12, BOTTOM = 26;
 
+const COLORS = 8, DASHES = [null, "9 3", "9 3 2 3", "14 4"];
+
+/** Of run i; after the last colour the first one comes again, with another dash. */
+function runColor(i) {
+  return `var(--run-${i % COLORS})`;
+}
+
+function runDash(i) {
+  return DASHES[Math.floor(i / COLORS) % DASHES.length];
+}
+
 /** Scales, grid and axis labels; returns {svg, x, y}. */
 function frame(title, steps, low, high, unit) {
   const [first, last] = steps;
@@ -102,13 +113,13 @@ function lineChart(chart, runs, visible) {
   const last = series.map((one) => `${runs[one.run].name} ${one.label} ${format(one.points.at(-1)[1], chart.unit)}`).join(", ");
   const { svg, x, y } = frame(`${chart.title}. At the end: ${last}.`, ends, low, high, chart.unit);
   for (const one of series) {
-    const color = `var(--run-${one.run})`;
+    const color = runColor(one.run);
     if (one.points[0].length > 2) {
       const up = one.points.map((p) => `${x(p[0])},${y(p[3])}`), down = one.points.map((p) => `${x(p[0])},${y(p[2])}`).reverse();
       svg.append(s("polygon", { points: [...up, ...down].join(" "), fill: color, "fill-opacity": 0.13 }));
     }
     const line = one.points.map((p) => `${x(p[0]).toFixed(1)},${y(p[1]).toFixed(1)}`).join(" ");
-    svg.append(s("polyline", { class: "line", points: line, stroke: color, "stroke-dasharray": one.dash ? "2 4" : null }));
+    svg.append(s("polyline", { class: "line", points: line, stroke: color, "stroke-dasharray": one.dash ? "2 4" : runDash(one.run) }));
     if (one.points.length <= 30 && !one.dash) for (const p of one.points) svg.append(s("circle", { cx: x(p[0]), cy: y(p[1]), r: 2.4, fill: color }));
   }
   const stops = [...new Set(steps)].sort((a, b) => a - b);
@@ -133,7 +144,7 @@ function readable(svg, stops, x, read) {
     cross.setAttribute("visibility", "visible");
     output.hidden = false;
     output.replaceChildren(h("b", {}, "step " + step), ...read(step).map(([run, label, value]) =>
-      h("span", { style: run === null ? null : `--c: var(--run-${run})` }, label ? label + " " : "", h("b", {}, value))));
+      h("span", { style: run === null ? null : "--c: " + runColor(run) }, label ? label + " " : "", h("b", {}, value))));
   };
   const hide = () => { cross.setAttribute("visibility", "hidden"); output.hidden = true; at = -1; };
   svg.addEventListener("pointermove", (event) => {
@@ -186,7 +197,7 @@ function stackChart(chart, runs, visible) {
     });
     const read = (step) => Object.entries(one.steps.find(([other]) => other === step)[1]).sort((a, b) => b[1] - a[1])
       .map(([name, value]) => [null, name, format(value, chart.unit)]);
-    const title = series.length > 1 ? h("h4", { style: `--c: var(--run-${one.run})` }, runs[one.run].name) : null;
+    const title = series.length > 1 ? h("h4", { style: "--c: " + runColor(one.run) }, runs[one.run].name) : null;
     return { node: h("div", { class: "one" }, title, readable(svg, stops, x, read)), rows: stops.map((step) => [`${step} (${runs[one.run].name})`, read(step)]) };
   });
   const key = h("ul", { class: "key" }, names.map((name, i) => i < PARTS - 1 || names.length === PARTS
@@ -210,7 +221,7 @@ function barChart(chart, runs, visible) {
     svg.append(s("text", { class: "tick", x: middle, y: H - 8, "text-anchor": "middle" }, name));
     series.forEach((one, i) => {
       const value = share(i, name), left = middle + (i - series.length / 2) * bar;
-      const rect = s("rect", { x: left + 1, width: Math.max(1, bar - 2), y: y(value), height: H - BOTTOM - y(value), rx: 2, fill: `var(--run-${one.run})` });
+      const rect = s("rect", { x: left + 1, width: Math.max(1, bar - 2), y: y(value), height: H - BOTTOM - y(value), rx: 2, fill: runColor(one.run) });
       rect.append(s("title", {}, `${runs[one.run].name}: ${name}, ${format(own(one.sums, name) || 0)} (${format(value, "%")})`));
       svg.append(rect);
       if (value > 0 && bar > 26) svg.append(s("text", { class: "tick value", x: left + bar / 2, y: y(value) - 4, "text-anchor": "middle" }, Math.round(100 * value) + "%"));

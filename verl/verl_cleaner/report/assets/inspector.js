@@ -111,7 +111,7 @@ class Inspector {
   row(i, place) {
     const x = this.index, ok = right(x, i), many = this.data.runs.length > 1;
     return h("div", { class: "row" + (i === this.open ? " open" : ""), role: "option", id: "row-" + i, "aria-selected": i === this.open ? "true" : "false", "aria-posinset": place + 1, "aria-setsize": this.found.length,
-      style: `top: ${place * ROW}px; --c: var(--run-${x.run[i]})`, onclick: () => this.select(i) },
+      style: `top: ${place * ROW}px; --c: ${runColor(x.run[i])}`, onclick: () => this.select(i) },
       h("div", { class: "row-head" }, h("span", { class: "mark " + (ok ? "good" : "bad"), title: `reward ${format(x.score[i])}` }, ok ? "✓" : "✗"), h("span", { class: "question", dir: "auto" }, x.prompts[x.prompt[i]])),
       h("div", { class: "row-foot" }, many ? h("span", { class: "run-name" }, this.data.runs[x.run[i]].name) : null,
         h("span", {}, `${x.split[i] === "validation" ? "validation " : ""}step ${x.step[i]} · rollout ${x.rollout[i]}`),
@@ -160,7 +160,7 @@ class Inspector {
     } }, "link");
     return h("header", { class: "detail-head" },
       h("div", { class: "where" }, h("button", { type: "button", class: "quiet back", onclick: () => this.close() }, "← list"),
-        h("span", { class: "run-name", style: `--c: var(--run-${x.run[i]})` }, this.data.runs[x.run[i]].name), h("span", {}, `${x.split[i]} · step ${x.step[i]} · prompt ${x.uid[i].slice(0, 8)} · rollout ${x.rollout[i]}`)),
+        h("span", { class: "run-name", style: "--c: " + runColor(x.run[i]) }, this.data.runs[x.run[i]].name), h("span", {}, `${x.split[i]} · step ${x.step[i]} · prompt ${x.uid[i].slice(0, 8)} · rollout ${x.rollout[i]}`)),
       h("div", { class: "where" }, h("span", { class: "badge " + (right(x, i) ? "good" : "bad") }, `reward ${format(x.score[i])}`), body.truth ? h("span", { class: "muted truth" }, "truth ", h("code", {}, body.truth.slice(0, 80))) : null,
         body.tokens ? h("span", { class: "muted" }, `${body.tokens.texts.length + body.tokens.more} tokens`) : null, h("span", { class: "spacer" }),
         h("div", { class: "switch", role: "group", "aria-label": "View" }, mode("conversation", "conversation"), mode("tokens", "tokens")),
@@ -189,7 +189,7 @@ class Inspector {
     this.detail.replaceChildren(
       h("header", { class: "detail-head" }, h("div", { class: "where" }, h("button", { type: "button", class: "quiet", onclick: () => this.select(i) }, "← one trajectory"),
         h("span", {}, `${group.length} rollouts of one prompt · ${x.split[i]} step ${x.step[i]}`)), prose(x.prompts[x.prompt[i]])),
-      h("div", { class: "columns" }, group.map((j, k) => h("section", { class: "column" + (j === i ? " open" : ""), style: `--c: var(--run-${x.run[j]})` },
+      h("div", { class: "columns" }, group.map((j, k) => h("section", { class: "column" + (j === i ? " open" : ""), style: "--c: " + runColor(x.run[j]) },
         h("h3", {}, h("button", { type: "button", class: "quiet", onclick: () => this.select(j) }, `rollout ${x.rollout[j]}`), many ? h("span", { class: "run-name" }, this.data.runs[x.run[j]].name) : null,
           h("span", { class: "badge " + (right(x, j) ? "good" : "bad") }, `reward ${format(x.score[j])}`)),
         conversation({ ...bodies[k], prompt: [] })))));

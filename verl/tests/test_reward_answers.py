@@ -125,8 +125,8 @@ def test_a_verifier_that_dies_is_an_outage_not_a_wrong_answer():
 
     async def ask():
         assert await verifier.verify("1", "1")
-        verifier._process.kill()
-        verifier._process.wait()
+        verifier._child._process.kill()
+        verifier._child._process.wait()
         with pytest.raises(InfrastructureError, match="ended while it compared '2'"):
             await verifier.verify("2", "2")
         assert await verifier.verify("3", "3")

@@ -15,11 +15,12 @@ from verl_cleaner.reward.child import Child, serve
 SECONDS = 5.0
 """For one answer; what takes longer is not right."""
 
-_FUNCTIONS = frozenset(
-    "Symbol Integer Float Rational sin cos tan cot sec csc asin acos atan sinh cosh tanh exp log ln sqrt Abs".split()
-)
+_FUNCTIONS = frozenset({
+    "Symbol", "Integer", "Float", "Rational", "sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan",
+    "sinh", "cosh", "tanh", "exp", "log", "ln", "sqrt", "Abs",
+})  # fmt: skip
 """What an expression may call: what SymPy's parser puts there, and elementary functions."""
-_CONSTANTS = frozenset("pi E I".split())
+_CONSTANTS = frozenset(["pi", "E", "I"])
 _NODES = (
     ast.Expression, ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict, ast.Name, ast.Load, ast.Call,
     ast.BinOp, ast.operator, ast.UnaryOp, ast.unaryop, ast.Compare, ast.cmpop,
@@ -72,7 +73,7 @@ def _prepare() -> Callable[[str, str, dict[str, Any]], float]:
     def score(family: str, answer: str, entry: dict[str, Any]) -> float:
         if family not in families:
             families[family] = reasoning_gym.get_score_answer_fn(family)
-        builtins.eval = guarded
+        builtins.eval = guarded  # type: ignore[assignment]
         try:
             return float(families[family](answer, entry))
         except Exception:

@@ -2,7 +2,6 @@
 
 import json
 import time
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,12 @@ from verl_cleaner.reward.scorer import checked, scorer
 def task():
     entry = reasoning_gym.create_dataset("gcd", size=1, seed=3)[0]
     return {"data_source": "reasoning_gym/gcd", "ground_truth": entry["answer"]}, entry
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_process_is_left():
+    yield
+    reward._scorer().close()
 
 
 def score(task, solution):
@@ -96,13 +101,15 @@ def test_no_answer_is_run(family, tmp_path):
 
 
 def test_an_endless_answer_is_wrong_and_the_next_is_scored(monkeypatch):
-    monkeypatch.setattr(reward, "_scorer", cache(lambda: scorer(seconds=1)))
+    child = scorer(seconds=1)
+    monkeypatch.setattr(reward, "_scorer", lambda: child)
     row = made("countdown")
     assert score(row, f"\\boxed{{{row[1]['answer']}}}")["acc"] == 1.0
     start = time.monotonic()
     assert score(made("spiral_matrix"), "\\boxed{9**9**9**9}")["acc"] == 0.0
     assert 0.9 < time.monotonic() - start < 3
     assert score(row, f"\\boxed{{{row[1]['answer']}}}")["acc"] == 1.0
+    child.close()
 
 
 @pytest.mark.parametrize(("family", "answer"), [("prime_factorization", "x"), ("boxnet", "[[1]]"), ("products", "x")])

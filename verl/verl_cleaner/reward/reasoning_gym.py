@@ -9,7 +9,7 @@ import logging
 from functools import cache
 from typing import Any
 
-from verl_cleaner.reward.answers import last_boxed
+from verl_cleaner.reward.answers import final_part, last_boxed
 from verl_cleaner.reward.child import Child
 from verl_cleaner.reward.scorer import scorer
 
@@ -35,7 +35,7 @@ def compute_score(
         ValueError: reasoning-gym has no such family.
         InfrastructureError: the verifiers' process does not start, or ends before it answers.
     """
-    pred = (last_boxed(solution_str) or "").strip()
+    pred = (last_boxed(final_part(solution_str)) or "").strip()
     family = data_source.rsplit("/", 1)[-1]
     entry = json.loads((extra_info or {})["entry"])
     acc = float(0 < len(pred) <= _LONGEST_ANSWER and _score(family, pred, entry) >= 0.99)

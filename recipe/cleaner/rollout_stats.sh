@@ -23,7 +23,7 @@ KNOBS=(
   "SEED|of the sampling"
   "DTYPE|fp16 or bf16"
   "ROLLOUT|rollout engine: sglang, vllm, or cpu for small models without a GPU"
-  "ATTENTION|attention of the model; empty: flash_attention_2 where flash-attn is installed, else sdpa"
+  "ATTENTION|attention of the model; empty: flash_attention_2 where flash-attn is installed, else varlen"
   "CODE_JUDGE_URL|address of a running judge; empty: the script starts one and stops it with the run"
   "MAX_EXECUTION_TIME|seconds of wall and CPU time for one execution, for the judge the script starts"
   "PYTHON|interpreter of an environment that has everything; empty: .venv, made to match uv.lock"

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from verl_cleaner.dataset import filter as data_filter
-from verl_cleaner.dataset import statistics, synthetic
+from verl_cleaner.dataset import statistics, subset, synthetic
 from verl_cleaner.dataset.sources import Kind, load
 
 REPOSITORY = Path(__file__).parents[2]
@@ -320,3 +320,18 @@ def test_statistics_survive_writing_and_an_interrupted_write(tmp_path):
         statistics.write(path, interrupted())
     assert list(statistics.read(path).values()) == rows
     assert json.loads(path.read_text().splitlines()[0]).keys() == line().keys()
+
+
+def test_rows_of_json_may_lack_columns(tmp_path):
+    small(tmp_path)
+    rows = json.loads(pd.read_parquet(tmp_path / "d.parquet").to_json(orient="records"))
+    rows[1] |= {"extra_info": {"a": 1}, "note": "late"}
+    data = tmp_path / "d.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    subset.take(data, tmp_path / "out.parquet", {0: {}, 1: {}}, {})
+    assert pd.read_parquet(tmp_path / "out.parquet").note.dropna().tolist() == ["late"]
+    data.write_text(
+        "".join(json.dumps(row | {"note": note}) + "\n" for row, note in zip(rows, (1, "a", [2]), strict=True))
+    )
+    with pytest.raises(ValueError, match=r"d\.jsonl: the values of note do not fit one column"):
+        subset.take(data, tmp_path / "out.parquet", {0: {}}, {})

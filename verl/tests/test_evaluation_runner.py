@@ -78,6 +78,43 @@ def test_a_reward_of_the_users_own_gets_no_options_of_ours(data):
     assert (function.path, dict(function.get("reward_kwargs") or {})) == ("/mine.py", {})
 
 
+def test_as_in_training_every_test_counts(data):
+    config = composed(evaluation(data, accuracy_only=False), PLAIN)
+    assert dict(config.reward.custom_reward_function.get("reward_kwargs") or {}) == {}
+
+
+@pytest.mark.parametrize("odd", ["a b", "a,b", "a=b", "it's", 'a"b', "[a]{b}", "a\\", "a\\'b"])
+def test_paths_may_hold_anything(data, odd):
+    it = evaluation(data, model=f"/models/{odd}", out=data / odd, sources=f"/{odd}.yaml")
+    config = composed(it, PLAIN)
+    assert config.actor_rollout_ref.model.path == f"/models/{odd}"
+    assert config.data.val_files == str(data / odd / PLAIN / "problems.parquet")
+    assert config.reward.custom_reward_function.reward_kwargs.sources == f"/{odd}.yaml"
+
+
+def test_another_judge_is_refused(data, monkeypatch):
+    monkeypatch.setattr(runner, "Run", Played)
+    monkeypatch.setenv("MAX_MEMORY", "1024")
+    runner.run(evaluation(data, limit=2), lambda _: None)
+    for name in ("MAX_MEMORY", "MAX_EXECUTION_TIME", "MAX_OUTPUT_SIZE"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "9")
+            with pytest.raises(EvaluationError, match=f"judge: begun with .*, now .*'{name}': '9'"):
+                runner.run(evaluation(data, limit=2), lambda _: None)
+
+
+def test_in_a_training_set_the_uid_is_the_problem(tmp_path):
+    """Names of benchmarks may occur twice there, or in some rows only."""
+    rows = [
+        {"data_source": "math_dapo", "prompt": [{"role": "user", "content": "1 + 1?"}], "uid": uid,
+         "reward_model": {"ground_truth": "2"}, "extra_info": {"ID": "same"}, "question_id": "same"}
+        for uid in ("a", "b")
+    ]  # fmt: skip
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [problem.id for problem in read_suite(str(path))] == ["a", "b"]
+
+
 def test_without_tools_prompts_do_not_talk_of_them(data):
     with_tools, without = (read_suite("aime2024", tools=tools)[0].row.prompt[0]["content"] for tools in (True, False))
     assert "code interpreter" in with_tools

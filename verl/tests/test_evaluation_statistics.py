@@ -117,6 +117,17 @@ def test_arms_are_compared_at_equal_tokens(evaluation):
     assert plain["pass"]["value"] == 0.5
 
 
+def test_where_one_sample_costs_more_than_the_other_arm_nothing_is_called_equal(tmp_path):
+    for arm, tokens in (("rollback", 500), ("plain", 100)):
+        found = [trajectory("p", sample, acc=1.0, tokens=tokens) for sample in range(4)]
+        trajectories.write(tmp_path / arm / "trajectories", found)
+    found = report.write(tmp_path)
+    assert found["suites"]["aime"]["comparison"]["equal_tokens"] is None
+    text = (tmp_path / "report.md").read_text()
+    assert "Not comparable at equal tokens: the cheaper arm's 400 generated tokens a problem" in text
+    assert "At equal generated tokens" not in text
+
+
 def test_one_arm_is_not_compared(tmp_path):
     trajectories.write(tmp_path / "plain" / "trajectories", [trajectory("p", 0, acc=1.0, pred=None)])
     suite = report.write(tmp_path)["suites"]["aime"]

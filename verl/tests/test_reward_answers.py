@@ -34,7 +34,12 @@ MATH = [
     ("the answer is 42", "42", None, None, "no box, no answer"),
     ("", "42", None, None, "an empty response"),
     ("<tool_response>\n\\boxed{42}\n</tool_response>", "42", None, None, "a tool's output is no answer"),
-    ("\\boxed{42} <tool_response>\n42\n</tool_response> done", "42", None, None, "an answer comes after the last tool"),
+    ("\\boxed{42} <tool_response>\n42\n</tool_response> done", "42", 1, 1, "the whole response counts"),
+    ("\\boxed{42} <tool_response>\n\\boxed{41}\n</tool_response> so", "42", 1, 1, "but not what a tool printed"),
+    ("a <tool_response>\n</tool_response>\n\\boxed{42}\n</tool_response> b", "42", None, None, "nor its end mark"),
+    ("a <tool_response>\n\\boxed{42}", "42", None, None, "a tool response that was cut off"),
+    ('\\boxed{42} <tool_call>print("\\boxed{41}")', "42", 1, 1, "nor a call, be it answered or not"),
+    ('<tool_call>"\\boxed{41}"</tool_call> \\boxed{42}', "42", 1, 1, "what follows a call counts"),
     ("<tool_response>\n41\n</tool_response> \\boxed{42}", "42", 1, 1, "after the tool"),
     (r"\boxed{" + "1+" * 1500 + "1}", "1501", 0, 0, "what is too long to be read is not equal"),
     (r"\boxed{\frac{1}{}", "42", None, None, "unbalanced"),
@@ -125,8 +130,8 @@ def test_a_verifier_that_dies_is_an_outage_not_a_wrong_answer():
 
     async def ask():
         assert await verifier.verify("1", "1")
-        verifier._process.kill()
-        verifier._process.wait()
+        verifier._child._process.kill()
+        verifier._child._process.wait()
         with pytest.raises(InfrastructureError, match="ended while it compared '2'"):
             await verifier.verify("2", "2")
         assert await verifier.verify("3", "3")
@@ -151,6 +156,7 @@ def test_a_verifier_that_dies_is_an_outage_not_a_wrong_answer():
         ("```python\nprint('```')\n```", "print('```')\n", "a fence inside a line does not close"),
         ("```python\na\n```\n<tool_response>\nx\n</tool_response>\ndone", None, "a program comes after the last tool"),
         ("<tool_response>\n```python\na\n```\n</tool_response>\n", None, "a tool's output is no program"),
+        ("```python\na\n```\n<tool_call>\n```python\nb\n```\n", "a\n", "a call without an answer is no program"),
         ("``` python\r\na\r\n```\r\n", "a\r\n", "blanks and carriage returns"),
     ],
 )

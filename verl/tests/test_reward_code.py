@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 
 import pytest
 from live_judge import live_judge
@@ -10,7 +12,7 @@ from verl_cleaner.reward import judging
 from verl_cleaner.reward.cases import read_cases
 from verl_cleaner.reward.code import score_code
 from verl_cleaner.reward.judging import Judge
-from verl_cleaner.reward.programs import canonical, syntax_problem
+from verl_cleaner.reward.programs import canonical, stdin_program, syntax_problem
 from verl_cleaner.reward.router import compute_score
 from verl_cleaner.saar.outcome import InfrastructureError
 
@@ -271,6 +273,25 @@ def test_canonical():
 def test_no_source_brings_the_parser_down(code):
     problem = syntax_problem(code)
     assert problem is None or "Error" in problem
+
+
+FUTURE = "from __future__ import annotations"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        f"{FUTURE}\nx = {'1 + ' * 1000}1\nprint('é')\n",
+        f"'''döc'''; {FUTURE}; {FUTURE}; print('é')",
+        "'''doc'''\r\nfrom __future__ import (\r\n  annotations,\r\n  division,\r\n)  # why\r\nprint('é')\r\n",
+        f"# \f\n{FUTURE}\n\n{FUTURE}\nprint('é')",
+    ],
+)
+def test_future_imports_come_first_and_the_rest_stays_as_it_is(code):
+    assert syntax_problem(code) is None
+    source = stdin_program(code)
+    assert source.startswith(FUTURE)
+    assert subprocess.check_output([sys.executable, "-X", "utf8", "-c", source]) == "é\n".encode()
 
 
 def test_the_tests_of_few_programs_are_in_memory_at_a_time(url, monkeypatch):

@@ -96,6 +96,8 @@ def evaluation(options: argparse.Namespace) -> Evaluation:
         config=options.config_name,
         sources=options.sources,
         overrides=tuple(options.overrides),
+        # avg_score is the score of training: the share of all tests.
+        accuracy_only=False,
     )
 
 

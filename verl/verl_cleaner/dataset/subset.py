@@ -43,11 +43,29 @@ def take(dataset: Path, out: Path, chosen: Mapping[int, Mapping[str, Any]], type
 
 
 def _batches(dataset: Path) -> Iterator[Any]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if dataset.suffix == ".parquet":
         yield from pq.ParquetFile(dataset).iter_batches(_BATCH_ROWS)
     else:
-        # Structs of JSON rows need one schema.
-        yield from pa.Table.from_pylist(list(reading.rows(dataset))).to_batches(_BATCH_ROWS)
+        yield from _table(dataset).to_batches(_BATCH_ROWS)
+
+
+def _table(dataset: Path) -> Any:
+    """Rows of JSON: their structs need one schema, and a row may lack columns. Raises ValueError."""
+    import pyarrow as pa
+
+    rows: list[dict[str, Any]] = []
+    for number, row in enumerate(reading.rows(dataset)):
+        if isinstance(row, reading.Broken):
+            raise ValueError(f"{dataset}, row {number}: {row}")
+        rows.append(row)
+    columns = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        try:
+            columns[name] = pa.array([row.get(name) for row in rows])
+        except pa.ArrowException as error:
+            raise ValueError(
+                f"{dataset}: the values of {name} do not fit one column ({error}); make them all of one type"
+            ) from error
+    return pa.table(columns)

@@ -22,14 +22,20 @@ def main(argv: list[str] | None = None) -> None:
     try:
         if options.command == "run":
             evaluation = _evaluation(options)
-            _convert(evaluation, run(evaluation))
-        report.write(options.out)
+            problems = run(evaluation)
+        _report(options.out)
+        if options.command == "run":
+            _convert(evaluation, problems)
     except KeyboardInterrupt:
         sys.exit("\n[cleaner] stopped; the same command goes on with what is left")
     except (RunFailed, EvaluationError, ValueError) as error:
         sys.exit(f"[cleaner] error: {error}")
-    print((options.out / "report.md").read_text())
-    print(f"[cleaner] report: {options.out}/report.{{md,json,png}}")
+
+
+def _report(out: Path) -> None:
+    report.write(out)
+    print((out / "report.md").read_text())
+    print(f"[cleaner] report: {out}/report.{{md,json,png}}")
 
 
 def _convert(evaluation: Evaluation, problems: Sequence[Problem]) -> None:
@@ -40,7 +46,8 @@ def _convert(evaluation: Evaluation, problems: Sequence[Problem]) -> None:
         for arm in evaluation.rollback if benchmark is not None else ():
             assert benchmark is not None
             out, folder = evaluation.out / arm / benchmark.file, evaluation.out / arm / "trajectories"
-            benchmark.write(out, collect([folder], read_questions(suite, benchmark, limit=evaluation.limit)))
+            questions = read_questions(suite, benchmark, limit=evaluation.limit, sources=evaluation.sources)
+            benchmark.write(out, collect([folder], questions, suite=suite))
             print(f"[cleaner] {arm}: {out}, the benchmark's own file")
 
 

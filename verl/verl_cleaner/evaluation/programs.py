@@ -84,9 +84,11 @@ class Questions:
         return [name for name in there if len(self.texts[name].strip()) == longest]
 
 
-def read_questions(suite: str, benchmark: Benchmark, *, limit: int | None = None) -> Questions:
-    """suite: a name or a file. Raises ValueError for an unusable file."""
-    problems = {problem.id: problem for problem in read_suite(suite, limit=limit)}
+def read_questions(
+    suite: str, benchmark: Benchmark, *, limit: int | None = None, sources: str | None = None
+) -> Questions:
+    """suite: a name or a file. sources: YAML of the user's own. Raises ValueError for an unusable file."""
+    problems = {problem.id: problem for problem in read_suite(suite, sources=sources, limit=limit)}
     # A row that is no object, read_suite has refused.
     raws = (raw for raw in reading.rows(suite_file(suite)) if isinstance(raw, dict))
     return Questions(
@@ -94,14 +96,16 @@ def read_questions(suite: str, benchmark: Benchmark, *, limit: int | None = None
     )
 
 
-def collect(dumps: Iterable[Path], questions: Questions) -> Codes:
-    """The programs of a dump, as many for every question.
+def collect(dumps: Iterable[Path], questions: Questions, *, suite: str | None = None) -> Codes:
+    """The programs of a dump, as many for every question. suite: only of this one, where the lines name theirs.
 
     Raises:
         ValueError: a line that cannot be matched, or a question with fewer samples than another, or none.
     """
     found: dict[str, list[tuple[int, str]]] = {name: [] for name in questions.problems}
     for entry, where in _lines(dumps):
+        if suite is not None and entry.get("suite", suite) != suite:
+            continue
         name = questions.of(entry, where)
         if name is not None:
             samples = found[name]
@@ -191,11 +195,12 @@ def main(argv: list[str] | None, benchmark: Benchmark) -> None:
     parser.add_argument("dump", nargs="+", type=Path, help="JSON Lines with trajectories, or folders of them")
     parser.add_argument("--out", type=Path, required=True, help="the benchmark's file")
     parser.add_argument("--dataset", default=benchmark.name, help="the questions: the suite or a file of that schema")
+    parser.add_argument("--sources", help="YAML with sources of your own")
     parser.add_argument("--score", action="store_true", help="run the programs, too; needs a judge")
     parser.add_argument("--judge-url", default=judge_url(), help="(default: %(default)s)")
     options = parser.parse_args(argv)
     try:
-        questions = read_questions(options.dataset, benchmark)
+        questions = read_questions(options.dataset, benchmark, sources=options.sources)
         codes = collect(options.dump, questions)
         benchmark.write(options.out, codes)
         print(f"[cleaner] {options.out}: {len(codes)} questions; the benchmark's own evaluation:")

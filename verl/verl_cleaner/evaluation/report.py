@@ -3,6 +3,7 @@
 With both arms there, they are compared on the problems that both have: the difference of mean@n with a paired interval,
 and pass@k and maj@k at equal generated tokens. Retries cost tokens that the bare policy could spend on further samples:
 each arm gets as many samples of a problem as the cheaper arm's tokens buy it, and for the rest one more by chance.
+Where they do not buy one sample of each arm, there is no such comparison.
 """
 
 import json
@@ -107,22 +108,25 @@ def _maj(suite: Suite, k: int) -> list[float]:
 
 
 def compare(arms: Mapping[str, Suite]) -> dict[str, Any]:
-    """Rollback against the bare policy on the problems that both have."""
+    """Rollback against the bare policy on the problems that both have. equal_tokens: None where there is no such k."""
     common = sorted(set(arms[ROLLBACK]) & set(arms[PLAIN]))
     suites = {arm: {problem: arms[arm][problem] for problem in common} for arm in ARMS}
     gains = [suites[ROLLBACK][p].accuracy - suites[PLAIN][p].accuracy for p in common]
     samples = {arm: min(len(problem.right) for problem in suite.values()) for arm, suite in suites.items()}
     tokens = {arm: _tokens(suite) for arm, suite in suites.items()}
     budget = min(samples[arm] * tokens[arm] for arm in ARMS)
+    found = {"problems": len(common), "gain": asdict(estimate(gains)), "tokens_a_problem": budget}
+    if budget < max(tokens.values()):
+        return found | {"equal_tokens": None}
     equal: dict[str, dict[str, Any]] = {}
     for arm, suite in suites.items():
-        # Not less than one sample, nor more than there are.
-        k = min(samples[arm], max(1.0, round(budget / tokens[arm], 6)))
+        # Rounding must not ask for more samples than there are.
+        k = min(samples[arm], round(budget / tokens[arm], 6))
         equal[arm] = {"samples": k, "tokens": k * tokens[arm]}
         equal[arm]["pass"] = asdict(estimate(between(partial(_pass, suite), k)))
         if _votes(suite):
             equal[arm]["maj"] = asdict(estimate(between(partial(_maj, suite), k)))
-    return {"problems": len(common), "gain": asdict(estimate(gains)), "tokens_a_problem": budget, "equal_tokens": equal}
+    return found | {"equal_tokens": equal}
 
 
 def _tokens(suite: Suite) -> float:
@@ -204,6 +208,14 @@ def _comparison(comparison: Mapping[str, Any]) -> list[str]:
         f"Rollback − plain, mean@n on the same {comparison['problems']} problems: "
         f"{Estimate(**comparison['gain'])} points.",
         "",
+    ]
+    if comparison["equal_tokens"] is None:
+        return [
+            *lines,
+            f"Not comparable at equal tokens: the cheaper arm's {comparison['tokens_a_problem']:.0f} generated tokens "
+            "a problem are less than one sample of the other costs; more samples are needed.",
+        ]
+    lines += [
         f"At equal generated tokens, {comparison['tokens_a_problem']:.0f} a problem:",
         "",
         "| | samples | tokens | pass | maj |",

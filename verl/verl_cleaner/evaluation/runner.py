@@ -7,6 +7,8 @@ A problem is done when all its samples are on disk. What is done is not run agai
 import hashlib
 import json
 import math
+import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -32,13 +34,16 @@ _DECIDES = (
     "actor_rollout_ref.model.", "data.max_", "reward.custom_reward_function.",
 )  # fmt: skip
 """Overrides that decide what an answer is, by how they begin; the others say where and how fast it is computed."""
+_JUDGE = ("MAX_EXECUTION_TIME", "MAX_MEMORY", "MAX_OUTPUT_SIZE")
+"""Variables of the judge that decide which calls and programs pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """model: folder or hub name. suites: names or data files. rollback: the arms to run, of ARMS. chunk: problems that
     are sampled together and kept together. limit: problems of each suite, None for all. retries: K of the rollback.
-    config: of `verl_cleaner.main_ppo`. sources: YAML of the user's own. overrides: Hydra's."""
+    config: of `verl_cleaner.main_ppo`. sources: YAML of the user's own. overrides: Hydra's. accuracy_only: end a
+    program's tests at the first that fails, and ask math-verify beside the strict rule; False: as in training."""
 
     model: str
     suites: tuple[str, ...]
@@ -52,6 +57,7 @@ class Evaluation:
     config: str = "cleaner"
     sources: str | None = None
     overrides: tuple[str, ...] = ()
+    accuracy_only: bool = True
 
 
 class EvaluationError(Exception):
@@ -89,6 +95,8 @@ def settings(evaluation: Evaluation, problems: Sequence[Problem]) -> dict[str, A
         "rollback_retries": evaluation.retries,
         "tools": evaluation.tools,
         "config": evaluation.config,
+        "accuracy_only": evaluation.accuracy_only,
+        "judge": {name: os.environ.get(name) for name in _JUDGE},
         "overrides": sorted(text for text in evaluation.overrides if text.lstrip("+").startswith(_DECIDES)),
     }
 
@@ -172,7 +180,9 @@ def overrides(evaluation: Evaluation, arm: str) -> list[str]:
     ours = {"reward.custom_reward_function.path": _ROUTER, "actor_rollout_ref.rollout.val_kwargs.do_sample": True}
     own_reward = [text for text in evaluation.overrides if text.startswith("reward.custom_reward_function.path=")]
     if not own_reward or own_reward[-1].endswith(_ROUTER):
-        kwargs = {"math_verify": True, "early_stop": True, "sources": evaluation.sources}
+        sources = _quoted(evaluation.sources) if evaluation.sources else None
+        accuracy = evaluation.accuracy_only
+        kwargs = {"math_verify": accuracy, "early_stop": accuracy, "sources": sources}
         ours |= {
             f"+reward.custom_reward_function.reward_kwargs.{name}": value for name, value in kwargs.items() if value
         }
@@ -182,15 +192,15 @@ def overrides(evaluation: Evaluation, arm: str) -> list[str]:
     given = {text.partition("=")[0].lstrip("+") for text in evaluation.overrides}
     changeable = [f"{key}={value}" for key, value in ours.items() if key.lstrip("+") not in given]
     fixed = {
-        "hydra.run.dir": folder / "hydra",
-        "actor_rollout_ref.model.path": evaluation.model,
+        "hydra.run.dir": _quoted(folder / "hydra"),
+        "actor_rollout_ref.model.path": _quoted(evaluation.model),
         f"{_TURNS}.enable": evaluation.tools,
         "actor_rollout_ref.rollout.val_kwargs.n": evaluation.samples,
         "actor_rollout_ref.actor.ppo_mini_batch_size": _TRAINING_ROWS,
         # The problems are worded already.
         "data.custom_cls.path": "null",
-        "data.train_files": folder / "training.parquet",
-        "data.val_files": folder / "problems.parquet",
+        "data.train_files": _quoted(folder / "training.parquet"),
+        "data.val_files": _quoted(folder / "problems.parquet"),
         "data.train_batch_size": _TRAINING_ROWS,
         "data.val_batch_size": evaluation.chunk,
         "data.validation_shuffle": False,
@@ -202,10 +212,16 @@ def overrides(evaluation: Evaluation, arm: str) -> list[str]:
         "trainer.resume_mode": "disable",
         "trainer.total_training_steps": 1,
         "trainer.logger": "[console,file]",
-        "trainer.default_local_dir": folder / "checkpoints",
+        "trainer.default_local_dir": _quoted(folder / "checkpoints"),
         "trainer.rollout_data_dir": "null",
         "trainer.validation_data_dir": "null",
-        "trainer.trajectories_dir": folder / "trajectories",
+        "trainer.trajectories_dir": _quoted(folder / "trajectories"),
     }
     names = [f"--config-name={evaluation.config}", *changeable, *evaluation.overrides]
     return [*names, *(f"{key}={value}" for key, value in fixed.items())]
+
+
+def _quoted(value: object) -> str:
+    """As Hydra's override grammar takes any text: blanks, commas, quotes and `=` included."""
+    # Backslashes are doubled only where a quote follows, the closing one included.
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), str(value)) + "'"

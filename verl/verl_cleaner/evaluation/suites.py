@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verl_cleaner.dataset.schemas import Row, read_rows
+from verl_cleaner.dataset import reading
+from verl_cleaner.dataset.schemas import Row, detect, read_rows
 from verl_cleaner.dataset.sources import load
 
 _EVAL = Path("dataset/Open-AgentRL-Eval")
@@ -27,7 +28,8 @@ _IDS = ("question_id", "task_id", "ID")
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """id: the benchmark's own (question_id, task_id, ID), else the row's uid; unique in the suite."""
+    """id: the benchmark's own (question_id, task_id, ID), else the row's uid; unique in the suite. In a training set
+    it always is the uid: its rows may have such names of several benchmarks."""
 
     suite: str
     id: str
@@ -61,20 +63,21 @@ def read_suite(name: str, *, sources: str | None = None, tools: bool = True, lim
         ValueError: unknown suite, unusable file or row.
     """
     path = suite_file(name)
+    training_set = detect(reading.columns(path), path).name == "verl"
     problems: dict[str, Problem] = {}
     for number, row in enumerate(read_rows(path, load(sources), tools=tools)):
         if limit is not None and len(problems) >= limit:
             break
         if not isinstance(row, Row):
             raise ValueError(f"{path}, row {number}: {row}")
-        problem = Problem(name, problem_id(row), row)
+        problem = Problem(name, row.uid if training_set else _benchmark_id(row), row)
         if problem.id in problems:
             raise ValueError(f"{path}, row {number}: the problem {problem.id} is there already; drop one of the two")
         problems[problem.id] = problem
     return list(problems.values())
 
 
-def problem_id(row: Row) -> str:
+def _benchmark_id(row: Row) -> str:
     return next((str(row.extra_info[key]) for key in _IDS if key in row.extra_info), row.uid)
 
 

@@ -1,9 +1,15 @@
-"""The parts of a response that are scored. Only what follows the last tool response counts: nothing a tool printed."""
+"""The parts of a response that are scored: never what a tool printed or what a call holds.
+
+A short answer is the last box of the whole response, as in the published training; a program is the last block after
+the last tool response.
+"""
 
 import re
 import textwrap
 
 _TOOL_RESPONSE_END = "</tool_response>"
+_TOOL_RESPONSE = "<tool_response>"
+_CALL = re.compile(r"<tool_call>.*?(?:</tool_call>|\Z)", re.DOTALL)
 _BOX = r"\boxed{"
 _PYTHON_BLOCK = re.compile(
     r"^(?P<indent>[ \t]*)```[ \t]*(?:python3?|py)\b[^\n`]*\n(?P<code>.*?)^[ \t]*```[ \t\r]*$",
@@ -12,13 +18,20 @@ _PYTHON_BLOCK = re.compile(
 
 
 def final_part(response: str) -> str:
-    """What follows the last tool response; all of it where no tool answered."""
-    return response.rsplit(_TOOL_RESPONSE_END, 1)[-1]
+    """What follows the last tool response, without calls that nothing answered; all of it where no tool answered."""
+    return _CALL.sub("", response.rsplit(_TOOL_RESPONSE_END, 1)[-1])
+
+
+def _own_text(response: str) -> str:
+    """Without calls and tool responses. A tool response ends at its last end mark: it may print one itself."""
+    first, *rest = response.split(_TOOL_RESPONSE)
+    answered = (part.rpartition(_TOOL_RESPONSE_END) for part in rest)
+    return "\n".join(_CALL.sub("", part) for part in (first, *(after for _, end, after in answered if end)))
 
 
 def last_boxed(response: str) -> str | None:
-    r"""The content of the final part's last \boxed{…}, as written; None where there is none or it is not closed."""
-    text = final_part(response)
+    r"""The content of the response's last \boxed{…}, as written; None where there is none or it is not closed."""
+    text = _own_text(response)
     start = text.rfind(_BOX)
     if start < 0:
         return None

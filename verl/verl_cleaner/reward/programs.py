@@ -14,6 +14,7 @@ a program that searches the interpreter for the word would find it.
 import ast
 import inspect
 import json
+from collections.abc import Sequence
 from typing import Any
 
 _MODULES = """
@@ -135,7 +136,15 @@ def _joined(*before: str, code: str, after: str = "") -> str:
     """One source. `from __future__` must come first."""
     tree = ast.parse(code)
     future = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
-    if future:
-        tree.body = [node for node in tree.body if node not in future]
-        code = ast.unparse(tree)
-    return "\n".join([*map(ast.unparse, future), *before, code, after, ""])
+    return "\n".join([*map(ast.unparse, future), *before, _without(code, future), after, ""])
+
+
+def _without(code: str, statements: Sequence[ast.stmt]) -> str:
+    """`pass` in the place of the statements. Unparsing the whole program would fail on deep expressions."""
+    # Columns are bytes, and lines end as bytes.splitlines has it, not at a form feed.
+    lines = code.encode().splitlines(keepends=True)
+    for node in reversed(statements):
+        assert node.end_lineno is not None
+        first, last = node.lineno - 1, node.end_lineno - 1
+        lines[first : last + 1] = [lines[first][: node.col_offset] + b"pass" + lines[last][node.end_col_offset :]]
+    return b"".join(lines).decode()

@@ -9,6 +9,7 @@ A row's `data_source` decides by which rule it is scored (`verl_cleaner.dataset.
     judge_url     else CODE_JUDGE_URL, else the judge's default address
 """
 
+import asyncio
 from typing import Any
 
 from verl_cleaner.code_tool import judge_url as default_judge_url
@@ -37,7 +38,7 @@ async def compute_score(
 
     Raises:
         ValueError: the source is unknown, or the row's ground truth is broken.
-        InfrastructureError: the judge or math-verify's process failed; the trajectory is lost, not wrong.
+        InfrastructureError: the judge or a verifier's process failed; the trajectory is lost, not wrong.
     """
     extra = extra_info or {}
     where = f"data_source {data_source}, row {extra.get('index', '?')}"
@@ -52,7 +53,10 @@ async def compute_score(
             judge = judge_at(default_judge_url({"url": judge_url}))
             reward = await code.score(solution_str, ground_truth, judge=judge, early_stop=early_stop, where=where)
         case Kind.REASONING_GYM:
-            found = reasoning_gym.compute_score(data_source, solution_str, str(ground_truth), extra)
+            # Some verifiers take their time.
+            found = await asyncio.to_thread(
+                reasoning_gym.compute_score, data_source, solution_str, str(ground_truth), extra
+            )
             reward = answer_reward(found["pred"] or None, right=found["acc"] == 1.0, low=0.0)
     return reward.as_dict()
 

@@ -16,18 +16,8 @@ KNOBS=(
   "ROLLBACK|on: with rollback (K = 3), off: the bare model"
   "CHUNK|rows that are rolled out together and kept together"
   "LIMIT|only the first rows; empty: all"
-  "PROMPT_SOURCES|YAML with sources and prompt templates of your own (dataset/README.md)"
   "OUTPUT_DIR|trajectories, settings and logs"
-  "NUM_GPU|GPUs per node"
-  "NNODES|nodes; more than one needs a running Ray cluster and CODE_JUDGE_URL (docs/multi-node.md)"
-  "SEED|of the sampling"
-  "DTYPE|fp16 or bf16"
-  "ROLLOUT|rollout engine: sglang, vllm, or cpu for small models without a GPU"
-  "ATTENTION|attention of the model; empty: flash_attention_2 where flash-attn is installed, else varlen"
-  "CODE_JUDGE_URL|address of a running judge; empty: the script starts one and stops it with the run"
-  "MAX_EXECUTION_TIME|seconds of wall and CPU time for one execution, for the judge the script starts"
-  "PYTHON|interpreter of an environment that has everything; empty: .venv, made to match uv.lock"
-  "DRY_RUN|1: print the command and start nothing"
+  "${ROLLOUT_KNOBS[@]}"
 )
 
 default MODEL_PATH=Gen-Verse/Qwen3-4B-RA-SFT TRAIN_FILE=dataset/Open-AgentRL-30K/Open-AgentRL-30K.parquet

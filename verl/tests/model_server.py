@@ -5,8 +5,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from tiny import tiny_tokenizer
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from tiny import tiny_config, tiny_tokenizer
+from transformers import Qwen3ForCausalLM
 from verl.workers.rollout.replica import TokenOutput
 
 from verl_cleaner.cpu.rollout import CpuServer
@@ -18,14 +18,8 @@ MAX_LENGTH = 1200
 def random_model(seed: int = 0) -> Qwen3ForCausalLM:
     """With weights large enough for predictions to depend on the context, as a trained model's do."""
     torch.manual_seed(seed)
-    config = Qwen3Config(
-        vocab_size=len(TOKENIZER),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
+    config = tiny_config(
+        len(TOKENIZER),
         max_position_embeddings=2 * MAX_LENGTH,
         initializer_range=0.4,
         tie_word_embeddings=True,

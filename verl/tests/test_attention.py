@@ -1,13 +1,13 @@
 """Packed attention: each sequence as if it were alone. The kernel itself needs a GPU; here PyTorch's own stands in."""
 
-from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
 import verl  # noqa: F401  loads the plug-in
+from tiny import tiny_config
 from torch.nn.attention import varlen
-from transformers import AutoModelForCausalLM, Qwen3Config
+from transformers import AutoModelForCausalLM
 
 from verl_cleaner.attention import varlen_attention
 
@@ -31,18 +31,8 @@ def sequence_by_sequence(query, key, value, bounds, _, longest, __, *, scale, wi
 def models(monkeypatch):
     monkeypatch.setattr(varlen, "varlen_attn", sequence_by_sequence)
     torch.manual_seed(0)
-    config = partial(
-        Qwen3Config,
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-    )
-    packed = AutoModelForCausalLM.from_config(config(), attn_implementation="varlen").to(torch.bfloat16)
-    alone = AutoModelForCausalLM.from_config(config(), attn_implementation="sdpa").to(torch.bfloat16)
+    packed = AutoModelForCausalLM.from_config(tiny_config(64), attn_implementation="varlen").to(torch.bfloat16)
+    alone = AutoModelForCausalLM.from_config(tiny_config(64), attn_implementation="sdpa").to(torch.bfloat16)
     alone.load_state_dict(packed.state_dict())
     return packed, alone
 

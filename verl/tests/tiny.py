@@ -25,21 +25,31 @@ def tiny_tokenizer():
     )
 
 
-def tiny_model(folder: Path, *, seed: int = 0) -> Path:
-    """Save a random Qwen3 model with its tokenizer."""
-    import torch
-    from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+def tiny_config(vocab_size: int, **rest):
+    """Of a Qwen3 model with two layers; `rest` as Qwen3Config takes it."""
+    from transformers import Qwen3Config
 
-    torch.manual_seed(seed)
-    tokenizer = tiny_tokenizer()
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
+    return Qwen3Config(
+        vocab_size=vocab_size,
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=8,
+        **rest,
+    )
+
+
+def tiny_model(folder: Path, *, seed: int = 0) -> Path:
+    """Save a random Qwen3 model with its tokenizer."""
+    import torch
+    from transformers import GenerationConfig, Qwen3ForCausalLM
+
+    torch.manual_seed(seed)
+    tokenizer = tiny_tokenizer()
+    config = tiny_config(
+        len(tokenizer),
         max_position_embeddings=2048,
         tie_word_embeddings=True,
         eos_token_id=tokenizer.eos_token_id,

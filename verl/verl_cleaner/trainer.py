@@ -115,8 +115,9 @@ class CleanerTrainer(PPOTrainerSync):
         found = []
         for number, key in enumerate(batch.keys):
             fields = {name: getattr(column[number], "data", column[number]) for name, column in columns.items()}
-            texts = (self.tokenizer.decode(fields[name], skip_special_tokens=True) for name in ("prompts", "responses"))
-            prompt, response = texts
+            prompt, response = (
+                self.tokenizer.decode(fields[name], skip_special_tokens=True) for name in ("prompts", "responses")
+            )
             sample = int(key.rsplit("_", 2)[1])
             found.append(trajectories.of_sample(fields, sample=sample, input=prompt, output=response))
         return found

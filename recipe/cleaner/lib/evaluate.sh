@@ -5,6 +5,21 @@
 # shellcheck source=recipe/cleaner/lib/common.sh
 source recipe/cleaner/lib/common.sh
 
+# Of everything that rolls a model out over a data set.
+ROLLOUT_KNOBS=(
+  "PROMPT_SOURCES|YAML with sources and prompt templates of your own (dataset/README.md)"
+  "NUM_GPU|GPUs per node"
+  "NNODES|nodes; more than one needs a running Ray cluster and CODE_JUDGE_URL (docs/multi-node.md)"
+  "SEED|of the sampling"
+  "DTYPE|fp16 or bf16"
+  "ROLLOUT|rollout engine: sglang, vllm, or cpu for small models without a GPU"
+  "ATTENTION|attention of the model; empty: flash_attention_2 where flash-attn is installed, else varlen"
+  "CODE_JUDGE_URL|address of a running judge; empty: the script starts one and stops it with the run"
+  "MAX_EXECUTION_TIME|seconds of wall and CPU time for one execution, for the judge the script starts"
+  "PYTHON|interpreter of an environment that has everything; empty: .venv, made to match uv.lock"
+  "DRY_RUN|1: print the command and start nothing"
+)
+
 # shellcheck disable=SC2034  # read by show_help
 KNOBS=(
   "MODEL_PATH|model to evaluate, where it is no argument: folder, hub name, or what export.sh made"
@@ -14,18 +29,8 @@ KNOBS=(
   "RETRIES|K of the rollback"
   "CHUNK|problems that are sampled together and kept together"
   "LIMIT|problems of each suite; empty: all"
-  "PROMPT_SOURCES|YAML with sources and prompt templates of your own (dataset/README.md)"
-  "NUM_GPU|GPUs per node"
-  "NNODES|nodes; more than one needs a running Ray cluster and CODE_JUDGE_URL (docs/multi-node.md)"
-  "SEED|of the sampling"
-  "DTYPE|fp16 or bf16"
-  "ROLLOUT|rollout engine: sglang, vllm, or cpu for small models without a GPU"
-  "ATTENTION|attention of the model; empty: flash_attention_2 where flash-attn is installed, else varlen"
-  "CODE_JUDGE_URL|address of a running judge; empty: the script starts one and stops it with the evaluation"
-  "MAX_EXECUTION_TIME|seconds of wall and CPU time for one execution, for the judge the script starts"
-  "MAX_MEMORY|MB for one execution, likewise"
-  "PYTHON|interpreter of an environment that has everything; empty: .venv, made to match uv.lock"
-  "DRY_RUN|1: print the command and start nothing"
+  "${ROLLOUT_KNOBS[@]}"
+  "MAX_MEMORY|MB for one execution, for the judge the script starts"
 )
 
 # evaluate MODEL SUITE… [key=value …]

@@ -2,8 +2,10 @@
 
 import json
 import os
+import subprocess
 import sys
 
+import psutil
 import pytest
 
 from verl_cleaner import run as run_module
@@ -55,6 +57,27 @@ time.sleep(600)
         pid = run.pid
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_leaving_ends_what_a_killed_training_left_behind_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "_ORPHANS_SECONDS", 0.2)
+    code = """
+import os, subprocess, sys
+daemon = "import subprocess, time; print(subprocess.Popen(['sleep', '600']).pid, flush=True); time.sleep(600)"
+child = subprocess.Popen([sys.executable, "-c", daemon], start_new_session=True, stdout=subprocess.PIPE, text=True)
+pids = [child.pid, int(child.stdout.readline())]
+open(os.environ["VERL_FILE_LOGGER_PATH"], "w").write('{"step": 0, "data": {"pids": %s}}\\n' % pids)
+os.kill(os.getpid(), 9)
+"""
+    with subprocess.Popen(["sleep", "600"]) as bystander:
+        with Scripted(tmp_path, code) as run:
+            steps = run.steps()
+            left = [psutil.Process(pid) for pid in next(entry for entry in steps if entry is not None)[1]["pids"]]
+            with pytest.raises(RunFailed):
+                list(steps)
+        assert bystander.poll() is None
+        bystander.kill()
+    assert not any(process.is_running() for process in left)
 
 
 @pytest.mark.parametrize(

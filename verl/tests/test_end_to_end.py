@@ -98,5 +98,7 @@ def test_too_many_lost_groups_stop_the_run_before_the_update(run):
     assert process.returncode == 1
     assert "error: step 2: 2 of 10 groups were lost to infrastructure failures" in process.stderr
     assert "Cause: the judge is on holiday" in process.stderr
-    assert "Traceback" not in process.stderr.rsplit("error:", 1)[1]
+    # Ray brings the workers' lines whenever it likes.
+    own = [line for line in process.stderr.splitlines() if " pid=" not in line]
+    assert "Traceback" not in "\n".join(own).rsplit("error:", 1)[1]
     assert 2 not in steps

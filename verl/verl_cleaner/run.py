@@ -5,6 +5,7 @@ FOLDER/metrics.jsonl  {"step": n, "data": {name: value}} per logged step, writte
 FOLDER/tensorboard/   the same for tensorboard
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -17,9 +18,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 20
+_ORPHANS_SECONDS = 5
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 
 _RAY_PREFIX = re.compile(r"(\x1b\[\d+m)?\([^)]* pid=\d+")
 """What Ray puts before a worker's line."""
@@ -42,10 +47,14 @@ class Run:
         self.metrics_file = folder / "metrics.jsonl"
         self.command = [sys.executable, "-m", "verl_cleaner.main_ppo", *overrides]
         self._process: subprocess.Popen[bytes] | None = None
+        self._others: set[psutil.Process] = set()
 
     def __enter__(self) -> "Run":
         self.folder.mkdir(parents=True, exist_ok=True)
         self.metrics_file.unlink(missing_ok=True)
+        # What the training leaves behind when it is killed becomes our child.
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        self._others = set(psutil.Process().children())
         environment = os.environ | {
             "VERL_FILE_LOGGER_PATH": str(self.metrics_file.resolve()),
             "TENSORBOARD_DIR": str((self.folder / "tensorboard").resolve()),
@@ -66,16 +75,26 @@ class Run:
 
     def __exit__(self, *_: object) -> None:
         process = self._process
-        if process is None or process.poll() is not None:
+        if process is None:
             return
-        # Ray's daemons follow their driver; as a last resort everything in its session.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            if process.poll() is not None:
+                break
             os.killpg(process.pid, number)
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_GRACE_SECONDS)
-                return
-            except subprocess.TimeoutExpired:
-                continue
+        self._end_orphans()
+
+    def _end_orphans(self) -> None:
+        """Ray's daemons follow their driver, but one that waits for a dead head may take a minute."""
+        orphans = [child for child in psutil.Process().children() if child not in self._others]
+        psutil.wait_procs(orphans, _ORPHANS_SECONDS)
+        while orphans := [child for child in psutil.Process().children() if child not in self._others]:
+            for orphan in orphans:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    orphan.kill()
+            # Their own children become ours.
+            psutil.wait_procs(orphans, _GRACE_SECONDS)
 
     @property
     def pid(self) -> int:

@@ -129,6 +129,12 @@ def test_gate_is_seeded_and_monotonous(seed, sample, low, high):
     assert not passes_gate(0.0, seed, sample)
 
 
+def test_the_share_falls_linearly_to_nothing():
+    falling = RollbackConfig(rollback_probability=0.8, rollback_anneal_steps=4)
+    assert [falling.probability_at(step) for step in range(1, 8)] == pytest.approx([0.8, 0.6, 0.4, 0.2, 0, 0, 0])
+    assert {RollbackConfig(rollback_probability=0.8).probability_at(step) for step in (1, 1000)} == {0.8}
+
+
 def test_gate_meets_its_share():
     assert 0.67 < sum(passes_gate(0.7, 0, i) for i in range(4000)) / 4000 < 0.73
     assert len({derive_seed(0, i) for i in range(1000)}) == 1000
@@ -214,6 +220,7 @@ def test_notes():
         ("rollback_feedback", "loud"),
         ("rollback_max_retries", -1),
         ("rollback_max_tokens", 0.5),
+        ("rollback_anneal_steps", -1),
         ("trajectory_deadline", 0),
         ("trajectory_deadline", "1h"),
         ("rollback_min_logratio", "low"),

@@ -418,6 +418,16 @@ async def test_gate_and_validation():
     assert not record(output)["retries"]
 
 
+async def test_annealed_rollback_ends_with_its_step():
+    annealed = make_config(*rollback(rollback_anneal_steps=2))
+    script = [f"A. {FAIL}", f"A. {FIXED}", ANSWER]
+    for step, repaired in ((1, True), (3, False)):
+        output, _ = await run_loop(ToolAgentLoop, ScriptedServer(script), annealed, global_steps=step)
+        assert record(output)["enabled"]
+        assert record(output)["eligible"] == repaired
+        assert record(output)["recovered"] == repaired
+
+
 async def test_outage_and_bug_are_raised():
     with pytest.raises(InfrastructureError, match="judge is gone"):
         await run_loop(ToolAgentLoop, ScriptedServer([call("outage")]), ON)

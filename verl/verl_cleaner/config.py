@@ -15,6 +15,7 @@ class MultiTurnConfig(StockMultiTurnConfig):
     enable_tool_rollback: bool = False
     max_tool_retries: int = 3
     rollback_probability: float = 1.0
+    rollback_anneal_steps: Optional[int] = None
     rollback_at_validation: bool = True
     rollback_similarity_threshold: float = 0.5
     rollback_similarity_on: str = "arguments"

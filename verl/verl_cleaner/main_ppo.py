@@ -5,6 +5,8 @@ Checks first what VeRL would swallow or find out late (`verl_cleaner.preflight`)
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import hydra
 from omegaconf import DictConfig
@@ -16,19 +18,29 @@ from verl_cleaner.saar.outcome import InfrastructureError
 
 @hydra.main(config_path="conf", config_name="cleaner", version_base=None)
 def main(config: DictConfig) -> None:
-    try:
-        preflight.prepare(config)
-        if config.trainer.device == "cpu":
-            _use_cpu_backend(config)
-        preflight.check(config)
-    except preflight.PreflightError as error:
-        sys.exit(f"error: {error}")
+    with errors_in_a_line():
+        make_ready(config)
+        from verl.trainer.main_ppo import main as verl_main
 
-    from verl.trainer.main_ppo import main as verl_main
-
-    try:
         # The function under VeRL's @hydra.main.
         verl_main.__wrapped__(config)
+
+
+def make_ready(config: DictConfig) -> None:
+    """Fill in, choose the backend, check. Raises PreflightError."""
+    preflight.prepare(config)
+    if config.trainer.device == "cpu":
+        _use_cpu_backend(config)
+    preflight.check(config)
+
+
+@contextmanager
+def errors_in_a_line() -> Iterator[None]:
+    """End with what the user can mend, without a traceback."""
+    try:
+        yield
+    except preflight.PreflightError as error:
+        sys.exit(f"error: {error}")
     except (InfrastructureError, RolloutError) as error:
         # Raised in the task runner; Ray hands it on wrapped into an instance of the same class.
         sys.exit(f"error: {getattr(error, 'cause', error)}")

@@ -53,16 +53,16 @@ def _copy(name: str, value: Any) -> Any:
 class RollbackManager:
     """SAAR for one trajectory: whether it may roll back, its retry policy, its record and its pairs.
 
-    pairs: of failed and repaired calls, in order; None where none are kept, as at validation.
+    step: of the training. pairs: of failed and repaired calls, in order; None where none are kept, as at validation.
     """
 
-    def __init__(self, config: RollbackConfig, *, validate: bool, key: tuple[object, ...]) -> None:
+    def __init__(self, config: RollbackConfig, *, validate: bool, step: int, key: tuple[object, ...]) -> None:
         self.config = config
         self.max_retries = config.max_tool_retries
         self.error_patterns = config.rollback_on_errors
         self.enable = config.enable_tool_rollback and (config.rollback_at_validation or not validate)
         # The share applies to training; at validation it is all or none.
-        self.eligible = self.enable and (validate or passes_gate(config.rollback_probability, *key))
+        self.eligible = self.enable and (validate or passes_gate(config.probability_at(step), *key))
         self.policy = RetryPolicy(config, active=self.eligible)
         self.record = TrajectoryRecord(enabled=self.enable, eligible=self.eligible)
         self.pairs: list[Pair] | None = [] if config.save_negative_samples and not validate else None

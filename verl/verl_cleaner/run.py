@@ -14,9 +14,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 
@@ -29,48 +29,45 @@ _PR_SET_CHILD_SUBREAPER = 36
 _RAY_PREFIX = re.compile(r"(\x1b\[\d+m)?\([^)]* pid=\d+")
 """What Ray puts before a worker's line."""
 
+_running: set[int] = set()
+"""Pids of the trainings that this process has entered and not left."""
+
 
 class RunFailed(Exception):
     """The training process ended with an error; the message is its last word."""
 
 
-class Run:
-    """Use as a context manager: leaving it ends the training with everything it started.
+class Training:
+    """A process that trains. Use as a context manager: leaving it ends the process with everything it started.
 
     Args:
-        folder: for log and metrics. overrides: Hydra arguments of `verl_cleaner.main_ppo`.
+        command: what to start. log: file for all that it prints. environment: in addition to this process's.
     """
 
-    def __init__(self, folder: Path, overrides: Sequence[str]) -> None:
-        self.folder = folder
-        self.log = folder / "train.log"
-        self.metrics_file = folder / "metrics.jsonl"
-        self.command = [sys.executable, "-m", "verl_cleaner.main_ppo", *overrides]
+    def __init__(self, command: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> None:
+        self.command = list(command)
+        self.log = log
+        self.environment = {**environment, "PYTHONUNBUFFERED": "1"}
         self._process: subprocess.Popen[bytes] | None = None
         self._others: set[psutil.Process] = set()
 
-    def __enter__(self) -> "Run":
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.metrics_file.unlink(missing_ok=True)
+    def __enter__(self) -> Self:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
         # What the training leaves behind when it is killed becomes our child.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
         self._others = set(psutil.Process().children())
-        environment = os.environ | {
-            "VERL_FILE_LOGGER_PATH": str(self.metrics_file.resolve()),
-            "TENSORBOARD_DIR": str((self.folder / "tensorboard").resolve()),
-            "PYTHONUNBUFFERED": "1",
-        }
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 self.command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env=os.environ | self.environment,
                 # Ctrl-C in the terminal is ours to handle.
                 start_new_session=True,
                 preexec_fn=_end_with_parent,
             )
+        _running.add(self._process.pid)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -83,23 +80,56 @@ class Run:
             os.killpg(process.pid, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_GRACE_SECONDS)
+        _running.discard(process.pid)
         self._end_orphans()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "enter the run first"
+        return self._process.pid
+
+    def ended(self) -> bool:
+        """Raises RunFailed if it ended with an error."""
+        assert self._process is not None, "enter the run first"
+        status = self._process.poll()
+        if status:
+            raise RunFailed(f"training ended with exit status {status}: {last_error(self.log)} (all of it: {self.log})")
+        return status is not None
 
     def _end_orphans(self) -> None:
         """Ray's daemons follow their driver, but one that waits for a dead head may take a minute."""
-        orphans = [child for child in psutil.Process().children() if child not in self._others]
-        psutil.wait_procs(orphans, _ORPHANS_SECONDS)
-        while orphans := [child for child in psutil.Process().children() if child not in self._others]:
+        psutil.wait_procs(self._orphans(), _ORPHANS_SECONDS)
+        while orphans := self._orphans():
             for orphan in orphans:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     orphan.kill()
             # Their own children become ours.
             psutil.wait_procs(orphans, _GRACE_SECONDS)
 
-    @property
-    def pid(self) -> int:
-        assert self._process is not None, "enter the run first"
-        return self._process.pid
+    def _orphans(self) -> list[psutil.Process]:
+        children = psutil.Process().children()
+        return [child for child in children if child not in self._others and child.pid not in _running]
+
+
+class Run(Training):
+    """One run, followed step by step.
+
+    Args:
+        folder: for log and metrics. overrides: Hydra arguments of `verl_cleaner.main_ppo`.
+    """
+
+    def __init__(self, folder: Path, overrides: Sequence[str]) -> None:
+        self.folder = folder
+        self.metrics_file = folder / "metrics.jsonl"
+        super().__init__(
+            [sys.executable, "-m", "verl_cleaner.main_ppo", *overrides],
+            log=folder / "train.log",
+            environment=logger_environment(folder),
+        )
+
+    def __enter__(self) -> Self:
+        self.metrics_file.unlink(missing_ok=True)
+        return super().__enter__()
 
     def steps(self) -> Iterator[tuple[int, dict[str, Any]] | None]:
         """Yield (step, metrics) as they are logged, and None a few times a second while there is nothing new.
@@ -107,37 +137,55 @@ class Run:
         Raises:
             RunFailed: the training ended with an error.
         """
-        assert self._process is not None, "enter the run first"
-        offset = 0
-        while True:
-            ended = self._process.poll()
-            lines, offset = _new_lines(self.metrics_file, offset)
-            for line in lines:
-                entry = json.loads(line)
-                yield entry["step"], entry["data"]
-            if ended is not None:
-                break
-            if not lines:
+        metrics = MetricsFile(self.metrics_file)
+        failed: RunFailed | None = None
+        ended = False
+        while not ended:
+            try:
+                ended = self.ended()
+            except RunFailed as error:
+                failed, ended = error, True
+            entries = metrics.new()
+            yield from entries
+            if not entries and not ended:
                 yield None
                 time.sleep(_POLL_SECONDS)
-        if ended:
-            raise RunFailed(f"training ended with exit status {ended}: {last_error(self.log)} (all of it: {self.log})")
+        if failed:
+            raise failed
+
+
+class MetricsFile:
+    """What VeRL's file logger writes, followed while it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def new(self) -> list[tuple[int, dict[str, Any]]]:
+        """(step, metrics) of the complete lines since the last call."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) < self._offset:  # begun anew
+                self._offset = 0
+            file.seek(self._offset)
+            data = file.read()
+        complete = data[: data.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        return [(entry["step"], entry["data"]) for entry in map(json.loads, complete.splitlines())]
+
+
+def logger_environment(folder: Path) -> dict[str, str]:
+    """Where VeRL's loggers write a run's metrics."""
+    return {
+        "VERL_FILE_LOGGER_PATH": str((folder / "metrics.jsonl").resolve()),
+        "TENSORBOARD_DIR": str((folder / "tensorboard").resolve()),
+    }
 
 
 def _end_with_parent() -> None:
     """On Linux: SIGTERM when the process that started this one is gone, however it went."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _new_lines(path: Path, offset: int) -> tuple[list[bytes], int]:
-    """The complete lines from `offset` on, and where the next one begins."""
-    if not path.exists():
-        return [], offset
-    with path.open("rb") as file:
-        file.seek(offset)
-        data = file.read()
-    complete = data[: data.rfind(b"\n") + 1]
-    return complete.splitlines(), offset + len(complete)
 
 
 def last_error(log: Path) -> str:

@@ -70,7 +70,8 @@ class ToolAgentLoop(ToolTurnLoop):
         validate = bool(kwargs.pop("is_validation", False))
         sample = (kwargs.get("global_steps"), kwargs.get("index"), kwargs.get("session_id"))
         self.key = (self.rollout_config.get("seed", 0), "val" if validate else "train", *map(_plain, sample))
-        self.rollback = RollbackManager(self.rollback_config, validate=validate, key=self.key)
+        step = int(kwargs.get("global_steps") or 1)
+        self.rollback = RollbackManager(self.rollback_config, validate=validate, step=step, key=self.key)
         self._rescores = self._wants_rescoring() and rescore.is_exact(sampling_params)
         limit = self.rollback_config.trajectory_deadline
         try:

@@ -1,7 +1,9 @@
 """VeRL's synchronous trainer with complete groups (`verl_cleaner.groups`), pairs of failed and repaired calls
 (`verl_cleaner.pairs`), and rollback metrics, also at validation."""
 
-from collections.abc import Sequence
+import json
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,7 @@ from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.config import omega_conf_to_dataclass
+from verl.workers.utils.losses import ppo_loss
 
 from verl_cleaner import rollback_dump, run_info, trajectory_dump
 from verl_cleaner.config import rollback_config
@@ -45,6 +48,7 @@ class CleanerTrainer(PPOTrainerSync):
         self._loop_metrics = LoopMetrics()
         self._dpo = dpo_config(config.algorithm)
         self._negatives = 0
+        self._earlier: list[bytes] = []
         super().__init__(config)
 
     def _build_replay_buffer(self) -> CompleteGroups:
@@ -65,10 +69,28 @@ class CleanerTrainer(PPOTrainerSync):
         if self._rollback_config().enable_tool_rollback and not is_distillation_enabled(
             self.config.get("distillation")
         ):
-            actor = omega_conf_to_dataclass(self.config.actor_rollout_ref.actor)
-            self.actor_rollout_wg.set_loss_fn(partial(marked_loss, actor))
+            self._set_loss(marked_loss)
+
+    def _set_loss(self, loss: Callable[..., Any]) -> None:
+        """loss: VeRL's `ppo_loss` or a function in its place."""
+        self.actor_rollout_wg.set_loss_fn(partial(loss, omega_conf_to_dataclass(self.config.actor_rollout_ref.actor)))
+
+    def take_over(self, host: "CleanerTrainer", start: Path) -> None:
+        """In place of `init`: use the workers of `host`, set back to the weights and optimizer in `start` or in this
+        run's own checkpoint."""
+        self._init_tokenizer()
+        self._init_dataloader()
+        self._init_dump_executor()
+        for name in vars(host).keys() - vars(self).keys():
+            setattr(self, name, getattr(host, name))
+        self._set_loss(marked_loss if self._rollback_config().enable_tool_rollback else ppo_loss)
+        self.checkpoint_manager.sleep_replicas()
+        self.actor_rollout_wg.load_checkpoint(str(start))
+        self._load_checkpoint()
+        self.on_init_end()
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
+        self._read_earlier_metrics()
         for folder in ("rollout_data_dir", "validation_data_dir"):
             if self.config.trainer.get(folder):
                 run_info.write(Path(self.config.trainer[folder]), self.config)
@@ -76,6 +98,27 @@ class CleanerTrainer(PPOTrainerSync):
         if address := self.config.trainer.get("metrics_address"):
             self._loop_metrics.serve(address)
         super().fit(*args, **kwargs)
+
+    def _read_earlier_metrics(self) -> None:
+        """VeRL's file logger begins its file anew also where a run is resumed."""
+        path = Path(os.environ.get("VERL_FILE_LOGGER_PATH", ""))
+        if self.global_steps > 0 and path.is_file():
+            complete = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+            self._earlier = [line for line in complete if json.loads(line)["step"] <= self.global_steps]
+
+    def _write_earlier_metrics(self) -> None:
+        logger = self.logger.logger.get("file")
+        if logger is not None and self._earlier:
+            logger.fp.write(b"".join(self._earlier))
+        self._earlier = []
+
+    def on_validate_begin(self) -> None:
+        super().on_validate_begin()
+        self._write_earlier_metrics()
+
+    def on_train_begin(self) -> None:
+        super().on_train_begin()
+        self._write_earlier_metrics()
 
     def _rollback_config(self) -> RollbackConfig:
         return rollback_config(self.config.actor_rollout_ref.rollout.multi_turn)

@@ -43,6 +43,7 @@ class RollbackConfig:
     enable_tool_rollback: bool = False
     max_tool_retries: int = 3
     rollback_probability: float = 1.0
+    rollback_anneal_steps: int | None = None
     rollback_at_validation: bool = True
     rollback_similarity_threshold: float = 0.5
     rollback_similarity_on: SimilarityOn = SimilarityOn.ARGUMENTS
@@ -84,6 +85,12 @@ class RollbackConfig:
         self._check_negatives()
         self._check_kinds()
 
+    def probability_at(self, step: int) -> float:
+        """Share of the trajectories of a training step (the first is 1) that may roll back."""
+        if not self.rollback_anneal_steps:
+            return self.rollback_probability
+        return self.rollback_probability * max(0.0, 1 - (step - 1) / self.rollback_anneal_steps)
+
     def _check_negatives(self) -> None:
         expected = {"enable_tool_rollback": True, "rollback_mode": RollbackMode.OVERWRITE}
         for key, value in expected.items():
@@ -114,6 +121,7 @@ _COUNTS = {
     "max_tool_retries": False,
     "rollback_max_retries": True,
     "rollback_max_tokens": True,
+    "rollback_anneal_steps": True,
     "max_negative_samples_per_group": False,
 }
 _CHOICES: dict[str, type[StrEnum]] = {

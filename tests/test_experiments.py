@@ -1,0 +1,106 @@
+"""A grid as users start it, on CPU: a series of runs equals each run alone, an interrupted run goes on. A minute."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from verl_cleaner.experiments import results
+
+REPOSITORY = Path(__file__).parents[1]
+SMALL = [
+    "data.train_batch_size=4",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+    "data.val_max_samples=24",
+    "trainer.test_freq=1",
+    "trainer.save_freq=1",
+]
+MEASURED_IN_TIME = ("timing", "perf/", "latency", "seconds")
+
+
+def start(out, *arguments):
+    environment = {key: value for key, value in os.environ.items() if key != "CODE_JUDGE_URL"}
+    return subprocess.Popen(
+        ["bash", "recipe/cleaner/experiments/run.sh", "--out", out, "--seeds", "1", "--steps", "2", *arguments, *SMALL],
+        cwd=REPOSITORY,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def finish(process):
+    with process:
+        text = process.stdout.read()
+    return process.returncode, text
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory):
+    """Two methods in one group of processes, the first without rollback."""
+    out = tmp_path_factory.mktemp("series")
+    status, text = finish(start(out, "--methods", "baseline,cleaner"))
+    assert status == 0, text + "".join(log.read_text()[-3000:] for log in out.glob("group*.log"))
+    return out, text
+
+
+def untimed(metrics):
+    return {key: value for key, value in metrics.items() if not any(part in key for part in MEASURED_IN_TIME)}
+
+
+def test_results_are_tidy(series):
+    out, text = series
+    assert "2 runs, 0 of them done already" in text
+    assert "results of 2 runs" in text
+    table = pq.read_table(out / "results.parquet")
+    frame = table.to_pandas()
+    assert set(frame["method"]) == {"baseline", "cleaner"}
+    assert set(frame["seed"]) == {1}
+    assert set(frame["step"]) == {0, 1, 2}
+    assert not frame["value"].isna().any()
+    last = frame[frame["step"] == 2].set_index(["method", "metric"])["value"]
+    assert last["cleaner", "train/recovery_rate"] > 0
+    assert ("baseline", "train/recovery_rate") not in last.index
+    for metric in ("held_out/accuracy", "held_out_rollback/accuracy", "train/tokens_generated", "train/seconds"):
+        assert ("baseline", metric) in last.index
+    metadata = json.loads(table.schema.metadata[results.METADATA])
+    assert metadata["policy_parameters"] > 100_000
+    assert "rollback" in "".join(metadata["methods"]["cleaner"])
+    assert "enable_tool_rollback" not in "".join(metadata["methods"]["baseline"])
+
+
+def test_a_run_in_a_series_equals_the_run_alone_also_when_it_was_interrupted(series, tmp_path):
+    out, _ = series
+    first = start(tmp_path, "--methods", "cleaner")
+    for line in first.stdout:
+        if "step   1" in line:
+            break
+    first.send_signal(signal.SIGINT)
+    status, text = finish(first)
+    assert status != 0
+    assert "the same command goes on with what is left" in text
+    assert "Traceback" not in text
+    status, text = finish(start(tmp_path, "--methods", "cleaner"))
+    assert status == 0, text
+    alone, within = (results.read_steps(folder / "cleaner/seed1/metrics.jsonl") for folder in (tmp_path, out))
+    assert alone.keys() == within.keys() == {0, 1, 2}
+    for step in (0, 1, 2):
+        assert untimed(within[step]).keys() <= untimed(alone[step]).keys()
+        for key, value in untimed(within[step]).items():
+            assert alone[step][key] == pytest.approx(value, rel=1e-3, abs=1e-4), (step, key)
+    assert within[1]["critic/score/acc"] != within[2]["critic/score/acc"] or within[1] != within[2]
+
+
+def test_what_is_done_is_not_done_again_and_other_settings_are_no_such_run(series):
+    out, _ = series
+    status, text = finish(start(out, "--methods", "cleaner"))
+    assert status == 0
+    assert "1 runs, 1 of them done already" in text
+    status, text = finish(start(out, "--methods", "cleaner", "actor_rollout_ref.actor.optim.lr=1e-5"))
+    assert status != 0
+    assert "cleaner/seed1 holds a run of other settings" in text

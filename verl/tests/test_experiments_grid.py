@@ -1,0 +1,172 @@
+"""The YAML file of a grid: what it means, and what is said about a bad one."""
+
+import json
+from pathlib import Path
+
+import hydra
+import pytest
+from omegaconf import OmegaConf
+
+from verl_cleaner.experiments import results
+from verl_cleaner.experiments.grid import ColdStart, GridError, read_grid
+from verl_cleaner.experiments.series import CONF, PER_RUN, differences, worker_part
+
+NANO = Path(__file__).parents[2] / "recipe/cleaner/experiments/nano.yaml"
+GOOD = """
+name: small
+config_name: quickstart
+cold_start: {nano: {seed: 5}}
+steps: 4
+seeds: [0, 1]
+overrides: [a=1]
+methods:
+  baseline: []
+  other: {overrides: [b=2], seeds: [1, 2]}
+"""
+
+
+def grid_of(tmp_path, text):
+    path = tmp_path / "grid.yaml"
+    path.write_text(text)
+    return read_grid(path)
+
+
+def test_runs_of_a_seed_stand_together(tmp_path):
+    grid = grid_of(tmp_path, GOOD)
+    assert [run.name for run in grid.runs()] == [
+        "baseline/seed0",
+        "baseline/seed1",
+        "other/seed1",
+        "other/seed2",
+    ]
+    assert [run.name for run in grid.runs(methods=["other"], seeds=[7])] == ["other/seed7"]
+    (run,) = grid.runs(methods=["other"], seeds=[1], steps=9)
+    assert run.overrides == (
+        "data.seed=1",
+        "actor_rollout_ref.rollout.seed=1",
+        "trainer.total_training_steps=9",
+        "a=1",
+        "b=2",
+    )
+
+
+def test_the_fingerprint_is_of_settings_and_cold_start(tmp_path):
+    runs = grid_of(tmp_path, GOOD).runs()
+    prints = {run.fingerprint(start) for run in runs for start in ("one", "two")}
+    assert len(prints) == 2 * len(runs)
+    assert runs[0].fingerprint("one") == runs[0].fingerprint("one")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("name: small", "name: A B", "name: got 'A B', expected a short name"),
+        ("steps: 4", "steps: 0", "steps: got 0, expected a positive number"),
+        ("steps: 4", "step: 4", "unknown keys ['step']"),
+        ("steps: 4", "", "the keys ['steps'] are missing"),
+        ("seeds: [0, 1]", "seeds: [0, 0]", "seeds: got [0, 0], expected a list of whole numbers, none twice"),
+        ("overrides: [a=1]", "overrides: [a]", "overrides: got ['a'], expected a list of Hydra overrides key=value"),
+        ("{seed: 5}", "{sed: 5}", "cold_start.nano: unknown keys ['sed']"),
+        ("{nano: {seed: 5}}", "{model: x}", "cold_start: got {'model': 'x'}, expected"),
+        ("baseline: []", "Base: []", "methods.Base: expected a name of small letters"),
+        ("seeds: [1, 2]}", "seeds: 1}", "methods.other.seeds: got 1"),
+        ("seeds: [1, 2]}", "sed: 1}", "methods.other: unknown keys ['sed']"),
+        ("name: small", "name: [", "is not YAML"),
+    ],
+)
+def test_bad_grids_are_named(tmp_path, old, new, message):
+    assert old in GOOD
+    with pytest.raises(GridError) as error:
+        grid_of(tmp_path, GOOD.replace(old, new, 1))
+    assert message in str(error.value)
+    assert "grid.yaml" in str(error.value)
+
+
+def test_an_unknown_method_is_named(tmp_path):
+    with pytest.raises(GridError, match="unknown method 'cleaner'; the grid small has baseline, other"):
+        grid_of(tmp_path, GOOD).runs(methods=["cleaner"])
+
+
+def test_the_cold_start_is_checked_by_its_bytes(tmp_path):
+    start = ColdStart(tmp_path, tmp_path / "train", tmp_path / "val")
+    with pytest.raises(GridError, match="has no \\*.safetensors"):
+        start.digest()
+    for name in ("model.safetensors", "train"):
+        (tmp_path / name).write_bytes(name.encode())
+    with pytest.raises(GridError, match="val does not exist"):
+        start.digest()
+    (tmp_path / "val").write_bytes(b"val")
+    before = start.digest()
+    (tmp_path / "val").write_bytes(b"other")
+    assert start.digest() != before
+
+
+@pytest.fixture(scope="module")
+def configs():
+    grid = read_grid(NANO)
+    with hydra.initialize_config_dir(str(CONF), version_base=None):
+        return {run.name: hydra.compose(grid.config_name, list(run.overrides)) for run in grid.runs(seeds=[0])}
+
+
+def test_the_shipped_grid_fits_one_group_of_processes(configs):
+    """Every run composes, and differs from the others in nothing that a worker keeps."""
+    first, *others = configs.values()
+    assert len(others) >= 9
+    for config in others:
+        assert not differences(worker_part(first), worker_part(config))
+
+
+def test_the_methods_of_the_shipped_grid_are_what_their_names_say(configs):
+    turns = {name: config.actor_rollout_ref.rollout.multi_turn for name, config in configs.items()}
+    assert not turns["baseline/seed0"].get("enable_tool_rollback", False)
+    for name, found in turns.items():
+        if not name.startswith("baseline"):
+            assert found.enable_tool_rollback
+            assert not found.rollback_at_validation
+    assert turns["keep/seed0"].rollback_mode == "keep"
+    assert turns["void/seed0"].rollback_mode == "void"
+    assert turns["p05/seed0"].rollback_probability == 0.5
+    assert turns["p07/seed0"].rollback_probability == 0.7
+    assert turns["gamma0/seed0"].rollback_similarity_threshold == 0
+    assert turns["gamma1/seed0"].rollback_similarity_threshold == 1
+    assert turns["cleaner_is/seed0"].rollback_logprobs == "rescore"
+    for name in ("baseline_is/seed0", "cleaner_is/seed0"):
+        assert configs[name].algorithm.rollout_correction.rollout_is == "sequence"
+        assert configs[name].actor_rollout_ref.rollout.calculate_log_probs
+
+
+@pytest.mark.parametrize(
+    "override", ["actor_rollout_ref.actor.optim.lr=1", "data.train_batch_size=3", "trainer.n_gpus_per_node=2"]
+)
+def test_what_a_worker_keeps_may_not_differ(configs, override):
+    grid = read_grid(NANO)
+    with hydra.initialize_config_dir(str(CONF), version_base=None):
+        other = hydra.compose(grid.config_name, [*grid.runs()[0].overrides, override])
+    (found,) = differences(worker_part(configs["baseline/seed0"]), worker_part(other))
+    assert found.startswith(override.split("=")[0])
+
+
+def test_every_key_of_a_run_exists(configs):
+    for key in PER_RUN:
+        assert OmegaConf.select(configs["baseline/seed0"], key, throw_on_missing=True) is not None, key
+
+
+def test_a_step_logged_twice_is_merged(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [(0, {"a": 1}), (1, {"a": 2, "b": 3}), (1, {"a": 4})]
+    path.write_text("".join(json.dumps({"step": step, "data": data}) + "\n" for step, data in lines))
+    assert results.read_steps(path) == {0: {"a": 1}, 1: {"a": 4, "b": 3}}
+
+
+def test_rows_name_what_was_logged():
+    accuracy = "val-core/reasoning_gym/{}/acc/mean@1"
+    validation = {accuracy.format("gcd"): 0.5, accuracy.format("lcm"): 1.0, accuracy.format("basic_arithmetic"): 0.25}
+    steps = {0: validation, 1: {"critic/score/acc": 0.75, "timing_s/step": 2, "rollback/gap/mean": None}}
+    assert list(results.rows("m", 3, steps, validation)) == [
+        ("m", 3, 0, "held_out/accuracy", 0.75),
+        ("m", 3, 0, "held_out/unseen_accuracy", 0.25),
+        ("m", 3, 1, "train/accuracy", 0.75),
+        ("m", 3, 1, "train/seconds", 2.0),
+        ("m", 3, 1, "held_out_rollback/accuracy", 0.75),
+        ("m", 3, 1, "held_out_rollback/unseen_accuracy", 0.25),
+    ]

@@ -1,0 +1,203 @@
+"""A grid of runs, method × seed, as its YAML file describes it (`recipe/cleaner/experiments/nano.yaml`).
+
+name         of the grid
+config_name  our Hydra configuration that every run starts from
+cold_start   {nano: {seed: 0, …}}, settings of `nano.cold_start`, or {model: FOLDER, train: FILE, val: FILE}
+steps        RL steps of a run
+seeds        of data order and sampling
+overrides    Hydra overrides of every run
+methods      name: its overrides, or {overrides: […], seeds: […]} where it has seeds of its own
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from verl_cleaner.nano.cold_start import Settings, cold_start
+
+BASELINE = "baseline"
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+
+
+class GridError(ValueError):
+    """The grid, or what is asked of it, is not what it should be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    name: str
+    overrides: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ColdStart:
+    """What every run starts from: a Hugging Face folder and the data."""
+
+    model: Path
+    train: Path
+    val: Path
+
+    def digest(self) -> str:
+        """SHA-256 over the weights and both data files."""
+        weights = sorted(self.model.glob("*.safetensors"))
+        if not weights:
+            raise GridError(f"cold_start.model={self.model} has no *.safetensors, expected a Hugging Face folder")
+        digest = hashlib.sha256()
+        for file in (*weights, self.train, self.val):
+            if not file.is_file():
+                raise GridError(f"cold_start: {file} does not exist")
+            with file.open("rb") as data:
+                digest.update(hashlib.file_digest(data, "sha256").digest())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class GridRun:
+    """overrides: Hydra's, without those that name files and folders."""
+
+    method: str
+    seed: int
+    overrides: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}/seed{self.seed}"
+
+    def fingerprint(self, start: str) -> str:
+        """Of what decides the result: the overrides and the cold start with digest `start`."""
+        return hashlib.sha256(json.dumps([self.overrides, start]).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    name: str
+    config_name: str
+    cold_start: Mapping[str, Any]
+    steps: int
+    overrides: tuple[str, ...]
+    methods: tuple[Method, ...]
+
+    def runs(
+        self, *, methods: Iterable[str] = (), seeds: Iterable[int] = (), steps: int | None = None
+    ) -> list[GridRun]:
+        """All methods of one seed before the next seed's, so that an unfinished grid is a comparison too.
+
+        Args:
+            methods, seeds: only these; empty: all of the grid's. steps: instead of the grid's.
+        """
+        names, wanted = list(methods), list(seeds)
+        known = [method.name for method in self.methods]
+        for name in names:
+            if name not in known:
+                raise GridError(f"unknown method {name!r}; the grid {self.name} has {', '.join(known)}")
+        chosen = [method for method in self.methods if not names or method.name in names]
+        all_seeds = sorted({seed for method in chosen for seed in (wanted or method.seeds)})
+        return [
+            GridRun(method.name, seed, (*self._common(seed, steps or self.steps), *self.overrides, *method.overrides))
+            for seed in all_seeds
+            for method in chosen
+            if seed in (wanted or method.seeds)
+        ]
+
+    def _common(self, seed: int, steps: int) -> tuple[str, ...]:
+        return (
+            f"data.seed={seed}",
+            f"actor_rollout_ref.rollout.seed={seed}",
+            f"trainer.total_training_steps={steps}",
+        )
+
+    def prepare_cold_start(self, folder: Path) -> ColdStart:
+        """Make it in `folder` where the grid says how, else take the named files."""
+        if "nano" not in self.cold_start:
+            return ColdStart(*(Path(self.cold_start[key]) for key in ("model", "train", "val")))
+        settings = Settings(**self.cold_start["nano"])
+        out = folder / f"seed{settings.seed}"
+        cold_start(out, settings)
+        return ColdStart(out / "model", out / "data/train.parquet", out / "data/val.parquet")
+
+
+def read_grid(path: Path) -> Grid:
+    """Raises GridError with the file, the key, what was got and what is expected."""
+    if not path.is_file():
+        raise GridError(f"{path} does not exist, expected the YAML file of a grid")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise GridError(f"{path} is not YAML: {error}") from error
+    try:
+        return _grid(content)
+    except GridError as error:
+        raise GridError(f"{path}: {error}") from None
+
+
+def _grid(content: Any) -> Grid:
+    if not isinstance(content, dict):
+        raise GridError(f"got {type(content).__name__}, expected keys and values")
+    keys = {field.name for field in fields(Grid)} | {"seeds"}
+    if unknown := content.keys() - keys:
+        raise GridError(f"unknown keys {sorted(unknown)}, expected {sorted(keys)}")
+    if missing := keys - content.keys() - {"overrides"}:
+        raise GridError(f"the keys {sorted(missing)} are missing")
+    name = _checked(content, "name", lambda value: isinstance(value, str) and _NAME.fullmatch(value), "a short name")
+    steps = _checked(content, "steps", lambda value: _is_int(value) and value > 0, "a positive number")
+    seeds = _checked(content, "seeds", _is_seeds, "a list of whole numbers, none twice")
+    methods = _checked(content, "methods", lambda value: isinstance(value, dict) and value, "methods by name")
+    return Grid(
+        name=name,
+        config_name=_checked(content, "config_name", lambda value: isinstance(value, str), "a name"),
+        cold_start=_cold_start(content["cold_start"]),
+        steps=steps,
+        overrides=_overrides(content.get("overrides", []), "overrides"),
+        methods=tuple(_method(str(method), value, seeds) for method, value in methods.items()),
+    )
+
+
+def _method(name: str, value: Any, seeds: list[int]) -> Method:
+    if not _NAME.fullmatch(name):
+        raise GridError(f"methods.{name}: expected a name of small letters, digits, '_', '-' and '.'")
+    if isinstance(value, dict):
+        if unknown := value.keys() - {"overrides", "seeds"}:
+            raise GridError(f"methods.{name}: unknown keys {sorted(unknown)}, expected overrides and seeds")
+        seeds = value.get("seeds", seeds)
+        if not _is_seeds(seeds):
+            raise GridError(f"methods.{name}.seeds: got {seeds!r}, expected a list of whole numbers, none twice")
+        value = value.get("overrides", [])
+    return Method(name, _overrides(value, f"methods.{name}"), tuple(seeds))
+
+
+def _overrides(value: Any, key: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) and "=" in item for item in value):
+        raise GridError(f"{key}: got {value!r}, expected a list of Hydra overrides key=value")
+    return tuple(value)
+
+
+def _cold_start(value: Any) -> Mapping[str, Any]:
+    if isinstance(value, dict) and value.keys() == {"nano"} and isinstance(value["nano"], dict):
+        known = {field.name for field in fields(Settings)}
+        if unknown := value["nano"].keys() - known:
+            raise GridError(f"cold_start.nano: unknown keys {sorted(unknown)}, expected some of {sorted(known)}")
+        return value
+    if isinstance(value, dict) and value.keys() == {"model", "train", "val"}:
+        return value
+    raise GridError(f"cold_start: got {value!r}, expected {{nano: {{…}}}} or {{model: …, train: …, val: …}}")
+
+
+def _checked(content: dict[str, Any], key: str, good: Any, expected: str) -> Any:
+    if not good(content[key]):
+        raise GridError(f"{key}: got {content[key]!r}, expected {expected}")
+    return content[key]
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_seeds(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_int, value)) and len(set(value)) == len(value)

@@ -89,7 +89,7 @@ def test_an_unknown_method_is_named(tmp_path):
 
 def test_the_cold_start_is_checked_by_its_bytes(tmp_path):
     start = ColdStart(tmp_path, tmp_path / "train", tmp_path / "val")
-    with pytest.raises(GridError, match="has no \\*.safetensors"):
+    with pytest.raises(GridError, match=r"has no \*\.safetensors"):
         start.digest()
     for name in ("model.safetensors", "train"):
         (tmp_path / name).write_bytes(name.encode())

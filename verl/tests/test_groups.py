@@ -230,6 +230,14 @@ def test_extra_fields_leave_padding_out(monkeypatch):
     assert [fields for _, fields in trainer.keyed_extra_fields(batch)] == [{"reward_extra_info": {"acc": 1.0}}, {}]
 
 
+def test_groups_of_one_score_teach_nothing():
+    scores = [("a_0_0", 1.0), ("a_1_0", 1.0), ("b_0_0", 0.0), ("b_1_0", 1.0), ("c_0_0", 0.0), ("d_0_0", 0.5)]
+    keyed = [(key, {"reward_extra_info": {"score": score, "acc": 1.0}}) for key, score in scores]
+    assert trainer.zero_variance_groups(keyed) == {"grpo/zero_variance_groups": 3 / 4}
+    assert trainer.zero_variance_groups([("a_0_0", {"reward_extra_info": {"acc": 1.0}})])
+    assert trainer.zero_variance_groups([("a_0_0", {})]) == {}
+
+
 def test_group_metrics():
     extra = [{"reward_extra_info": {"acc": acc}} for acc in (1.0, 0.0, 0.0, 1.0)]
     metrics = trainer.group_metrics(extra)

@@ -201,6 +201,7 @@ class CleanerTrainer(PPOTrainerSync):
         if records:
             metrics.update(rollback_metrics(records))
         metrics.update(group_metrics([fields for _, fields in keyed], negatives=self._negatives))
+        metrics.update(zero_variance_groups(keyed))
         self._loop_metrics.stepped(self.global_steps, metrics, records)
         log_repairs(self.logger.logger, self._rollback_rows(keyed), records, step=self.global_steps)
 
@@ -251,6 +252,20 @@ def token_columns(keys: list[str], partition_id: str, texts: TokenTexts) -> dict
 
 def records_of(extra: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [fields[RECORD_FIELD] for fields in extra if RECORD_FIELD in fields]
+
+
+def zero_variance_groups(keyed: list[tuple[str, dict[str, Any]]]) -> dict[str, float]:
+    """The share of groups whose trajectories all have one score: GRPO learns nothing from them. Empty where the reward
+    function reports no score."""
+    scores: dict[str, set[float]] = {}
+    for key, fields in keyed:
+        info = fields.get("reward_extra_info", {})
+        score = info.get("score", info.get("acc"))
+        if score is not None:
+            scores.setdefault(key.split("_")[0], set()).add(float(score))
+    if not scores:
+        return {}
+    return {"grpo/zero_variance_groups": sum(len(group) == 1 for group in scores.values()) / len(scores)}
 
 
 def group_metrics(extra: list[dict[str, Any]], *, negatives: int = 0) -> dict[str, float]:

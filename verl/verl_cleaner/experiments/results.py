@@ -36,6 +36,7 @@ METRICS = {
     "train/recovery_rate": "rollback/global_recovery_rate",
     "train/overwritten_share": "tokens/overwritten_share",
     "train/gap": "rollback/gap/mean",
+    "train/zero_variance_groups": "grpo/zero_variance_groups",
     "train/entropy": "actor/entropy",
     "train/kl": "actor/ppo_kl",
     "train/grad_norm": "actor/grad_norm",

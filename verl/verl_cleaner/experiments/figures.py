@@ -1,6 +1,6 @@
 """A grid's results as figures: the effect, what happened in training, and the final accuracies.
 
-A method looks the same in every figure. Colours are Okabe and Ito's, distinct to the colour-blind; the baseline is grey.
+A method looks the same in every figure. Colours are Okabe and Ito's, for the colour-blind too; the baseline is grey.
 The bytes of a figure depend on the results and the library's version alone.
 """
 
@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 
 from verl_cleaner.experiments.statistics import (
-    ACCURACY,
     BASELINE,
     LAST,
     Axis,
@@ -30,6 +29,8 @@ from verl_cleaner.experiments.statistics import (
 _GREY = "#6b7078"
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
 _LINES = ("-", "--", ":")
+_DOTS = ("o", "D", "s")
+"""Line styles and dots go along with the colours used up."""
 _USUAL = ("cleaner", "cleaner_is", "baseline_is", "keep", "void", "p05", "p07", "gamma0", "gamma1")
 """These look the same whichever methods are shown."""
 _SMOOTHED = 5
@@ -70,23 +71,28 @@ def mechanism(frame: pd.DataFrame, path: Path) -> None:
 def final_accuracy(frame: pd.DataFrame, path: Path) -> None:
     """A dot per seed, the mean, and its 95 % interval over seeds where there are several."""
     methods, held_out = methods_of(frame), curves(frame)
+    ends = {method: [100 * value for value in finals(of_method(held_out, method)).values()] for method in methods}
+    dots = [value for values in ends.values() for value in values]
     with _figure(path, 1, 1, size=(9, 1.4 + 0.42 * len(methods))) as (_, (panel,)):
-        for row, method in enumerate(methods):
-            values = [100 * value for value in finals(of_method(held_out, method)).values()]
-            color = _style(method, methods)["color"]
-            panel.plot(values, [row] * len(values), "o", color=color, markersize=6, alpha=0.45, markeredgewidth=0)
-            if (found := interval(values)) is None:
-                continue
-            panel.plot([found.mean], [row], "|", color=color, markersize=18, markeredgewidth=2.5)
-            if found.low is not None and found.high is not None:
+        for row, (method, values) in enumerate(ends.items()):
+            style = _style(method, methods)
+            color, dot = style["color"], _DOTS[_LINES.index(style["linestyle"])]
+            panel.plot(values, [row] * len(values), dot, color=color, markersize=8, alpha=0.5, markeredgewidth=0)
+            found = interval(values)
+            if found and found.low is not None:
+                panel.plot([found.mean], [row], "|", color=color, markersize=18, markeredgewidth=2.5)
                 panel.plot([found.low, found.high], [row, row], color=color, linewidth=2)
-            if method == BASELINE:
+            if found and method == BASELINE:
                 panel.axvline(found.mean, color=color, linewidth=1, linestyle=":")
         panel.set_yticks(range(len(methods)), methods)
         panel.set_ylim(len(methods) - 0.5, -0.5)
+        if dots:
+            # An interval of two seeds may be wider than all there is to see.
+            margin = max(2.0, 0.4 * (max(dots) - min(dots)))
+            panel.set_xlim(max(0.0, min(dots) - margin), min(100.0, max(dots) + margin))
         panel.set_xlabel(
             f"final held-out accuracy, % (mean of the last {LAST} validations)\n"
-            "dot: a seed; bar: mean and 95 % t interval over seeds"
+            "dot: a seed; bars: mean and 95 % t interval over seeds, cut at the edges; dotted: the baseline's mean"
         )
 
 
@@ -123,7 +129,7 @@ def _style(method: str, methods: Sequence[str]) -> dict[str, str]:
 
 def _legend(figure: Any, *panels: Any) -> None:
     """One for all panels, below them."""
-    shown = {}
+    shown: dict[str, Any] = {}
     for panel in panels:
         handles, labels = panel.get_legend_handles_labels()
         shown |= dict(zip(labels, handles, strict=True))
@@ -132,7 +138,7 @@ def _legend(figure: Any, *panels: Any) -> None:
 
 @contextmanager
 def _figure(path: Path, rows: int, columns: int, *, size: tuple[float, float]) -> Iterator[tuple[Any, list[Any]]]:
-    """A figure and its panels in reading order, saved at the end; the user's own settings of matplotlib do not count."""
+    """A figure and its panels in reading order, saved at the end; the user's matplotlibrc does not count."""
     import matplotlib.style
     from matplotlib.figure import Figure
 

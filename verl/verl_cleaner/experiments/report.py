@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from verl_cleaner.experiments import tables
-from verl_cleaner.experiments.statistics import ACCURACY, BASELINE, ResultsError, methods_of
+from verl_cleaner.experiments.statistics import ACCURACY, BASELINE, ResultsError, Run, curves, methods_of, runs_of
 
 COLUMNS = ("method", "seed", "step", "metric", "value")
 
@@ -40,6 +40,8 @@ def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 def check(frame: pd.DataFrame, path: Path) -> None:
     """Raises ResultsError where a row is no observation, or says again what another says."""
+    if frame.empty:
+        raise ResultsError(f"{path} has no rows")
     empty = frame[frame.isna().any(axis=1)]
     if len(empty):
         raise ResultsError(f"{path}: {_row(empty)} has an empty or NaN cell; expected a metric or no row")
@@ -67,11 +69,21 @@ def select(frame: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     return pd.concat([frame[frame["method"] == method] for method in order], ignore_index=True)
 
 
-def write(frame: pd.DataFrame, about: dict[str, Any], out: Path) -> str:
+def leave_out(frame: pd.DataFrame, least: int) -> tuple[pd.DataFrame, list[Run]]:
+    """The rows without runs that end earlier, and these runs. A short one cuts what all are compared on."""
+    held_out = curves(frame)
+    short = [run for run in runs_of(frame) if run not in held_out or held_out[run].index[-1] < least]
+    rest = frame[[run not in short for run in zip(frame["method"], frame["seed"], strict=True)]]
+    if BASELINE not in set(rest["method"]):
+        raise ResultsError(f"no run of {BASELINE!r} was validated at step {least} or later; lower --min-steps")
+    return rest, short
+
+
+def write(frame: pd.DataFrame, about: dict[str, Any], out: Path, notes: Sequence[str] = ()) -> str:
     """Write all files into the folder, made where it is not there; returns the tables."""
     from verl_cleaner.experiments.figures import FIGURES
 
-    text = tables.report(frame, about)
+    text = tables.report(frame, about, notes)
     out.mkdir(parents=True, exist_ok=True)
     (out / "tables.md").write_text(text)
     for name, draw in FIGURES.items():
@@ -84,12 +96,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("results", type=Path, metavar="RESULTS.parquet")
     parser.add_argument("--out", type=Path, required=True, help="folder for the tables and figures")
     parser.add_argument("--methods", help="these alone, with commas between; the baseline is always shown")
+    parser.add_argument(
+        "--min-steps", type=int, default=0, help="leave out runs that end earlier; the tables name them (default: none)"
+    )
     options = parser.parse_args(argv)
     try:
         frame, about = read(options.results)
         if options.methods is not None:
             frame = select(frame, [name.strip() for name in options.methods.split(",")])
-        text = write(frame, about, options.out)
+        frame, short = leave_out(frame, options.min_steps)
+        names = ", ".join(f"{method} seed {seed}" for method, seed in short)
+        notes = [f"Left out, not validated at step {options.min_steps} or later: {names}."] if short else []
+        text = write(frame, about, options.out, notes)
     except ResultsError as error:
         sys.exit(f"[cleaner] error: {error}")
     print(text)

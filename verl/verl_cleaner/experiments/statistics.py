@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ _T95 = (
 
 Run = tuple[str, int]
 """Method and seed."""
-Curve = pd.Series
+Curve: TypeAlias = pd.Series
 """Of one run: values over the steps, tokens or seconds spent, in order."""
 
 
@@ -78,6 +79,12 @@ def interval(values: Iterable[float]) -> Interval | None:
 def methods_of(frame: pd.DataFrame) -> list[str]:
     """The baseline first, the others in the order of their first rows."""
     return sorted(dict.fromkeys(frame["method"]), key=lambda method: method != BASELINE)
+
+
+def runs_of(frame: pd.DataFrame) -> list[Run]:
+    return [
+        (str(method), int(seed)) for method, seed in dict.fromkeys(zip(frame["method"], frame["seed"], strict=True))
+    ]
 
 
 def curves(frame: pd.DataFrame, metric: str = ACCURACY, axis: Axis = Axis.STEPS) -> dict[Run, Curve]:

@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 
 from verl_cleaner.experiments.statistics import (
-    ACCURACY,
     BASELINE,
     LAST,
     Axis,
@@ -39,13 +38,14 @@ EDGE = 10
 _NONE = "–"
 
 
-def report(frame: pd.DataFrame, about: Mapping[str, Any]) -> str:
-    """All tables. about: the file's own description (`grid`, `held_out_tasks`, `unseen_tasks`, …), as far as there."""
+def report(frame: pd.DataFrame, about: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
+    """All tables. about: the file's own description (`grid`, `held_out_tasks`), as far as there; notes: read first."""
     parts = [
         f"# Results of {about.get('grid', 'a grid')}",
         "Accuracy is percent of held-out tasks, without test-time rollback unless said; differences are percentage "
         "points. ± is the standard deviation over seeds, [low, high] the 95 % Student t interval of the mean over "
         "seeds. Differences to the baseline are within seeds: same cold start, same tasks.",
+        *notes,
         headline(frame, about),
         *(equal_budget(frame, axis) for axis in Axis),
         "\n\n".join(reaching(frame, axis) for axis in Axis),
@@ -91,10 +91,9 @@ def _incomplete(held_out: Mapping[Run, Curve]) -> list[str]:
     short = [f"{m} seed {s} (step {c.index[-1]})" for (m, s), c in held_out.items() if c.index[-1] < last]
     if not short:
         return []
-    text = ", ".join(short)
     return [
-        f"Not validated up to step {last}: {text}. Their own last validations are in the means; differences take both "
-        "runs of a pair up to the last step that both validated."
+        f"Not validated up to step {last}: {', '.join(short)}. Their own last validations are in the means; "
+        "differences take both runs of a pair up to the last step that both validated."
     ]
 
 
@@ -113,7 +112,7 @@ def equal_budget(frame: pd.DataFrame, axis: Axis) -> str:
             ]
         rows.append([name, *cells])
     how = "" if axis is Axis.STEPS else "Linear between validations. "
-    text = f"{how}One validation, not the mean of {LAST}. No run spent less than {method}, seed {seed}."
+    text = f"{how}One validation, not the mean of {LAST}. Every run is cut where {method}, seed {seed} ends."
     return "\n\n".join([f"## At equal {axis}: {_amount(budget, axis)}", text, _table(rows)])
 
 
@@ -178,34 +177,34 @@ def training(frame: pd.DataFrame) -> str:
     """A column a method; what a method does not record is a dash."""
     methods = methods_of(frame)
     rows = [["", *methods]]
-    last = f"last {EDGE} steps"
+    first, last = f"first {EDGE} steps", f"last {EDGE} steps"
     for title, key, how, show in (
         ("first attempts that succeed, held-out, at the end", "held_out/first_attempt_success", final, _percent),
-        (f"… in training, {last}", "train/first_attempt_success", _last, _percent),
+        (f"first attempts that succeed, in training, {last}", "train/first_attempt_success", _last, _percent),
         (f"accuracy in training, {last}", "train/accuracy", _last, _percent),
-        (f"failures a trajectory as sampled, first {EDGE} steps", "train/failures_sampled", _first, _number),
-        (f"… {last}", "train/failures_sampled", _last, _number),
+        (f"failures a trajectory as sampled, {first}", "train/failures_sampled", _first, _number),
+        (f"failures a trajectory as sampled, {last}", "train/failures_sampled", _last, _number),
         (f"failures a trajectory as trained on, {last}", "train/failures_left", _last, _number),
-        (f"failed turns recovered, first {EDGE} steps", "train/recovery_rate", _first, _percent),
-        (f"… {last}", "train/recovery_rate", _last, _percent),
-        (f"trained tokens that were overwritten, first {EDGE} steps", "train/overwritten_share", _first, _percent),
-        (f"… {last}", "train/overwritten_share", _last, _percent),
+        (f"failed turns recovered, {first}", "train/recovery_rate", _first, _percent),
+        (f"failed turns recovered, {last}", "train/recovery_rate", _last, _percent),
+        (f"trained tokens that were overwritten, {first}", "train/overwritten_share", _first, _percent),
+        (f"trained tokens that were overwritten, {last}", "train/overwritten_share", _last, _percent),
         ("purification gap, nats a span, all steps", "train/gap", _mean, _number),
         (f"entropy, {last}", "train/entropy", _last, _number),
         (f"KL, {last}", "train/kl", _last, _number),
-        (f"tokens a trajectory, {last}", "train/response_length", _last, lambda value: f"{value:.0f}"),
-        ("tokens generated a step, all steps", "train/tokens_generated", _mean, lambda value: f"{value:,.0f}"),
-        ("seconds a step, all steps", "train/seconds", _mean, lambda value: f"{value:.1f}"),
+        (f"tokens a trajectory, {last}", "train/response_length", _last, "{:.0f}".format),
+        ("tokens generated a step, all steps", "train/tokens_generated", _mean, "{:,.0f}".format),
+        ("seconds a step, all steps", "train/seconds", _mean, "{:.1f}".format),
     ):
         found = curves(frame, key)
         rows.append([title, *(_over_seeds(of_method(found, method), how, show) for method in methods)])
-    rows.append(["… tokens discarded of those generated", *(_discarded(frame, method) for method in methods)])
-    return "\n\n".join(["## What happened in training", "Means over steps and seeds.", _table(rows)])
+    title = "generated tokens that were discarded, all steps"
+    rows.insert(-1, [title, *(_discarded(frame, method) for method in methods)])
+    text = f"Means over steps and seeds; the held-out row is of the last {LAST} validations. Shares are percent."
+    return "\n\n".join(["## What happened in training", text, _table(rows)])
 
 
-def _over_seeds(
-    runs: Mapping[int, Curve], how: Callable[[Curve], float | None], show: Callable[[float], str]
-) -> str:
+def _over_seeds(runs: Mapping[int, Curve], how: Callable[[Curve], float | None], show: Callable[[float], str]) -> str:
     values = [value for curve in runs.values() if (value := how(curve)) is not None]
     return show(stdlib.mean(values)) if values else _NONE
 
@@ -236,7 +235,8 @@ def undecided(frame: pd.DataFrame) -> str:
     budgets = {name: common_budget(found)[0] for name, found in spent.items()}
     lines, without, count, open_ = [], [], 0, 0
     for other, method in combinations(methods_of(frame), 2):
-        pair = {"final accuracy": interval(final_differences(of_method(steps, method), of_method(steps, other)).values())}
+        ends = final_differences(of_method(steps, method), of_method(steps, other))
+        pair = {"final accuracy": interval(ends.values())}
         for name, found in spent.items():
             mine, base = (_values(found, run, at, budgets[name]) for run in (method, other))
             pair[name] = interval(differences(mine, base).values())
@@ -246,16 +246,23 @@ def undecided(frame: pd.DataFrame) -> str:
         if holding:
             lines.append(f"- {method} − {other}: " + "; ".join(holding))
         if not known:
-            without.append(f"{method} − {other}")
+            without.append((method, other))
     text = [
         "## What these data do not decide",
         f"Of {count} intervals {open_} hold zero: a difference of either sign within the interval fits the data. They "
-        "are not corrected for their number; of intervals without any effect behind them one in twenty leaves zero out.",
+        "are not corrected for their number: without any effect at all, one in twenty would leave zero out.",
     ]
     text += ["\n".join(lines)] if lines else []
     if without:
-        text.append(f"No interval, for want of two seeds that both have: {', '.join(without)}.")
+        text.append(f"No interval, for want of two seeds that both have: {_without(methods_of(frame), without)}.")
     return "\n\n".join(text)
+
+
+def _without(methods: Sequence[str], pairs: Sequence[tuple[str, str]]) -> str:
+    """The pairs in words; a method that has no interval with any other is named once."""
+    alone = [name for name in methods if sum(name in pair for pair in pairs) == len(methods) - 1]
+    words = [f"{', '.join(alone)} against any other method"] if alone else []
+    return "; ".join([*words, *(f"{one} − {other}" for one, other in pairs if not {one, other} & set(alone))])
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

@@ -135,11 +135,11 @@ def test_the_table_of_final_accuracies():
     cells = row(text, "cleaner")
     # differences 20, 20, 23: sd 1.732, half width 4.303
     assert cells[:4] == ["3", "73.0 ± 3.6", "70.0 72.0 77.0", "+21.0 [+16.7, +25.3]"]
-    assert cells[5:] == ["–", "90.0 ± 0.0", "–"]
+    assert cells[5:] == ["–", "90.0 ± 0.0 (2 of 3 seeds)", "–"]
     cells = row(text, "keep")
     assert cells[:6] == ["1", "40.0", "40.0", "-10.0, one seed: no interval", "45.0", "15.0"]
     # sqrt(0.52 × 0.48 / 400)
-    assert "one evaluation of 400 tasks has a standard error of 2.5." in text
+    assert "one evaluation on 400 held-out tasks has a standard error of 2.5." in text
     assert "Not validated up to" not in text
     short = tables.headline(frame(*BASELINE, *SHORT), {})
     assert "Not validated up to step 6: void seed 1 (step 4)." in short
@@ -273,7 +273,7 @@ def test_the_command(results, tmp_path, capsys, monkeypatch):
     assert text in printed
     assert text.startswith("# Results of tiny\n")
     assert "keep" in text
-    assert "of 400 tasks" in text
+    assert "on 400 held-out tasks" in text
     monkeypatch.setattr(figures, "FIGURES", {})
     command(path, "--methods", "cleaner")
     text = (out / "tables.md").read_text()
@@ -298,6 +298,7 @@ def test_short_runs_are_left_out_by_name(results, capsys, monkeypatch):
     [
         (GRID.drop(columns="step"), (), "lacks the column step; expected method, seed, step, metric, value"),
         (GRID, ("--methods", "cleaner,other"), "no method 'other' in the results; expected some of baseline, cleaner,"),
+        (GRID.astype({"seed": str}), (), "the column seed holds .*string; expected whole numbers"),
         (frame(*CLEANER), (), "has no method 'baseline' to compare with; it has cleaner"),
         (GRID.head(0), (), "has no rows"),
         (pd.concat([GRID, GRID.tail(1)]), (), r"\(keep, seed 0, step 6, train/tokens_discarded\) is there twice"),
@@ -318,3 +319,7 @@ def test_a_file_that_is_not_there_or_no_parquet(tmp_path):
     (tmp_path / "text.parquet").write_text("method,seed\n")
     with pytest.raises(SystemExit, match=r"text\.parquet is no readable parquet file"):
         command(tmp_path / "text.parquet")
+    table = pa.Table.from_pandas(GRID, preserve_index=False).replace_schema_metadata({b"cleaner": b"tiny"})
+    pq.write_table(table, tmp_path / "about.parquet")
+    with pytest.raises(SystemExit, match="the metadata 'cleaner' is no JSON"):
+        command(tmp_path / "about.parquet")

@@ -32,7 +32,13 @@ def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         raise ResultsError(f"{path} is no readable parquet file: {error}") from None
     if missing := [name for name in COLUMNS if name not in table.column_names]:
         raise ResultsError(f"{path} lacks the column {missing[0]}; expected {', '.join(COLUMNS)}")
-    about = json.loads((table.schema.metadata or {}).get(b"cleaner", b"{}"))
+    try:
+        about = json.loads((table.schema.metadata or {}).get(b"cleaner", b"{}"))
+    except ValueError as error:
+        raise ResultsError(f"{path}: the metadata 'cleaner' is no JSON: {error}") from None
+    for name in ("seed", "step"):
+        if not pa.types.is_integer(kind := table.schema.field(name).type):
+            raise ResultsError(f"{path}: the column {name} holds {kind}; expected whole numbers")
     frame = table.select(COLUMNS).to_pandas()
     check(frame, path)
     return frame, about

@@ -39,7 +39,7 @@ _NONE = "–"
 
 
 def report(frame: pd.DataFrame, about: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
-    """All tables. about: the file's own description (`grid`, `held_out_tasks`), as far as there; notes: read first."""
+    """All tables. about: of the grid, `grid`, `held_out_tasks` and `unseen_tasks`, as far as known. notes: come first."""
     parts = [
         f"# Results of {about.get('grid', 'a grid')}",
         "Accuracy is percent of held-out tasks, without test-time rollback unless said; differences are percentage "
@@ -58,10 +58,8 @@ def report(frame: pd.DataFrame, about: Mapping[str, Any], notes: Sequence[str] =
 def headline(frame: pd.DataFrame, about: Mapping[str, Any]) -> str:
     held_out = curves(frame)
     baseline = of_method(held_out, BASELINE)
-    others = {
-        key: curves(frame, key)
-        for key in ("held_out/unseen_accuracy", "held_out_rollback/accuracy", "held_out_rollback/unseen_accuracy")
-    }
+    unseen = curves(frame, "held_out/unseen_accuracy")
+    rollback = [curves(frame, f"held_out_rollback/{key}") for key in ("accuracy", "unseen_accuracy")]
     rows = [
         ["method", "seeds", f"final accuracy, mean of the last {LAST} validations", "each seed", "− baseline",
          "last validation", "unseen family", "with test-time rollback", "unseen family, with it"]
@@ -70,19 +68,22 @@ def headline(frame: pd.DataFrame, about: Mapping[str, Any]) -> str:
         runs = of_method(held_out, method)
         ends = finals(runs)
         rows.append([
-            method, str(len(runs)), _spread(ends.values()), " ".join(_percent(value) for value in ends.values()),
+            method, str(len(runs)), _spread(ends.values(), of=len(runs)), " ".join(_percent(value) for value in ends.values()),
             _NONE if method == BASELINE else _interval(final_differences(runs, baseline).values()),
             _spread(curve.iloc[-1] for curve in runs.values()),
-            _spread(finals(of_method(others["held_out/unseen_accuracy"], method)).values()),
-            *(_spread(curve.iloc[-1] for curve in of_method(found, method).values())
-              for key, found in others.items() if key.startswith("held_out_rollback")),
+            _spread(finals(of_method(unseen, method)).values(), of=len(runs)),
+            *(_spread((curve.iloc[-1] for curve in of_method(found, method).values()), of=len(runs))
+              for found in rollback),
         ])  # fmt: skip
     start = interval(curve.iloc[0] for curve in held_out.values() if curve.index[0] == 0)
     notes = [f"Before training: {_percent(start.mean)}."] if start else []
-    accuracy = interval(finals(baseline).values())
-    if accuracy and (tasks := about.get("held_out_tasks")):
-        error = binomial_error(accuracy.mean, tasks)
-        notes.append(f"Noise floor: one evaluation of {tasks} tasks has a standard error of {100 * error:.1f}.")
+    for what, runs, key in (
+        ("held-out", baseline, "held_out_tasks"),
+        ("unseen", of_method(unseen, BASELINE), "unseen_tasks"),
+    ):
+        if (mean := interval(finals(runs).values())) and (tasks := about.get(key)):
+            error = 100 * binomial_error(mean.mean, tasks)
+            notes.append(f"Noise floor: one evaluation on {tasks} {what} tasks has a standard error of {error:.1f}.")
     return "\n\n".join(["## Final accuracy", _table(rows), *notes, *_incomplete(held_out)])
 
 
@@ -270,11 +271,13 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
 
 
-def _spread(values: Iterable[float]) -> str:
+def _spread(values: Iterable[float], *, of: int = 0) -> str:
+    """of: runs that the method has; where fewer of them have a value, the cell says so."""
     found = interval(values)
     if found is None:
         return _NONE
-    return _percent(found.mean) + ("" if found.sd is None else f" ± {100 * found.sd:.1f}")
+    few = f" ({found.seeds} of {of} seeds)" if found.seeds < of else ""
+    return _percent(found.mean) + ("" if found.sd is None else f" ± {100 * found.sd:.1f}") + few
 
 
 def _interval(values: Iterable[float]) -> str:

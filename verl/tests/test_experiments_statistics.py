@@ -116,6 +116,7 @@ def test_pairs_are_of_equal_seeds_and_equal_steps():
     expected = {0: 0.3 - 0.5, 1: 0.375 - 0.47}
     assert statistics.final_differences(void, baseline) == pytest.approx(expected)
     assert list(statistics.final_differences(void, baseline)) == [0, 1]
+    assert statistics.final_differences(baseline, void) == pytest.approx({s: -value for s, value in expected.items()})
     assert statistics.differences({2: 0.5, 0: 0.4}, {0: 0.1, 1: 0.2}) == pytest.approx({0: 0.3})
     assert statistics.common_budget(found) == (4.0, ("void", 1))
 

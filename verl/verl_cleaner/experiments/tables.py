@@ -39,7 +39,7 @@ _NONE = "–"
 
 
 def report(frame: pd.DataFrame, about: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
-    """All tables. about: of the grid, `grid`, `held_out_tasks` and `unseen_tasks`, as far as known. notes: come first."""
+    """All tables. about: `grid` (its name), `held_out_tasks`, `unseen_tasks`, as far as known. notes: come first."""
     parts = [
         f"# Results of {about.get('grid', 'a grid')}",
         "Accuracy is percent of held-out tasks, without test-time rollback unless said; differences are percentage "
@@ -68,7 +68,8 @@ def headline(frame: pd.DataFrame, about: Mapping[str, Any]) -> str:
         runs = of_method(held_out, method)
         ends = finals(runs)
         rows.append([
-            method, str(len(runs)), _spread(ends.values(), of=len(runs)), " ".join(_percent(value) for value in ends.values()),
+            method, str(len(runs)), _spread(ends.values(), of=len(runs)),
+            " ".join(_percent(value) for value in ends.values()),
             _NONE if method == BASELINE else _interval(final_differences(runs, baseline).values()),
             _spread(curve.iloc[-1] for curve in runs.values()),
             _spread(finals(of_method(unseen, method)).values(), of=len(runs)),

@@ -142,6 +142,8 @@ def test_the_table_of_final_accuracies():
     # sqrt(0.52 × 0.48 / 400)
     assert "one evaluation on 400 held-out tasks has a standard error of 2.5." in text
     assert "Not validated up to" not in text
+    fewer = tables.headline(frame(*BASELINE[:2], *CLEANER), {})
+    assert row(fewer, "cleaner")[3] == "+20.0 [+20.0, +20.0] (2 of 3 seeds)"
     short = tables.headline(frame(*BASELINE, *SHORT), {})
     assert "Not validated up to step 6: void seed 1 (step 4)." in short
     assert "Noise floor" not in short

@@ -70,7 +70,7 @@ def headline(frame: pd.DataFrame, about: Mapping[str, Any]) -> str:
         rows.append([
             method, str(len(runs)), _spread(ends.values(), of=len(runs)),
             " ".join(_percent(value) for value in ends.values()),
-            _NONE if method == BASELINE else _interval(final_differences(runs, baseline).values()),
+            _NONE if method == BASELINE else _interval(final_differences(runs, baseline).values(), of=len(runs)),
             _spread(curve.iloc[-1] for curve in runs.values()),
             _spread(finals(of_method(unseen, method)).values(), of=len(runs)),
             *(_spread((curve.iloc[-1] for curve in of_method(found, method).values()), of=len(runs))
@@ -110,7 +110,7 @@ def equal_budget(frame: pd.DataFrame, axis: Axis) -> str:
             mine, base = _values(found, name, value, budget), _values(found, BASELINE, value, budget)
             cells += [
                 _spread(mine.values()),
-                _NONE if name == BASELINE else _interval(differences(mine, base).values()),
+                _NONE if name == BASELINE else _interval(differences(mine, base).values(), of=len(mine)),
             ]
         rows.append([name, *cells])
     how = "" if axis is Axis.STEPS else "Linear between validations. "
@@ -277,13 +277,17 @@ def _spread(values: Iterable[float], *, of: int = 0) -> str:
     found = interval(values)
     if found is None:
         return _NONE
-    few = f" ({found.seeds} of {of} seeds)" if found.seeds < of else ""
-    return _percent(found.mean) + ("" if found.sd is None else f" ± {100 * found.sd:.1f}") + few
+    return _percent(found.mean) + ("" if found.sd is None else f" ± {100 * found.sd:.1f}") + _few(found, of)
 
 
-def _interval(values: Iterable[float]) -> str:
+def _interval(values: Iterable[float], *, of: int) -> str:
+    """of: as for _spread."""
     found = interval(values)
-    return _NONE if found is None else _shown(found)
+    return _NONE if found is None else _shown(found) + _few(found, of)
+
+
+def _few(found: Interval, of: int) -> str:
+    return f" ({found.seeds} of {of} seeds)" if found.seeds < of else ""
 
 
 def _shown(found: Interval) -> str:

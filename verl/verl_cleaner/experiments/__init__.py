@@ -1,1 +1,1 @@
-"""Method × seed on one cold start: run the grid, collect its results, compare."""
+"""A grid of training runs, method × seed from one cold start, and what it says."""

@@ -9,6 +9,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from verl_cleaner.experiments.grid import read_grid
+from verl_cleaner.experiments.series import differences
+
 REPOSITORY = Path(__file__).parents[1]
 LARGE = [f"{model}{variant}" for model in ("qwen3_4b", "qwen2_7b") for variant in ("_cleaner", "", "_notool")]
 SMALL = ["smollm2_135m_cleaner", "smollm2_135m_baseline"]
@@ -143,6 +146,24 @@ def test_variants(name):
             f"{R}.multi_turn.enable": not name.endswith("_notool"),
         },
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "method"), [("smollm2_135m_baseline", "baseline_is"), ("smollm2_135m_cleaner", "cleaner")]
+)
+def test_the_grid_on_a_gpu_has_the_recipes_settings(name, method):
+    grid = read_grid(REPOSITORY / "recipe/cleaner/experiments/smollm2.yaml")
+    (run_,) = grid.runs(methods=[method], seeds=[42], steps=100)
+    with initialize_config_dir(str(REPOSITORY / "verl/verl_cleaner/conf"), version_base=None):
+        config = compose(grid.config_name, list(run_.overrides))
+    found = differences(OmegaConf.to_container(composed(name, ATTENTION="varlen")), OmegaConf.to_container(config))
+    # Files, folders and bookkeeping; the grid validates without rollback, the recipe as published.
+    own = {"data.train_files", "data.val_files", "actor_rollout_ref.model.path"}
+    own |= {f"trainer.{key}" for key in ("experiment_name", "logger", "save_freq", "test_freq", "default_local_dir")}
+    own |= {f"trainer.{key}" for key in ("rollout_data_dir", "validation_data_dir")}
+    own |= {f"{R}.multi_turn.{key}" for key in ("rollback_at_validation", "enable_tool_rollback")}
+    own |= {f"{R}.multi_turn.{key}" for key in ("max_tool_retries", "rollback_probability")}
+    assert {line.split(" ")[0] for line in found} <= own
 
 
 @pytest.mark.parametrize("name", LARGE + SMALL)

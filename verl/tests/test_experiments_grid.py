@@ -101,17 +101,22 @@ def test_the_cold_start_is_checked_by_its_bytes(tmp_path):
     assert start.digest() != before
 
 
-@pytest.fixture(scope="module")
-def configs():
-    grid = read_grid(NANO)
+def compose(path):
+    grid = read_grid(path)
     with hydra.initialize_config_dir(str(CONF), version_base=None):
         return {run.name: hydra.compose(grid.config_name, list(run.overrides)) for run in grid.runs(seeds=[0])}
 
 
-def test_the_shipped_grid_fits_one_group_of_processes(configs):
+@pytest.fixture(scope="module")
+def configs():
+    return compose(NANO)
+
+
+@pytest.mark.parametrize("path", [NANO, NANO.with_name("smollm2.yaml")], ids=lambda path: path.stem)
+def test_a_shipped_grid_fits_one_group_of_processes(configs, path):
     """Every run composes, and differs from the others in nothing that a worker keeps."""
-    first, *others = configs.values()
-    assert len(others) >= 9
+    first, *others = (configs if path == NANO else compose(path)).values()
+    assert len(others) >= 3
     for config in others:
         assert not differences(worker_part(first), worker_part(config))
 

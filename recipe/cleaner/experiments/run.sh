@@ -10,13 +10,15 @@ source recipe/cleaner/lib/environment.sh
 # shellcheck source=recipe/cleaner/lib/judge.sh
 source recipe/cleaner/lib/judge.sh
 
-setup_environment --no-dev --inexact
-export OMP_NUM_THREADS=1
+# PYTHON names an environment of the user's own, as in the recipes.
+[[ -n ${PYTHON:-} ]] || setup_environment --no-dev --inexact
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+python=${PYTHON:-.venv/bin/python}
 for argument; do
   # Asking for help needs no judge.
-  [[ $argument == -h || $argument == --help ]] && exec .venv/bin/python -m verl_cleaner.experiments --help
+  [[ $argument == -h || $argument == --help ]] && exec "$python" -m verl_cleaner.experiments --help
 done
 export MAX_EXECUTION_TIME=${MAX_EXECUTION_TIME:-2}
 start_judge "outputs/experiments/judge$$"
 # exec: the judge watches this process.
-exec .venv/bin/python -m verl_cleaner.experiments "$@"
+exec "$python" -m verl_cleaner.experiments "$@"

@@ -1,5 +1,6 @@
 """Run one trajectory of an agent loop against a scripted LLM server and a tool that does what its code says."""
 
+import copy
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf, open_dict
 from tiny import tiny_tokenizer
 from verl.experimental.agent_loop.agent_loop import DictConfigWrap, ToolListWrap
@@ -100,17 +102,25 @@ class ScriptedServer:
 
 
 @lru_cache(None)
-def make_config(*overrides: str, response_length: int = 1000):
+def composed(name: str, *overrides: str):
     with initialize_config_dir(str(CONF), version_base=None):
-        return compose(
-            "cleaner_cpu",
-            overrides=[
-                "data.max_prompt_length=200",
-                f"data.max_response_length={response_length}",
-                "actor_rollout_ref.rollout.multi_turn.max_tool_response_length=120",
-                *overrides,
-            ],
-        )
+        return compose(name, overrides=list(overrides))
+
+
+def changed(config: Any, overrides: Iterable[str]):
+    """A copy with Hydra's overrides. Composing takes 0.3 s, a tenth of it here; new keys need no `+`."""
+    made = copy.deepcopy(config)
+    with open_dict(made):
+        for override in OverridesParser.create().parse_overrides(list(overrides)):
+            OmegaConf.update(made, override.key_or_group, override.value())
+    return made
+
+
+@lru_cache(None)
+def make_config(*overrides: str, response_length: int = 1000):
+    limit = "actor_rollout_ref.rollout.multi_turn.max_tool_response_length=120"
+    basic = composed("cleaner_cpu", "data.max_prompt_length=200", limit)
+    return changed(basic, [f"data.max_response_length={response_length}", *overrides])
 
 
 def configured(section: str, **values: Any):

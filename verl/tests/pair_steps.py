@@ -1,10 +1,13 @@
 """Optimizer steps of VeRL's own actor worker with pairs, for test_pair_steps.py: `python pair_steps.py FOLDER`.
 
-One of WORLD_SIZE processes; reads FOLDER/rows.pt, a model in FOLDER/model, and the first one writes
-FOLDER/steps<WORLD_SIZE>.pt: for each of STEPS the gradients and weights, by name, and the metrics.
+In a world of one process and in one of two, at once. Reads FOLDER/rows.pt, a model in FOLDER/model, and the first
+process of each world writes FOLDER/steps<WORLD_SIZE>.pt: for each of STEPS the gradients and weights, by name, and the
+metrics. All are forks of this process, which has imported VeRL for them.
 """
 
+import multiprocessing.connection
 import os
+import socket
 import sys
 from functools import partial
 from pathlib import Path
@@ -29,6 +32,7 @@ REF_SCALE = 0.9
 """The reference policy's weights are the actor's times this."""
 
 NO_PAIRS = [0] * 8
+SECONDS = 300
 STEPS = {
     "stock": {"stock": True, "bare": True},
     "stock, pairs on board": {"stock": True},
@@ -158,18 +162,35 @@ def pairs_alone(worker: PairActorWorker, rows: list[dict], steps: int = 15) -> l
     return margins
 
 
-def main() -> None:
-    folder = Path(sys.argv[1])
+def work(folder: Path, world: int, rank: int, port: int) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": "0"}
     rows = torch.load(folder / "rows.pt")
     worker, adapted = make_workers(folder)
-    world = int(os.environ["WORLD_SIZE"])
     steps = {name: run_step(worker, rows, settings) for name, settings in STEPS.items()}
     steps["adapter"] = run_step(adapted, rows, {})
     steps["adapter, reference"] = run_step(adapted, rows, {"dpo": REF})
     if world == 1:
         steps["alone"] = pairs_alone(worker, rows)
-    if os.environ["RANK"] == "0":
+    if rank == 0:
         torch.save(steps, folder / f"steps{world}.pt")
+
+
+def main() -> None:
+    folder, fork = Path(sys.argv[1]), multiprocessing.get_context("fork")
+    processes = []
+    for world in (1, 2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        processes += [fork.Process(target=work, args=(folder, world, rank, port), daemon=True) for rank in range(world)]
+    for process in processes:
+        process.start()
+    while alive := [process.sentinel for process in processes if process.is_alive()]:
+        # One that fails would be waited for by its peer; leaving ends them all.
+        if not multiprocessing.connection.wait(alive, SECONDS) or any(process.exitcode for process in processes):
+            break
+    sys.exit(any(process.exitcode != 0 for process in processes))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """What an evaluation starts, what it keeps, and what it refuses."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -121,6 +123,12 @@ def test_without_tools_prompts_do_not_talk_of_them(data):
     assert "code interpreter" not in without
     config = composed(evaluation(data, tools=False), PLAIN)
     assert OmegaConf.select(config, f"{R}.multi_turn.enable") is False
+
+
+def test_the_front_end_starts_without_verl_and_torch():
+    """They take seconds, and hundreds of megabytes beside the run that brings its own."""
+    program = "import sys, verl_cleaner.evaluation.__main__; print({'verl', 'torch', 'ray'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True, timeout=60) == "set()\n"
 
 
 class Played:

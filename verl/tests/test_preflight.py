@@ -1,7 +1,5 @@
 """What is refused before Ray starts, and in which words."""
 
-import copy
-import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -13,10 +11,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from loop_harness import CONF
-from omegaconf import OmegaConf, open_dict
+from loop_harness import changed, composed
 from tiny import tiny_dataset, tiny_model
 
 from verl_cleaner import preflight
@@ -45,15 +40,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-@functools.cache
-def composed(name, *overrides):
-    with initialize_config_dir(str(CONF), version_base=None):
-        return compose(name, overrides=list(overrides))
-
-
 @pytest.fixture
 def config(folder, judge, monkeypatch):
-    """Makes the configuration of a small run; composing takes 0.3 s, so overrides are added to a composed one."""
+    """Makes the configuration of a small run."""
     monkeypatch.setenv("CODE_JUDGE_URL", judge)
     basic = (
         f"actor_rollout_ref.model.path={folder / 'model'}",
@@ -71,11 +60,7 @@ def config(folder, judge, monkeypatch):
     def make(*overrides, name="cleaner_cpu", by_hydra=False):
         if by_hydra:
             return composed(name, *basic, *overrides)
-        made = copy.deepcopy(composed(name, *basic))
-        for override in OverridesParser.create().parse_overrides(list(overrides)):
-            with open_dict(made):
-                OmegaConf.update(made, override.key_or_group, override.value())
-        return made
+        return changed(composed(name, *basic), overrides)
 
     return make
 

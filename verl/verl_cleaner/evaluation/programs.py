@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from verl_cleaner.code_tool import judge_url
 from verl_cleaner.dataset import reading
 from verl_cleaner.evaluation.statistics import estimate, pass_at_k, powers
 from verl_cleaner.evaluation.suites import Problem, read_suite, suite_file
@@ -188,6 +187,9 @@ def show(passed: Mapping[str, Sequence[bool]]) -> str:
 
 def main(argv: list[str] | None, benchmark: Benchmark) -> None:
     """A benchmark's command line."""
+    # Brings VeRL and torch: seconds, which an evaluation's front end does without.
+    from verl_cleaner.code_tool import judge_url
+
     parser = argparse.ArgumentParser(
         prog=f"python -m verl_cleaner.evaluation.{benchmark.name}",
         description="Convert trajectories to the benchmark's own file, and score them through the judge.",

@@ -5,6 +5,7 @@ from collections import defaultdict
 
 import pytest
 import ray
+from omegaconf import OmegaConf
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
@@ -210,6 +211,7 @@ def test_an_outage_in_a_reward_worker_is_an_outage():
 def test_a_lost_group_is_no_wrong_answer_at_validation():
     made = object.__new__(trainer.CleanerTrainer)
     made._dropped = {"u3"}
+    made.config = OmegaConf.create({"trainer": {"trajectories_dir": None}})
     expected = {("math", "u1"): 1, ("math", "u2"): 2, ("math", "u3"): 1}
     metrics = made._val_metrics_update(
         ["math", "math"], ["u1", "u2"], {"reward": [1.0, 1.0], "acc": [1.0, 1.0]}, [2, 2], expected_acc_counts=expected
@@ -217,6 +219,12 @@ def test_a_lost_group_is_no_wrong_answer_at_validation():
     # u3 is gone; the trajectory u2 misses for another reason still counts as VeRL counts it.
     assert metrics["val-aux/math/acc/mean@1"] == 1.0
     assert metrics["val-core/math/acc/mean@2"] == 0.5
+
+
+def test_an_evaluation_takes_no_statistics_of_verls():
+    made = object.__new__(trainer.CleanerTrainer)
+    made.config = OmegaConf.create({"trainer": {"trajectories_dir": "somewhere"}})
+    assert made._val_metrics_update(["math"], ["u1"], {"reward": [1.0]}, [2]) == {}
 
 
 def test_extra_fields_leave_padding_out(monkeypatch):

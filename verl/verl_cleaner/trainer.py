@@ -167,6 +167,10 @@ class CleanerTrainer(PPOTrainerSync):
 
     def _val_metrics_update(self, *args: Any, expected_acc_counts: Any = None, **kwargs: Any) -> dict[str, float]:
         """VeRL counts a missing trajectory as a wrong answer; one that we lost is none of the policy's."""
+        if self.config.trainer.trajectories_dir is not None:
+            # An evaluation's report has statistics of its own; VeRL's take 1,000 bootstrap samples for every problem,
+            # every number the reward function returns, and every k.
+            return {}
         counts = {key: n for key, n in (expected_acc_counts or {}).items() if key[1] not in self._dropped}
         return super()._val_metrics_update(*args, expected_acc_counts=counts, **kwargs)
 

@@ -82,6 +82,15 @@ def test_bad_grids_are_named(tmp_path, old, new, message):
     assert "grid.yaml" in str(error.value)
 
 
+def test_a_grid_extends_another(tmp_path):
+    (tmp_path / "base.yaml").write_text(GOOD)
+    grid = grid_of(tmp_path, "extends: base.yaml\nname: longer\nsteps: 8\noverrides: [c=3]\n")
+    assert (grid.name, grid.steps, grid.overrides) == ("longer", 8, ("a=1", "c=3"))
+    assert [method.name for method in grid.methods] == ["baseline", "other"]
+    with pytest.raises(GridError, match="gone.yaml does not exist"):
+        grid_of(tmp_path, "extends: gone.yaml\n")
+
+
 def test_an_unknown_method_is_named(tmp_path):
     with pytest.raises(GridError, match="unknown method 'cleaner'; the grid small has baseline, other"):
         grid_of(tmp_path, GOOD).runs(methods=["cleaner"])
@@ -112,7 +121,9 @@ def configs():
     return compose(NANO)
 
 
-@pytest.mark.parametrize("path", [NANO, NANO.with_name("smollm2.yaml")], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [NANO, NANO.with_name("tight.yaml"), NANO.with_name("smollm2.yaml")], ids=lambda path: path.stem
+)
 def test_a_shipped_grid_fits_one_group_of_processes(configs, path):
     """Every run composes, and differs from the others in nothing that a worker keeps."""
     first, *others = (configs if path == NANO else compose(path)).values()

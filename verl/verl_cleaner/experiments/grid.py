@@ -1,5 +1,6 @@
 """A grid of runs, method × seed, as its YAML file describes it (`recipe/cleaner/experiments/nano.yaml`).
 
+extends      another grid's file beside this one, whose keys hold here unless given anew; `overrides` are added
 name         of the grid
 config_name  our Hydra configuration that every run starts from
 cold_start   {nano: {seed: 0, …}}, settings of `nano.cold_start`, or {model: FOLDER, train: FILE, val: FILE}
@@ -118,28 +119,39 @@ class Grid:
         if "nano" not in self.cold_start:
             return ColdStart(*(Path(self.cold_start[key]) for key in ("model", "train", "val")))
         settings = Settings(**self.cold_start["nano"])
-        out = folder / f"seed{settings.seed}"
+        # The quickstart's where they are its settings.
+        same = settings == Settings(seed=settings.seed)
+        out = folder / (f"seed{settings.seed}" if same else settings.fingerprint())
         cold_start(out, settings)
         return ColdStart(out / "model", out / "data/train.parquet", out / "data/val.parquet")
 
 
 def read_grid(path: Path) -> Grid:
     """Raises GridError with the file, the key, what was got and what is expected."""
-    if not path.is_file():
-        raise GridError(f"{path} does not exist, expected the YAML file of a grid")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise GridError(f"{path} is not YAML: {error}") from error
+    content = _read(path)
     try:
         return _grid(content)
     except GridError as error:
         raise GridError(f"{path}: {error}") from None
 
 
-def _grid(content: Any) -> Grid:
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise GridError(f"{path} does not exist, expected the YAML file of a grid")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise GridError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise GridError(f"got {type(content).__name__}, expected keys and values")
+        raise GridError(f"{path}: got {type(content).__name__}, expected keys and values")
+    if "extends" not in content:
+        return content
+    base = _read(path.parent / str(content.pop("extends")))
+    overrides = [*_overrides(base.get("overrides", []), "overrides"), *content.get("overrides", [])]
+    return base | content | {"overrides": overrides}
+
+
+def _grid(content: dict[str, Any]) -> Grid:
     keys = {field.name for field in fields(Grid)} | {"seeds"}
     if unknown := content.keys() - keys:
         raise GridError(f"unknown keys {sorted(unknown)}, expected {sorted(keys)}")

@@ -18,15 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from verl_cleaner.nano.tasks import TOOL_NAME, Task, make_tasks, to_row
-from verl_cleaner.nano.traces import Trace, make_trace
+from verl_cleaner.nano.traces import SILENT_SHARE, VISIBLE_SHARE, Trace, make_trace
 
 MARKER = "cold_start.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """hidden … kv_heads: the Qwen3 architecture. tokens: per optimizer step. matrix_lr: Muon's, for the
-    matrices; lr: AdamW's, for embeddings and norms. Sizes of the data sets in rows."""
+    """hidden … kv_heads: the Qwen3 architecture. visible_share, silent_share: of the first calls in the traces, those
+    that fail and those that give a wrong answer. tokens: per optimizer step. matrix_lr: Muon's, for the matrices; lr:
+    AdamW's, for embeddings and norms. Sizes of the data sets in rows."""
 
     seed: int = 0
     hidden: int = 96
@@ -37,6 +38,8 @@ class Settings:
     head_dim: int = 24
     vocab_size: int = 640
     traces: int = 24000
+    visible_share: float = VISIBLE_SHARE
+    silent_share: float = SILENT_SHARE
     steps: int = 1200
     tokens: int = 1024
     lr: float = 3e-3
@@ -69,7 +72,8 @@ def cold_start(out: Path, settings: Settings) -> bool:
     demonstrations = make_tasks("cold_start", settings.traces, seed=settings.seed, exclude=reserved)
     _save_tasks(building / "data", rl, held_out)
     rng = random.Random(settings.seed)
-    losses = train(building / "model", [make_trace(task, rng) for task in demonstrations], settings)
+    shares = {"visible": settings.visible_share, "silent": settings.silent_share}
+    losses = train(building / "model", [make_trace(task, rng, **shares) for task in demonstrations], settings)
     summary = {
         "fingerprint": settings.fingerprint(),
         "settings": asdict(settings),

@@ -166,10 +166,13 @@ class Trace:
     correct: bool
 
 
-def make_trace(task: Task, rng: random.Random) -> Trace:
+def make_trace(
+    task: Task, rng: random.Random, *, visible: float = VISIBLE_SHARE, silent: float = SILENT_SHARE
+) -> Trace:
+    """visible, silent: shares of first calls."""
     messages: list[dict[str, Any]] = [{"role": "user", "content": _ask(task, rng)}]
     made: list[str] = []
-    shares = (VISIBLE_SHARE, SILENT_SHARE)
+    shares = (visible, silent)
     reasoning = _OPENINGS[task.family]
     for _ in range(MAX_CALLS):
         call, name = _draw_call(solve(task), shares, rng)

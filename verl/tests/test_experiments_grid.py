@@ -87,7 +87,7 @@ def test_a_grid_extends_another(tmp_path):
     grid = grid_of(tmp_path, "extends: base.yaml\nname: longer\nsteps: 8\noverrides: [c=3]\n")
     assert (grid.name, grid.steps, grid.overrides) == ("longer", 8, ("a=1", "c=3"))
     assert [method.name for method in grid.methods] == ["baseline", "other"]
-    with pytest.raises(GridError, match="gone.yaml does not exist"):
+    with pytest.raises(GridError, match=r"gone\.yaml does not exist"):
         grid_of(tmp_path, "extends: gone.yaml\n")
 
 

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from verl_cleaner.experiments import results
 from verl_cleaner.experiments.grid import ColdStart, GridError, read_grid
-from verl_cleaner.experiments.series import CONF, PER_RUN, differences, worker_part
+from verl_cleaner.experiments.series import CONF, PER_RUN, differences, of_workers, worker_part
 
 NANO = Path(__file__).parents[2] / "recipe/cleaner/experiments/nano.yaml"
 GOOD = """
@@ -124,12 +124,17 @@ def configs():
 @pytest.mark.parametrize(
     "path", [NANO, NANO.with_name("tight.yaml"), NANO.with_name("smollm2.yaml")], ids=lambda path: path.stem
 )
-def test_a_shipped_grid_fits_one_group_of_processes(configs, path):
-    """Every run composes, and differs from the others in nothing that a worker keeps."""
-    first, *others = (configs if path == NANO else compose(path)).values()
-    assert len(others) >= 3
-    for config in others:
-        assert not differences(worker_part(first), worker_part(config))
+def test_runs_of_a_shipped_grid_share_their_workers(configs, path):
+    """Every run composes, and those whose overrides say so differ in nothing that a worker keeps."""
+    runs = read_grid(path).runs(seeds=[0])
+    found = configs if path == NANO else compose(path)
+    alike = {}
+    for run in runs:
+        alike.setdefault(of_workers(run.overrides), []).append(found[run.name])
+    assert len(alike) == len({run.method for run in runs} & {"pairs"}) + 1
+    for first, *others in alike.values():
+        for config in others:
+            assert not differences(worker_part(first), worker_part(config))
 
 
 def test_the_methods_of_the_shipped_grid_are_what_their_names_say(configs):

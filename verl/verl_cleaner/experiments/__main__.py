@@ -5,6 +5,7 @@ side, each through a series of runs (`series.py`); at the end everything is coll
 """
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -15,7 +16,7 @@ from typing import Any
 
 from verl_cleaner.experiments import results
 from verl_cleaner.experiments.grid import ColdStart, Grid, GridError, GridRun, read_grid
-from verl_cleaner.experiments.series import DONE, Plan, PlannedRun
+from verl_cleaner.experiments.series import DONE, Plan, PlannedRun, of_workers
 from verl_cleaner.nano.curves import held_out_accuracy
 from verl_cleaner.run import MetricsFile, RunFailed, Training, logger_environment
 
@@ -125,19 +126,26 @@ class Experiment:
         return PlannedRun(run.name, str(folder), self._fingerprint(run), overrides)
 
     def run(self, runs: list[GridRun], *, groups: int) -> list[str]:
-        """Returns what went wrong, a line a group."""
+        """Runs whose workers are alike share a group of processes, `groups` of which work side by side. Returns what
+        went wrong, a line a group."""
+        alike: dict[tuple[str, ...], list[GridRun]] = {}
+        for run in runs:
+            alike.setdefault(of_workers(run.overrides), []).append(run)
+        waiting = [share for part in alike.values() for number in range(groups) if (share := part[number::groups])]
         failures = []
+        working: list[_Group] = []
+        numbers = itertools.count()
         with ExitStack() as stack:
-            shares = [share for number in range(groups) if (share := runs[number::groups])]
-            working = [_Group(self, number, share, stack) for number, share in enumerate(shares)]
-            while working:
+            while waiting or working:
+                while waiting and len(working) < groups:
+                    working.append(_Group(self, next(numbers), waiting.pop(0), stack))
                 for group in list(working):
                     try:
-                        if group.ended():
-                            working.remove(group)
+                        if not group.ended():
+                            continue
                     except RunFailed as error:
-                        working.remove(group)
                         failures.append(str(error))
+                    working.remove(group)
                 time.sleep(_POLL_SECONDS)
         return failures
 

@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -120,6 +121,16 @@ def worker_part(config: DictConfig) -> dict[str, Any]:
             (OmegaConf.select(shared, parent) if parent else shared).pop(name)
     # Interpolations may lead to what was taken out.
     return {**OmegaConf.to_container(shared, resolve=False), **kept}  # type: ignore[dict-item]
+
+
+def of_workers(overrides: Sequence[str]) -> tuple[str, ...]:
+    """Those of Hydra's overrides that change what the workers are built from."""
+    keys = [(override.lstrip("+~").partition("=")[0], override) for override in overrides]
+    return tuple(text for key, text in keys if _within(key, _OF_WORKERS) or not _within(key, PER_RUN))
+
+
+def _within(key: str, sections: Sequence[str]) -> bool:
+    return any(key == section or key.startswith(f"{section}.") for section in sections)
 
 
 def differences(one: Any, other: Any, key: str = "") -> list[str]:

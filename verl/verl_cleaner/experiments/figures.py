@@ -18,7 +18,7 @@ from verl_cleaner.experiments.statistics import (
     Curve,
     Run,
     curves,
-    finals,
+    final,
     interval,
     mean_curve,
     methods_of,
@@ -31,7 +31,10 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#0
 _LINES = ("-", "--", ":")
 _DOTS = ("o", "D", "s")
 """Line styles and dots go along with the colours used up."""
-_USUAL = ("cleaner", "cleaner_is", "baseline_is", "keep", "void", "p05", "p07", "gamma0", "gamma1")
+_USUAL = (
+    *("cleaner", "pairs", "anneal", "keep", "void", "cleaner_is", "baseline_is"),
+    *("p05", "p07", "gamma0", "gamma1", "guard"),
+)
 """These look the same whichever methods are shown."""
 _SMOOTHED = 5
 
@@ -69,31 +72,45 @@ def mechanism(frame: pd.DataFrame, path: Path) -> None:
 
 
 def final_accuracy(frame: pd.DataFrame, path: Path) -> None:
-    """A dot per seed, the mean, and its 95 % interval over seeds where there are several."""
-    methods, held_out = methods_of(frame), curves(frame)
-    ends = {method: [100 * value for value in finals(of_method(held_out, method)).values()] for method in methods}
-    dots = [value for values in ends.values() for value in values]
-    with _figure(path, 1, 1, size=(9, 1.4 + 0.42 * len(methods))) as (_, (panel,)):
-        for row, (method, values) in enumerate(ends.items()):
-            style = _style(method, methods)
-            color, dot = style["color"], _DOTS[_LINES.index(style["linestyle"])]
-            panel.plot(values, [row] * len(values), dot, color=color, markersize=8, alpha=0.5, markeredgewidth=0)
-            found = interval(values)
-            if found and found.low is not None:
-                panel.plot([found.mean], [row], "|", color=color, markersize=18, markeredgewidth=2.5)
-                panel.plot([found.low, found.high], [row, row], color=color, linewidth=2)
-            if found and method == BASELINE:
-                panel.axvline(found.mean, color=color, linewidth=1, linestyle=":")
-        panel.set_yticks(range(len(methods)), methods)
-        panel.set_ylim(len(methods) - 0.5, -0.5)
-        if dots:
-            # An interval of two seeds may be wider than all there is to see.
-            margin = max(2.0, 0.4 * (max(dots) - min(dots)))
-            panel.set_xlim(max(0.0, min(dots) - margin), min(100.0, max(dots) + margin))
-        panel.set_xlabel(
-            f"final held-out accuracy, % (mean of the last {LAST} validations)\n"
-            "dot: a seed; bars: mean and 95 % t interval over seeds, cut at the edges; dotted: the baseline's mean"
+    """The bare policy, and the same with rollback at test time: a dot per seed, the mean and its 95 % interval."""
+    methods, bare = methods_of(frame), curves(frame)
+    rollback = curves(frame, "held_out_rollback/accuracy")
+    panels: tuple[tuple[str, dict[Run, float]], ...] = (
+        (
+            f"bare policy, mean of the last {LAST} validations",
+            {run: end for run, curve in bare.items() if (end := final(curve)) is not None},
+        ),
+        ("with test-time rollback, at the end", {run: float(curve.iloc[-1]) for run, curve in rollback.items()}),
+    )
+    with _figure(path, 1, 2, size=(9, 1.6 + 0.42 * len(methods))) as (figure, axes):
+        dots = [100 * value for _, ends in panels for value in ends.values()]
+        # An interval of two seeds may be wider than all there is to see.
+        margin = max(2.0, 0.2 * (max(dots) - min(dots))) if dots else 0
+        for panel, (title, ends) in zip(axes, panels, strict=True):
+            for row, method in enumerate(methods):
+                _dots(panel, row, [100 * value for value in of_method(ends, method).values()], method, methods)
+            panel.set_yticks(range(len(methods)), methods if panel is axes[0] else [""] * len(methods))
+            panel.set_ylim(len(methods) - 0.5, -0.5)
+            if dots:
+                panel.set_xlim(max(0.0, min(dots) - margin), min(100.0, max(dots) + margin))
+            panel.set_title(title)
+            panel.set_xlabel("held-out accuracy, %")
+        figure.supxlabel(
+            "dot: a seed; bars: mean and 95 % t interval over seeds, cut at the edges; dotted: the baseline's mean",
+            fontsize="small",
         )
+
+
+def _dots(panel: Any, row: int, values: Sequence[float], method: str, methods: Sequence[str]) -> None:
+    style = _style(method, methods)
+    color, dot = style["color"], _DOTS[_LINES.index(style["linestyle"])]
+    panel.plot(values, [row] * len(values), dot, color=color, markersize=8, alpha=0.5, markeredgewidth=0)
+    found = interval(values)
+    if found and found.low is not None:
+        panel.plot([found.mean], [row], "|", color=color, markersize=18, markeredgewidth=2.5)
+        panel.plot([found.low, found.high], [row, row], color=color, linewidth=2)
+    if found and method == BASELINE:
+        panel.axvline(found.mean, color=color, linewidth=1, linestyle=":")
 
 
 FIGURES = {"headline.png": headline, "mechanism.png": mechanism, "final.png": final_accuracy}

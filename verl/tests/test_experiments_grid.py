@@ -1,15 +1,24 @@
 """The YAML file of a grid: what it means, and what is said about a bad one."""
 
+import copy
 import json
 from pathlib import Path
 
 import hydra
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
-from verl_cleaner.experiments import results
+from verl_cleaner.experiments import results, series
+from verl_cleaner.experiments.experiment import Experiment
 from verl_cleaner.experiments.grid import ColdStart, GridError, read_grid
-from verl_cleaner.experiments.series import CONF, PER_RUN, differences, of_workers, worker_part
+from verl_cleaner.experiments.series import (
+    CONF,
+    PER_RUN,
+    differences,
+    last_logged_checkpoint,
+    of_workers,
+    worker_part,
+)
 
 NANO = Path(__file__).parents[2] / "recipe/cleaner/experiments/nano.yaml"
 GOOD = """
@@ -39,7 +48,9 @@ def test_runs_of_a_seed_stand_together(tmp_path):
         "other/seed1",
         "other/seed2",
     ]
-    assert [run.name for run in grid.runs(methods=["other"], seeds=[7])] == ["other/seed7"]
+    assert [run.name for run in grid.runs(seeds=[2, 0])] == ["baseline/seed0", "other/seed2"]
+    with pytest.raises(GridError, match=r"no run has a seed of \[7\]; the grid small has other \[1, 2\]"):
+        grid.runs(methods=["other"], seeds=[7])
     (run,) = grid.runs(methods=["other"], seeds=[1], steps=9)
     assert run.overrides == (
         "data.seed=1",
@@ -52,9 +63,9 @@ def test_runs_of_a_seed_stand_together(tmp_path):
 
 def test_the_fingerprint_is_of_settings_and_cold_start(tmp_path):
     runs = grid_of(tmp_path, GOOD).runs()
-    prints = {run.fingerprint(start) for run in runs for start in ("one", "two")}
-    assert len(prints) == 2 * len(runs)
-    assert runs[0].fingerprint("one") == runs[0].fingerprint("one")
+    prints = {run.fingerprint(name, start) for run in runs for name in ("a", "b") for start in ("one", "two")}
+    assert len(prints) == 4 * len(runs)
+    assert runs[0].fingerprint("a", "one") == runs[0].fingerprint("a", "one")
 
 
 @pytest.mark.parametrize(
@@ -66,7 +77,11 @@ def test_the_fingerprint_is_of_settings_and_cold_start(tmp_path):
         ("steps: 4", "", "the keys ['steps'] are missing"),
         ("seeds: [0, 1]", "seeds: [0, 0]", "seeds: got [0, 0], expected a list of whole numbers, none twice"),
         ("overrides: [a=1]", "overrides: [a]", "overrides: got ['a'], expected a list of Hydra overrides key=value"),
-        ("{seed: 5}", "{sed: 5}", "cold_start.nano: unknown keys ['sed']"),
+        ("{seed: 5}", "{sed: 5}", "cold_start.nano: unknown key 'sed'"),
+        ("{seed: 5}", "{traces: many}", "cold_start.nano.traces: got 'many', expected int"),
+        ("{nano: {seed: 5}}", "{model: 5, train: x, val: x}", "cold_start: got {'model': 5"),
+        ("overrides: [a=1]", "overrides:", "overrides: got None, expected a list"),
+        ("overrides: [a=1]", "extends: grid.yaml", "extends itself"),
         ("{nano: {seed: 5}}", "{model: x}", "cold_start: got {'model': 'x'}, expected"),
         ("baseline: []", "Base: []", "methods.Base: expected a name of small letters"),
         ("seeds: [1, 2]}", "seeds: 1}", "methods.other.seeds: got 1"),
@@ -106,8 +121,10 @@ def test_the_cold_start_is_checked_by_its_bytes(tmp_path):
         start.digest()
     (tmp_path / "val").write_bytes(b"val")
     before = start.digest()
+    (tmp_path / "config.json").write_bytes(b"{}")
+    with_config = start.digest()
     (tmp_path / "val").write_bytes(b"other")
-    assert start.digest() != before
+    assert len({before, with_config, start.digest()}) == 3
 
 
 def compose(path):
@@ -172,6 +189,66 @@ def test_every_key_of_a_run_exists(configs):
         assert OmegaConf.select(configs["baseline/seed0"], key, throw_on_missing=True) is not None, key
 
 
+def test_the_failed_turns_recovered_are_of_the_steps_with_some():
+    found = results.of_step({"rollback/global_triggered": 4, "rollback/global_recovery_rate": 0.5})
+    assert found == {"train/recovery_rate": 0.5}
+
+
+def test_a_run_goes_on_from_a_step_that_was_logged(tmp_path):
+    """VeRL saves a step before it logs it."""
+    metrics, checkpoints = tmp_path / "metrics.jsonl", tmp_path / "checkpoints"
+    for step in (2, 4, 10):
+        (checkpoints / f"global_step_{step}").mkdir(parents=True)
+    assert last_logged_checkpoint(checkpoints, metrics) is None
+    lines = [{"step": step, "data": {"timing_s/step": 1.0}} for step in range(1, 10)]
+    lines.append({"step": 10, "data": {"val-core/a/acc/mean@1": 1.0}})
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert last_logged_checkpoint(checkpoints, metrics) == checkpoints / "global_step_4"
+    metrics.write_text(json.dumps(lines[0]) + "\n")
+    assert last_logged_checkpoint(checkpoints, metrics) is None
+
+
+def test_folders_hold_one_setting(tmp_path):
+    """Also of the runs that were not asked for."""
+    (tmp_path / "cold").mkdir()
+    start = ColdStart(tmp_path / "cold", tmp_path / "train", tmp_path / "val")
+    for file in (tmp_path / "cold/model.safetensors", start.train, start.val):
+        file.write_bytes(b"1")
+    grid = grid_of(tmp_path, GOOD)
+    out = tmp_path / "out"
+    experiment = Experiment(grid, start, out, ())
+    with pytest.raises(GridError, match="another process works in"):
+        Experiment(grid, start, out, ())
+    planned = experiment.planned(grid.runs()[0])
+    experiment._lock.close()
+    (out / planned.name).mkdir(parents=True)
+    (out / planned.name / "settings.json").write_text(json.dumps(planned.settings))
+    same = Experiment(grid, start, out, ())
+    assert len(same.left(grid.runs())) == 4
+    with pytest.raises(GridError, match="baseline/seed0 holds a run of other settings"):
+        same.left(grid.runs(steps=9))
+    same._lock.close()
+    with pytest.raises(GridError, match="baseline/seed0 holds a run of other settings"):
+        Experiment(grid, start, out, ("c=3",))
+    start.val.write_bytes(b"2")
+    with pytest.raises(GridError, match="another cold start"):
+        Experiment(grid, start, out, ())
+    with pytest.raises(GridError, match=r"trainer\.default_local_dir is set for each run"):
+        Experiment(grid, start, tmp_path / "new", ("trainer.default_local_dir=x",))
+
+
+def test_what_a_series_cannot_set_back_is_refused(configs):
+    config = copy.deepcopy(configs["baseline/seed0"])
+    assert series._problems(config) == []
+    with open_dict(config):
+        config.algorithm.adv_estimator = "gae"
+        config.actor_rollout_ref.actor.checkpoint.save_contents = ["model"]
+        config.trainer.metrics_address = "0.0.0.0:1"
+    found = "\n".join(series._problems(config))
+    for text in ("has no critic", "save_contents lacks ['extra', 'optimizer']", "metrics_address=0.0.0.0:1"):
+        assert text in found
+
+
 def test_a_step_logged_twice_is_merged(tmp_path):
     path = tmp_path / "metrics.jsonl"
     lines = [(0, {"a": 1}), (1, {"a": 2, "b": 3}), (1, {"a": 4})]
@@ -182,7 +259,10 @@ def test_a_step_logged_twice_is_merged(tmp_path):
 def test_rows_name_what_was_logged():
     accuracy = "val-core/reasoning_gym/{}/acc/mean@1"
     validation = {accuracy.format("gcd"): 0.5, accuracy.format("lcm"): 1.0, accuracy.format("basic_arithmetic"): 0.25}
-    steps = {0: validation, 1: {"critic/score/acc": 0.75, "timing_s/step": 2, "rollback/gap/mean": None}}
+    training = {"critic/score/acc": 0.75, "timing_s/step": 2, "rollback/gap/mean": None}
+    # Nothing failed, so that nothing was recovered.
+    idle = {"rollback/global_triggered": 0, "rollback/global_recovery_rate": 0.0}
+    steps = {0: validation, 1: training | idle}
     assert list(results.rows("m", 3, steps, validation)) == [
         ("m", 3, 0, "held_out/accuracy", 0.75),
         ("m", 3, 0, "held_out/unseen_accuracy", 0.25),

@@ -296,6 +296,17 @@ def test_short_runs_are_left_out_by_name(results, capsys, monkeypatch):
         command(path, "--min-steps", "7")
 
 
+def test_runs_are_cut_at_a_step(results, capsys, monkeypatch):
+    monkeypatch.setattr(figures, "FIGURES", {})
+    path = results(GRID)
+    command(path, "--max-steps", "4")
+    text = capsys.readouterr().out
+    assert "Every run is used up to step 4 only." in text
+    assert "## At equal steps: 4" in text
+    command(path)
+    assert "## At equal steps: 6" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("rows", "more", "message"),
     [

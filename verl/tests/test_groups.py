@@ -242,7 +242,8 @@ def test_groups_of_one_score_teach_nothing():
     scores = [("a_0_0", 1.0), ("a_1_0", 1.0), ("b_0_0", 0.0), ("b_1_0", 1.0), ("c_0_0", 0.0), ("d_0_0", 0.5)]
     keyed = [(key, {"reward_extra_info": {"score": score, "acc": 1.0}}) for key, score in scores]
     assert trainer.zero_variance_groups(keyed) == {"grpo/zero_variance_groups": 3 / 4}
-    assert trainer.zero_variance_groups([("a_0_0", {"reward_extra_info": {"acc": 1.0}})])
+    only_accuracy = [(key, {"reward_extra_info": {"acc": score}}) for key, score in scores]
+    assert trainer.zero_variance_groups(only_accuracy) == {"grpo/zero_variance_groups": 3 / 4}
     assert trainer.zero_variance_groups([("a_0_0", {})]) == {}
 
 

@@ -220,7 +220,7 @@ def test_notes():
         ("rollback_feedback", "loud"),
         ("rollback_max_retries", -1),
         ("rollback_max_tokens", 0.5),
-        ("rollback_anneal_steps", -1),
+        ("rollback_anneal_steps", 0),
         ("trajectory_deadline", 0),
         ("trajectory_deadline", "1h"),
         ("rollback_min_logratio", "low"),

@@ -23,6 +23,7 @@ import psutil
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 20
 _ORPHANS_SECONDS = 5
+_GENERATIONS = 5
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -99,11 +100,12 @@ class Training:
     def _end_orphans(self) -> None:
         """Ray's daemons follow their driver, but one that waits for a dead head may take a minute."""
         psutil.wait_procs(self._orphans(), _ORPHANS_SECONDS)
-        while orphans := self._orphans():
+        # Children of those killed become ours.
+        for _ in range(_GENERATIONS):
+            orphans = self._orphans()
             for orphan in orphans:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     orphan.kill()
-            # Their own children become ours.
             psutil.wait_procs(orphans, _GRACE_SECONDS)
 
     def _orphans(self) -> list[psutil.Process]:
@@ -171,8 +173,13 @@ class MetricsFile:
             file.seek(self._offset)
             data = file.read()
         complete = data[: data.rfind(b"\n") + 1]
+        try:
+            entries = [(entry["step"], entry["data"]) for entry in map(json.loads, complete.splitlines())]
+        except ValueError:  # begun anew and grown beyond where we were: not a line's beginning
+            self._offset = 0
+            return []
         self._offset += len(complete)
-        return [(entry["step"], entry["data"]) for entry in map(json.loads, complete.splitlines())]
+        return entries
 
 
 def logger_environment(folder: Path) -> dict[str, str]:

@@ -64,16 +64,19 @@ class CleanerTrainer(PPOTrainerSync):
 
     def _setup(self) -> None:
         super()._setup()
-        if self._dpo.use_dpo_on_tool_calls:
-            self.actor_rollout_wg.set_dpo(self._dpo)
-        if self._rollback_config().enable_tool_rollback and not is_distillation_enabled(
-            self.config.get("distillation")
-        ):
+        if self._rollback_config().enable_tool_rollback:
             self._set_loss(marked_loss)
+        self._set_dpo()
 
     def _set_loss(self, loss: Callable[..., Any]) -> None:
-        """loss: VeRL's `ppo_loss` or a function in its place."""
-        self.actor_rollout_wg.set_loss_fn(partial(loss, omega_conf_to_dataclass(self.config.actor_rollout_ref.actor)))
+        """loss: VeRL's `ppo_loss` or a function in its place. Distillation has its own."""
+        if not is_distillation_enabled(self.config.get("distillation")):
+            actor = omega_conf_to_dataclass(self.config.actor_rollout_ref.actor)
+            self.actor_rollout_wg.set_loss_fn(partial(loss, actor))
+
+    def _set_dpo(self) -> None:
+        if self._dpo.use_dpo_on_tool_calls:
+            self.actor_rollout_wg.set_dpo(self._dpo)
 
     def take_over(self, host: "CleanerTrainer", start: Path) -> None:
         """In place of `init`: use the workers of `host`, set back to the weights and optimizer in `start` or in this
@@ -84,6 +87,7 @@ class CleanerTrainer(PPOTrainerSync):
         for name in vars(host).keys() - vars(self).keys():
             setattr(self, name, getattr(host, name))
         self._set_loss(marked_loss if self._rollback_config().enable_tool_rollback else ppo_loss)
+        self._set_dpo()
         self.checkpoint_manager.sleep_replicas()
         self.actor_rollout_wg.load_checkpoint(str(start))
         self._load_checkpoint()

@@ -22,7 +22,7 @@ import yaml
 
 from verl_cleaner.nano.cold_start import Settings, cold_start
 
-BASELINE = "baseline"
+NANO = "nano"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 
 
@@ -46,12 +46,12 @@ class ColdStart:
     val: Path
 
     def digest(self) -> str:
-        """SHA-256 over the weights and both data files."""
-        weights = sorted(self.model.glob("*.safetensors"))
-        if not weights:
+        """SHA-256 over the files of the model's folder and both data files."""
+        if not list(self.model.glob("*.safetensors")):
             raise GridError(f"cold_start.model={self.model} has no *.safetensors, expected a Hugging Face folder")
         digest = hashlib.sha256()
-        for file in (*weights, self.train, self.val):
+        files = sorted(file for file in self.model.iterdir() if file.is_file())
+        for file in (*files, self.train, self.val):
             if not file.is_file():
                 raise GridError(f"cold_start: {file} does not exist")
             with file.open("rb") as data:
@@ -71,9 +71,9 @@ class GridRun:
     def name(self) -> str:
         return f"{self.method}/seed{self.seed}"
 
-    def fingerprint(self, start: str) -> str:
-        """Of what decides the result: the overrides and the cold start with digest `start`."""
-        return hashlib.sha256(json.dumps([self.overrides, start]).encode()).hexdigest()[:16]
+    def fingerprint(self, config_name: str, start: str) -> str:
+        """Of what decides the result: configuration, overrides and the cold start with digest `start`."""
+        return hashlib.sha256(json.dumps([config_name, self.overrides, start]).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +99,16 @@ class Grid:
             if name not in known:
                 raise GridError(f"unknown method {name!r}; the grid {self.name} has {', '.join(known)}")
         chosen = [method for method in self.methods if not names or method.name in names]
-        all_seeds = sorted({seed for method in chosen for seed in (wanted or method.seeds)})
-        return [
+        runs = [
             GridRun(method.name, seed, (*self._common(seed, steps or self.steps), *self.overrides, *method.overrides))
-            for seed in all_seeds
+            for seed in sorted({seed for method in chosen for seed in method.seeds})
             for method in chosen
-            if seed in (wanted or method.seeds)
+            if seed in method.seeds and (not wanted or seed in wanted)
         ]
+        if not runs:
+            having = ", ".join(f"{method.name} {list(method.seeds)}" for method in chosen)
+            raise GridError(f"no run has a seed of {wanted}; the grid {self.name} has {having}")
+        return runs
 
     def _common(self, seed: int, steps: int) -> tuple[str, ...]:
         return (
@@ -116,9 +119,9 @@ class Grid:
 
     def prepare_cold_start(self, folder: Path) -> ColdStart:
         """Make it in `folder` where the grid says how, else take the named files."""
-        if "nano" not in self.cold_start:
+        if NANO not in self.cold_start:
             return ColdStart(*(Path(self.cold_start[key]) for key in ("model", "train", "val")))
-        settings = Settings(**self.cold_start["nano"])
+        settings = Settings(**self.cold_start[NANO])
         # The quickstart's where they are its settings.
         same = settings == Settings(seed=settings.seed)
         out = folder / (f"seed{settings.seed}" if same else settings.fingerprint())
@@ -128,27 +131,33 @@ class Grid:
 
 def read_grid(path: Path) -> Grid:
     """Raises GridError with the file, the key, what was got and what is expected."""
-    content = _read(path)
+    content = _read(path, ())
     try:
         return _grid(content)
     except GridError as error:
         raise GridError(f"{path}: {error}") from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
+    """extending: the files that led here."""
     if not path.is_file():
-        raise GridError(f"{path} does not exist, expected the YAML file of a grid")
+        raise GridError(f"{path} does not exist (seen from {Path.cwd()}), expected the YAML file of a grid")
+    if path in extending:
+        raise GridError(f"{path} extends itself")
     try:
         content = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise GridError(f"{path} is not YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise GridError(f"{path}: got {type(content).__name__}, expected keys and values")
-    if "extends" not in content:
-        return content
-    base = _read(path.parent / str(content.pop("extends")))
-    overrides = [*_overrides(base.get("overrides", []), "overrides"), *content.get("overrides", [])]
-    return base | content | {"overrides": overrides}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise GridError(f"{path}: got {content!r}, expected keys and values")
+    try:
+        own = _overrides(content.get("overrides", []), "overrides")
+    except GridError as error:
+        raise GridError(f"{path}: {error}") from None
+    base: dict[str, Any] = {}
+    if "extends" in content:
+        base = _read(path.parent / str(content.pop("extends")), (*extending, path))
+    return base | content | {"overrides": [*base.get("overrides", []), *own]}
 
 
 def _grid(content: dict[str, Any]) -> Grid:
@@ -191,13 +200,17 @@ def _overrides(value: Any, key: str) -> tuple[str, ...]:
 
 
 def _cold_start(value: Any) -> Mapping[str, Any]:
-    if isinstance(value, dict) and value.keys() == {"nano"} and isinstance(value["nano"], dict):
-        known = {field.name for field in fields(Settings)}
-        if unknown := value["nano"].keys() - known:
-            raise GridError(f"cold_start.nano: unknown keys {sorted(unknown)}, expected some of {sorted(known)}")
+    if isinstance(value, dict) and value.keys() == {NANO} and isinstance(value[NANO], dict):
+        kinds = {field.name: type(field.default) for field in fields(Settings)}
+        for key, setting in value[NANO].items():
+            if key not in kinds:
+                raise GridError(f"cold_start.nano: unknown key {key!r}, expected some of {sorted(kinds)}")
+            if not (_is_int(setting) or isinstance(setting, kinds[key])):
+                raise GridError(f"cold_start.nano.{key}: got {setting!r}, expected {kinds[key].__name__}")
         return value
-    if isinstance(value, dict) and value.keys() == {"model", "train", "val"}:
-        return value
+    files = value if isinstance(value, dict) and value.keys() == {"model", "train", "val"} else {}
+    if files and all(isinstance(path, str) for path in files.values()):
+        return files
     raise GridError(f"cold_start: got {value!r}, expected {{nano: {{…}}}} or {{model: …, train: …, val: …}}")
 
 

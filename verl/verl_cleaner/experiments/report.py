@@ -105,14 +105,19 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--min-steps", type=int, default=0, help="leave out runs that end earlier; the tables name them (default: none)"
     )
+    parser.add_argument("--max-steps", type=int, help="use no run beyond this step (default: all of it)")
     options = parser.parse_args(argv)
     try:
         frame, about = read(options.results)
         if options.methods is not None:
             frame = select(frame, [name.strip() for name in options.methods.split(",")])
+        if options.max_steps is not None:
+            frame = frame[frame["step"] <= options.max_steps].reset_index(drop=True)
         frame, short = leave_out(frame, options.min_steps)
         names = ", ".join(f"{method} seed {seed}" for method, seed in short)
         notes = [f"Left out, not validated at step {options.min_steps} or later: {names}."] if short else []
+        if options.max_steps is not None:
+            notes.insert(0, f"Every run is used up to step {options.max_steps} only.")
         text = write(frame, about, options.out, notes)
     except ResultsError as error:
         sys.exit(f"[cleaner] error: {error}")

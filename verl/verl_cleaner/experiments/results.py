@@ -63,6 +63,9 @@ def rows(
 
 def of_step(logged: Mapping[str, Any]) -> dict[str, float]:
     found = {name: float(logged[key]) for name, key in METRICS.items() if logged.get(key) is not None}
+    if not logged.get("rollback/global_triggered"):
+        # Of no failing turn none was recovered: logged as 0.
+        found.pop("train/recovery_rate", None)
     if "timing_s/step" in logged:
         found["train/seconds"] = float(logged["timing_s/step"])
     return found | _accuracies(logged, "held_out")

@@ -15,10 +15,10 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,14 +29,18 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 import verl_cleaner
 from verl_cleaner import run_info
+from verl_cleaner.experiments.results import read_steps
 from verl_cleaner.main_ppo import errors_in_a_line, make_ready
 from verl_cleaner.preflight import PreflightError
 from verl_cleaner.run import logger_environment
+from verl_cleaner.saar.config import RollbackConfig
 
 CONF = Path(verl_cleaner.__file__).with_name("conf")
 
+SETTINGS = "settings.json"
+"""In a run's folder once it has begun."""
 DONE = "done.json"
-"""In a run's folder once it has finished; `fingerprint`, `seconds`, `held_out_rollback`, `versions`."""
+"""Once it has finished: `seconds` of its last session, `held_out_rollback`, `versions`."""
 
 PER_RUN = (
     "algorithm",
@@ -47,27 +51,31 @@ PER_RUN = (
     "actor_rollout_ref.rollout.val_kwargs",
     "trainer",
 )
-_OF_WORKERS = ("algorithm.use_dpo_on_tool_calls", "trainer.device", "trainer.nnodes", "trainer.n_gpus_per_node")
+_OF_WORKERS = (
+    "algorithm.use_dpo_on_tool_calls",
+    "algorithm.adv_estimator",
+    "algorithm.use_kl_in_reward",
+    "trainer.device",
+    "trainer.nnodes",
+    "trainer.n_gpus_per_node",
+    "trainer.total_training_steps",
+    "trainer.total_epochs",
+)
 
 TEST_TIME = {
-    "enable_tool_rollback": True,
-    "rollback_at_validation": True,
-    "max_tool_retries": 3,
-    "rollback_similarity_threshold": 0.5,
-    "rollback_mode": "overwrite",
-    "rollback_logprobs": "recompute",
-    "rollback_min_logratio": None,
+    key: str(value) if isinstance(value, StrEnum) else value
+    for key, value in asdict(RollbackConfig(enable_tool_rollback=True)).items()
 }
-"""The rollback with which every finished policy is measured once more, whatever it was trained with."""
+"""The rollback with which every finished policy is measured once more, whatever it was trained with: the defaults."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
-    """overrides: all of Hydra's, those for files and folders too."""
+    """overrides: all of Hydra's, those for files and folders too. settings: kept in the folder."""
 
     name: str
     folder: str
-    fingerprint: str
+    settings: dict[str, Any]
     overrides: list[str]
 
 
@@ -86,13 +94,15 @@ class Plan:
 
 
 def main() -> None:
-    plan = Plan.read(Path(sys.argv[1]))
+    path = Path(sys.argv[1])
+    plan = Plan.read(path)
     with errors_in_a_line():
         configs = _configs(plan)
         from verl.trainer.main_ppo import run_ppo
 
         remote = ray.remote(_series_runner())
-        runner = SimpleNamespace(remote=lambda: remote.remote(list(zip(plan.runs, configs, strict=True))))
+        runs = list(zip(plan.runs, configs, strict=True))
+        runner = SimpleNamespace(remote=lambda: remote.remote(runs, path.with_suffix(".start").resolve()))
         run_ppo(configs[0], task_runner_class=runner)
 
 
@@ -103,12 +113,32 @@ def _configs(plan: Plan) -> list[DictConfig]:
     for run, config in zip(plan.runs, configs, strict=True):
         if differing := differences(first, worker_part(config)):
             raise PreflightError([f"{run.name} and {plan.runs[0].name} differ in {key}" for key in differing])
+    if problems := _problems(configs[0]):
+        raise PreflightError(problems)
     make_ready(configs[0])
     environment = configs[0].ray_kwargs.ray_init.runtime_env
     for config in configs[1:]:
         config.ray_kwargs.ray_init.runtime_env = environment
         make_ready(config)
     return configs
+
+
+def _problems(config: DictConfig) -> list[str]:
+    """What a run cannot be set back to, or cannot have beside others."""
+    from verl.trainer.ppo.utils import need_critic
+
+    found = []
+    if need_critic(config):
+        found.append("a series of runs has no critic; choose an algorithm.adv_estimator without one, such as grpo")
+    checkpoint = config.actor_rollout_ref.actor.checkpoint
+    for key in ("save_contents", "load_contents"):
+        if missing := {"model", "optimizer", "extra"} - set(checkpoint[key]):
+            found.append(
+                f"actor_rollout_ref.actor.checkpoint.{key} lacks {sorted(missing)}, expected all of a run's state"
+            )
+    if config.trainer.metrics_address:
+        found.append(f"trainer.metrics_address={config.trainer.metrics_address}: runs of a series cannot share it")
+    return found
 
 
 def worker_part(config: DictConfig) -> dict[str, Any]:
@@ -148,9 +178,10 @@ def _series_runner() -> type:
     class SeriesRunner(TaskRunnerV1.__ray_metadata__.modified_class):  # type: ignore[misc, name-defined]
         """VeRL's task runner for one run after another."""
 
-        def __init__(self, runs: list[tuple[PlannedRun, DictConfig]]) -> None:
+        def __init__(self, runs: list[tuple[PlannedRun, DictConfig]], start: Path) -> None:
             super().__init__()
             self.runs = runs
+            self.start = start
 
         def run(self, config: DictConfig) -> None:
             import transfer_queue as tq
@@ -159,21 +190,22 @@ def _series_runner() -> type:
             configure_verl_logging()
             config.transfer_queue.enable = True
             tq.init(config.transfer_queue)
-            start = Path(tempfile.mkdtemp(prefix="cleaner-start-"))
             try:
-                host = self._host(config, start)
+                host = self._host(config)
                 for planned, own in self.runs:
-                    self._train(planned, own, host, start)
+                    self._train(planned, own, host)
             finally:
-                shutil.rmtree(start, ignore_errors=True)
+                shutil.rmtree(self.start, ignore_errors=True)
                 tq.close()
 
-        def _host(self, config: DictConfig, start: Path) -> Any:
+        def _host(self, config: DictConfig) -> Any:
             config = copy.deepcopy(config)
             config.trainer.resume_mode = "disable"
             host = self._trainer(config)
             host.init()
-            host.actor_rollout_wg.save_checkpoint(str(start), None, 0)
+            # An earlier series that was killed may have left one.
+            shutil.rmtree(self.start, ignore_errors=True)
+            host.actor_rollout_wg.save_checkpoint(str(self.start), None, 0)
             return host
 
         def _trainer(self, config: DictConfig) -> Any:
@@ -183,20 +215,24 @@ def _series_runner() -> type:
             OmegaConf.resolve(config)
             return get_trainer_cls(config.trainer.v1.trainer_mode)(config)
 
-        def _train(self, planned: PlannedRun, config: DictConfig, host: Any, start: Path) -> None:
+        def _train(self, planned: PlannedRun, config: DictConfig, host: Any) -> None:
             begin = time.monotonic()
             folder = Path(planned.folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / SETTINGS).write_text(json.dumps(planned.settings, indent=1))
             os.environ.update(logger_environment(folder))
-            # One manager of checkpoints, in the worker, serves all runs: it would delete the last run's.
+            last = last_logged_checkpoint(Path(config.trainer.default_local_dir), folder / "metrics.jsonl")
             with open_dict(config):
+                # One manager of checkpoints, in the worker, serves all runs: it would delete the last run's.
                 config.trainer.max_actor_ckpt_to_keep = None
+                config.trainer.resume_mode = "resume_path" if last else "disable"
+                config.trainer.resume_from_path = last and str(last)
             self.config, self.trainer = config, self._trainer(config)
-            self.trainer.take_over(host, start)
+            self.trainer.take_over(host, self.start)
             self._with_agent_loops(self.trainer.fit)
             self.trainer.logger.finish(exit_code=0)
             measured = self._with_rollback()
-            done = {"fingerprint": planned.fingerprint, "seconds": time.monotonic() - begin}
-            done |= {"held_out_rollback": measured, "versions": run_info.versions()}
+            done = {"seconds": time.monotonic() - begin, "held_out_rollback": measured, "versions": run_info.versions()}
             _keep_last(Path(config.trainer.default_local_dir))
             _write_whole(folder / DONE, json.dumps(done, indent=1, default=float))
 
@@ -226,9 +262,21 @@ def _series_runner() -> type:
     return SeriesRunner
 
 
+def last_logged_checkpoint(checkpoints: Path, metrics: Path) -> Path | None:
+    """The newest whose training step was logged too: VeRL saves before it validates and logs."""
+    if not metrics.is_file():
+        return None
+    logged = {step for step, found in read_steps(metrics).items() if "timing_s/step" in found}
+    return next((path for step, path in reversed(_checkpoints(checkpoints)) if step in logged), None)
+
+
+def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """(step, folder), in order."""
+    return sorted((int(path.name.rsplit("_", 1)[1]), path) for path in folder.glob("global_step_*"))
+
+
 def _keep_last(checkpoints: Path) -> None:
-    steps = sorted(checkpoints.glob("global_step_*"), key=lambda path: int(path.name.rsplit("_", 1)[1]))
-    for path in steps[:-1]:
+    for _, path in _checkpoints(checkpoints)[:-1]:
         shutil.rmtree(path)
 
 

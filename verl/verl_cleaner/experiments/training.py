@@ -1,5 +1,6 @@
 """What happened in training, a column a method: failures, repairs, tokens, time."""
 
+import math
 import statistics as stdlib
 from collections.abc import Callable, Mapping
 
@@ -15,6 +16,8 @@ EDGE = 10
 def training(frame: pd.DataFrame) -> str:
     """A column a method; what a method does not record is a dash."""
     methods = methods_of(frame)
+    # The last steps are the run's, also of a metric that ended before.
+    ends = {str(key): int(step) for key, step in frame.groupby(["method", "seed"])["step"].max().items()}
     rows = [["", *methods]]
     first, last = f"first {EDGE} steps", f"last {EDGE} steps"
     for title, key, how, show in (
@@ -39,7 +42,9 @@ def training(frame: pd.DataFrame) -> str:
         ("seconds a step, all steps", "train/seconds", _mean, "{:.1f}".format),
     ):
         found = curves(frame, key)
-        rows.append([title, *(_over_seeds(of_method(found, method), how, show) for method in methods)])
+        padded = {run: curve.reindex(range(1, ends[str(run)] + 1)) for run, curve in found.items()}
+        shown = found if how is final else padded
+        rows.append([title, *(_over_seeds(of_method(shown, method), how, show) for method in methods)])
     title = "generated tokens that were discarded, all steps"
     rows.insert(-1, [title, *(_discarded(frame, method) for method in methods)])
     text = f"Means over steps and seeds; the held-out row is of the last {LAST} validations. Shares are percent."
@@ -47,7 +52,7 @@ def training(frame: pd.DataFrame) -> str:
 
 
 def _over_seeds(runs: Mapping[int, Curve], how: Callable[[Curve], float | None], show: Callable[[float], str]) -> str:
-    values = [value for curve in runs.values() if (value := how(curve)) is not None]
+    values = [value for curve in runs.values() if (value := how(curve)) is not None and not math.isnan(value)]
     return show(stdlib.mean(values)) if values else NONE
 
 

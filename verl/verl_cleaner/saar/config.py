@@ -66,6 +66,9 @@ class RollbackConfig:
             value = getattr(self, key)
             if not (null and value is None) and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
                 raise ValueError(f"{key} must be an integer >= 0{' or null' if null else ''}, got {value!r}")
+        steps = self.rollback_anneal_steps
+        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+            raise ValueError(f"rollback_anneal_steps must be an integer >= 1 or null, got {steps!r}")
         for key in ("rollback_probability", "rollback_similarity_threshold"):
             value = getattr(self, key)
             if not _is_number(value) or not 0 <= value <= 1:
@@ -87,7 +90,7 @@ class RollbackConfig:
 
     def probability_at(self, step: int) -> float:
         """Share of the trajectories of a training step (the first is 1) that may roll back."""
-        if not self.rollback_anneal_steps:
+        if self.rollback_anneal_steps is None:
             return self.rollback_probability
         return self.rollback_probability * max(0.0, 1 - (step - 1) / self.rollback_anneal_steps)
 
@@ -121,7 +124,6 @@ _COUNTS = {
     "max_tool_retries": False,
     "rollback_max_retries": True,
     "rollback_max_tokens": True,
-    "rollback_anneal_steps": True,
     "max_negative_samples_per_group": False,
 }
 _CHOICES: dict[str, type[StrEnum]] = {

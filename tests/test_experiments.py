@@ -15,6 +15,8 @@ REPOSITORY = Path(__file__).parents[1]
 SMALL = [
     "data.train_batch_size=4",
     "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=32",
+    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=32",
     "data.val_max_samples=24",
     # The first update counts too.
     "actor_rollout_ref.actor.optim.lr_warmup_steps=0",

@@ -108,4 +108,4 @@ def test_what_is_done_is_not_done_again_and_other_settings_are_no_such_run(serie
     assert "1 runs, 1 of them done already" in text
     status, text = finish(start(out, "--methods", "cleaner", "actor_rollout_ref.actor.optim.lr=1e-5"))
     assert status != 0
-    assert "cleaner/seed1 holds a run of other settings" in text
+    assert "holds a run of other settings" in text

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -337,3 +338,18 @@ def test_a_file_that_is_not_there_or_no_parquet(tmp_path):
     pq.write_table(table, tmp_path / "about.parquet")
     with pytest.raises(SystemExit, match="the metadata 'cleaner' is no JSON"):
         command(tmp_path / "about.parquet")
+
+
+@pytest.mark.parametrize(
+    ("results", "folder", "options"),
+    [
+        ("tight", "tight", ["--min-steps", "60"]),
+        ("tight", "tight_30_steps", ["--max-steps", "30"]),
+        ("nano", "nano", []),
+    ],
+)
+def test_the_published_tables_are_those_of_the_published_results(tmp_path, monkeypatch, results, folder, options):
+    monkeypatch.setattr(figures, "FIGURES", {})
+    published = Path(__file__).parents[2] / "docs/experiments"
+    report.main([str(published / f"{results}.parquet"), "--out", str(tmp_path), *options])
+    assert (published / folder / "tables.md").read_text() == (tmp_path / "tables.md").read_text()

@@ -32,8 +32,8 @@ _LINES = ("-", "--", ":")
 _DOTS = ("o", "D", "s")
 """Line styles and dots go along with the colours used up."""
 _USUAL = (
-    *("cleaner", "pairs", "anneal", "keep", "void", "cleaner_is", "baseline_is"),
-    *("p05", "p07", "gamma0", "gamma1", "guard"),
+    *("cleaner", "p05", "pairs", "anneal", "keep", "void", "cleaner_is"),
+    *("baseline_is", "p07", "gamma0", "gamma1", "guard"),
 )
 """These look the same whichever methods are shown."""
 _SMOOTHED = 5

@@ -42,7 +42,8 @@ def percent(value: float) -> str:
 
 
 def number(value: float) -> str:
-    return f"{value:.3f}"
+    # Not -0.000.
+    return f"{round(value, 3) + 0.0:.3f}"
 
 
 def amount(value: float, axis: Axis) -> str:

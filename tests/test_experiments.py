@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from verl_cleaner.experiments import results
+from verl_cleaner.run import read_steps
 
 REPOSITORY = Path(__file__).parents[1]
 SMALL = [
@@ -92,7 +93,7 @@ def test_a_run_in_a_series_equals_the_run_alone_also_when_it_was_interrupted(ser
     status, text = finish(start(tmp_path, "--methods", "cleaner"))
     assert status == 0, text
     assert "Resuming from" in (tmp_path / "group0.log").read_text()
-    alone, within = (results.read_steps(folder / "cleaner/seed1/metrics.jsonl") for folder in (tmp_path, out))
+    alone, within = (read_steps(folder / "cleaner/seed1/metrics.jsonl") for folder in (tmp_path, out))
     assert alone.keys() == within.keys() == {0, 1, 2}
     for step in (0, 1, 2):
         assert untimed(within[step]).keys() <= untimed(alone[step]).keys()

@@ -19,6 +19,7 @@ from verl_cleaner.experiments.series import (
     of_workers,
     worker_part,
 )
+from verl_cleaner.run import read_steps
 
 NANO = Path(__file__).parents[2] / "recipe/cleaner/experiments/nano.yaml"
 GOOD = """
@@ -253,7 +254,7 @@ def test_a_step_logged_twice_is_merged(tmp_path):
     path = tmp_path / "metrics.jsonl"
     lines = [(0, {"a": 1}), (1, {"a": 2, "b": 3}), (1, {"a": 4})]
     path.write_text("".join(json.dumps({"step": step, "data": data}) + "\n" for step, data in lines))
-    assert results.read_steps(path) == {0: {"a": 1}, 1: {"a": 4, "b": 3}}
+    assert read_steps(path) == {0: {"a": 1}, 1: {"a": 4, "b": 3}}
 
 
 def test_rows_name_what_was_logged():

@@ -182,6 +182,15 @@ class MetricsFile:
         return entries
 
 
+def read_steps(metrics: Path) -> dict[int, dict[str, Any]]:
+    """The whole file; a step that was logged twice, as a resumed run's is, is merged."""
+    steps: dict[int, dict[str, Any]] = {}
+    for line in metrics.read_text().splitlines():
+        entry = json.loads(line)
+        steps.setdefault(entry["step"], {}).update(entry["data"])
+    return steps
+
+
 def logger_environment(folder: Path) -> dict[str, str]:
     """Where VeRL's loggers write a run's metrics."""
     return {

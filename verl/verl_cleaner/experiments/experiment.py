@@ -20,9 +20,9 @@ from typing import IO, Any
 
 from verl_cleaner.experiments import results
 from verl_cleaner.experiments.grid import ColdStart, Grid, GridError, GridRun
-from verl_cleaner.experiments.series import DONE, SETTINGS, Plan, PlannedRun, of_workers
+from verl_cleaner.experiments.series import DONE, SETTINGS, Plan, PlannedRun, of_workers, override_key
 from verl_cleaner.nano.curves import held_out_accuracy
-from verl_cleaner.run import MetricsFile, RunFailed, Training, logger_environment
+from verl_cleaner.run import MetricsFile, RunFailed, Training, logger_environment, read_steps
 
 RESULTS = "results.parquet"
 _POLL_SECONDS = 0.5
@@ -51,7 +51,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         for override in (*self.grid.overrides, *self.overrides):
-            if (key := override.lstrip("+~").partition("=")[0]) in _OURS:
+            if (key := override_key(override)) in _OURS:
                 raise GridError(f"{key} is set for each run; take it out of the overrides")
         self.digest = self.start.digest()
         self.out.mkdir(parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ class Experiment:
         for done in finished:
             method, seed = done.parent.parent.name, int(done.parent.name.removeprefix("seed"))
             summary = json.loads(done.read_text())
-            steps = results.read_steps(done.parent / "metrics.jsonl")
+            steps = read_steps(done.parent / "metrics.jsonl")
             observations += results.rows(method, seed, steps, summary["held_out_rollback"])
             methods[method] = json.loads((done.parent / SETTINGS).read_text())["method"]
             seconds[f"{method}/seed{seed}"] = round(summary["seconds"], 1)

@@ -14,9 +14,17 @@ from typing import Any
 import pandas as pd
 
 from verl_cleaner.experiments import tables
-from verl_cleaner.experiments.statistics import ACCURACY, BASELINE, ResultsError, Run, curves, methods_of, runs_of
-
-COLUMNS = ("method", "seed", "step", "metric", "value")
+from verl_cleaner.experiments.statistics import (
+    ACCURACY,
+    BASELINE,
+    COLUMNS,
+    METADATA,
+    ResultsError,
+    Run,
+    curves,
+    methods_of,
+    runs_of,
+)
 
 
 def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -33,7 +41,7 @@ def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     if missing := [name for name in COLUMNS if name not in table.column_names]:
         raise ResultsError(f"{path} lacks the column {missing[0]}; expected {', '.join(COLUMNS)}")
     try:
-        about = json.loads((table.schema.metadata or {}).get(b"cleaner", b"{}"))
+        about = json.loads((table.schema.metadata or {}).get(METADATA, b"{}"))
     except ValueError as error:
         raise ResultsError(f"{path}: the metadata 'cleaner' is no JSON: {error}") from None
     for name in ("seed", "step"):

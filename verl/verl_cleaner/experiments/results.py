@@ -14,19 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from verl_cleaner.experiments.statistics import COLUMNS, METADATA
 from verl_cleaner.nano.curves import family_accuracies, held_out_accuracy
 from verl_cleaner.nano.tasks import UNSEEN
 
-METADATA = b"cleaner"
-SCHEMA = pa.schema(
-    [
-        ("method", pa.string()),
-        ("seed", pa.int64()),
-        ("step", pa.int64()),
-        ("metric", pa.string()),
-        ("value", pa.float64()),
-    ]
-)
+SCHEMA = pa.schema(zip(COLUMNS, (pa.string(), pa.int64(), pa.int64(), pa.string(), pa.float64()), strict=True))
 
 METRICS = {
     "train/accuracy": "critic/score/acc",
@@ -78,15 +70,6 @@ def _accuracies(logged: Mapping[str, Any], prefix: str) -> dict[str, float]:
     if UNSEEN in (families := family_accuracies(logged)):
         found[f"{prefix}/unseen_accuracy"] = families[UNSEEN]
     return found
-
-
-def read_steps(metrics: Path) -> dict[int, dict[str, Any]]:
-    """A run's metrics file; a step that was logged twice, as a resumed run's is, is merged."""
-    steps: dict[int, dict[str, Any]] = {}
-    for line in metrics.read_text().splitlines():
-        entry = json.loads(line)
-        steps.setdefault(entry["step"], {}).update(entry["data"])
-    return steps
 
 
 def write(path: Path, observations: Sequence[tuple[Any, ...]], metadata: Mapping[str, Any]) -> None:

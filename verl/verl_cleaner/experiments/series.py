@@ -29,10 +29,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 import verl_cleaner
 from verl_cleaner import run_info
-from verl_cleaner.experiments.results import read_steps
 from verl_cleaner.main_ppo import errors_in_a_line, make_ready
 from verl_cleaner.preflight import PreflightError
-from verl_cleaner.run import logger_environment
+from verl_cleaner.run import logger_environment, read_steps
 from verl_cleaner.saar.config import RollbackConfig
 
 CONF = Path(verl_cleaner.__file__).with_name("conf")
@@ -155,8 +154,13 @@ def worker_part(config: DictConfig) -> dict[str, Any]:
 
 def of_workers(overrides: Sequence[str]) -> tuple[str, ...]:
     """Those of Hydra's overrides that change what the workers are built from."""
-    keys = [(override.lstrip("+~").partition("=")[0], override) for override in overrides]
+    keys = [(override_key(override), override) for override in overrides]
     return tuple(text for key, text in keys if _within(key, _OF_WORKERS) or not _within(key, PER_RUN))
+
+
+def override_key(override: str) -> str:
+    """What one of Hydra's overrides sets, adds or deletes."""
+    return override.lstrip("+~").partition("=")[0]
 
 
 def _within(key: str, sections: Sequence[str]) -> bool:

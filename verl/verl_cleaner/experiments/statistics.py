@@ -14,6 +14,10 @@ from typing import TypeAlias
 import numpy as np
 import pandas as pd
 
+COLUMNS = ("method", "seed", "step", "metric", "value")
+METADATA = b"cleaner"
+"""Key of the parquet file's metadata that says what the grid was, in JSON."""
+
 BASELINE = "baseline"
 ACCURACY = "held_out/accuracy"
 LAST = 3

@@ -4,24 +4,23 @@ python -m verl_cleaner.nano.seeds outputs/quickstart/A outputs/quickstart/B … 
 """
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 
 from verl_cleaner.nano.curves import Steps, family_accuracies, held_out_accuracy, plot
 from verl_cleaner.nano.summary import format_table
 from verl_cleaner.nano.tasks import UNSEEN
+from verl_cleaner.run import read_steps
 
 _FAILURES = "val-aux/tool_calls/failures_per_trajectory"
 
 
-def read_steps(folder: Path) -> Steps:
+def steps_of(folder: Path) -> Steps:
     """Raises ValueError where the folder holds no finished run."""
     path = folder / "metrics.jsonl"
     if not path.exists():
         raise ValueError(f"{path} does not exist; expected a folder that quickstart.sh --compare wrote")
-    entries = [json.loads(line) for line in path.read_text().splitlines()]
-    steps = [(entry["step"], entry["data"]) for entry in entries]
+    steps = list(read_steps(path).items())
     if not steps or held_out_accuracy(steps[-1][1]) is None:
         raise ValueError(f"{path} does not end with a validation; the run was not finished")
     return steps
@@ -52,7 +51,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="write the curves here (PNG)")
     options = parser.parse_args()
     try:
-        methods = {name: [read_steps(folder / name) for folder in options.folders] for name in ("baseline", "cleaner")}
+        methods = {name: [steps_of(folder / name) for folder in options.folders] for name in ("baseline", "cleaner")}
     except ValueError as error:
         parser.error(str(error))
     print(format_table(table(methods)))

@@ -140,7 +140,8 @@ class CleanerTrainer(PPOTrainerSync):
             records.extend(records_of([fields for _, fields in keyed]))
             self._dropped |= dropped
             if self.config.trainer.get("validation_data_dir"):
-                self._add_to_dump(dump, batch, keyed)
+                dump.rollbacks += self._rollback_rows(keyed)
+                dump.trajectories += self._trajectory_rows(batch, keyed)
             if self.config.trainer.trajectories_dir is not None:
                 trajectories.write(Path(self.config.trainer.trajectories_dir), self._trajectories(batch))
 
@@ -185,22 +186,8 @@ class CleanerTrainer(PPOTrainerSync):
             batch, self._negatives = grant_pairs(batch, limit=rollback.max_negative_samples_per_group, seed=seed)
         return super()._update_actor(batch, metrics)
 
-    def _log_rollout_data(self, batch: KVBatchMeta, timing_raw: dict, rollout_data_dir: str) -> None:
-        super()._log_rollout_data(batch, timing_raw, rollout_data_dir)
-        dump = _Dump()
-        self._add_to_dump(dump, batch, keyed_extra_fields(batch))
-        dump.write(Path(rollout_data_dir), name=str(self.global_steps))
-
-    def _add_to_dump(self, dump: "_Dump", batch: KVBatchMeta, keyed: list[tuple[str, dict[str, Any]]]) -> None:
-        tokens = None
-        if self.config.trainer.get("dump_tokens", False):
-            tokens = token_columns([key for key, _ in keyed], batch.partition_id, TokenTexts(self.tokenizer))
-        dump.rollbacks += self._rollback_rows(keyed)
-        dump.trajectories += trajectory_dump.rows(
-            keyed, step=self.global_steps, record_field=RECORD_FIELD, tokens=tokens
-        )
-
     def _compute_metrics(self, batch: KVBatchMeta, metrics: dict, *args: Any, **kwargs: Any) -> None:
+        """And our dump beside VeRL's, of the same extra fields."""
         super()._compute_metrics(batch, metrics, *args, **kwargs)
         finish_metrics(metrics)
         finish_dpo_metrics(metrics)
@@ -211,7 +198,17 @@ class CleanerTrainer(PPOTrainerSync):
         metrics.update(group_metrics([fields for _, fields in keyed], negatives=self._negatives))
         metrics.update(zero_variance_groups(keyed))
         self._loop_metrics.stepped(self.global_steps, metrics, records)
-        log_repairs(self.logger.logger, self._rollback_rows(keyed), records, step=self.global_steps)
+        rollbacks = self._rollback_rows(keyed)
+        log_repairs(self.logger.logger, rollbacks, records, step=self.global_steps)
+        if folder := self.config.trainer.get("rollout_data_dir"):
+            dump = _Dump(rollbacks, self._trajectory_rows(batch, keyed))
+            dump.write(Path(folder), name=str(self.global_steps))
+
+    def _trajectory_rows(self, batch: KVBatchMeta, keyed: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+        tokens = None
+        if self.config.trainer.get("dump_tokens", False):
+            tokens = token_columns([key for key, _ in keyed], batch.partition_id, TokenTexts(self.tokenizer))
+        return trajectory_dump.rows(keyed, step=self.global_steps, record_field=RECORD_FIELD, tokens=tokens)
 
     def _rollback_rows(self, keyed: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
         records = [(key, fields[RECORD_FIELD]) for key, fields in keyed if RECORD_FIELD in fields]

@@ -10,13 +10,15 @@ from verl.tools.schemas import ToolResponse
 
 from verl_cleaner.nano import cold_start as cold
 from verl_cleaner.nano import traces
-from verl_cleaner.nano.tasks import FAMILIES, TOOL, UNSEEN, make_tasks, to_row
+from verl_cleaner.nano.solutions import solve
+from verl_cleaner.nano.tasks import FAMILIES, TOOL, UNSEEN, WIDE, make_tasks, to_row
 from verl_cleaner.nano.tokenizer import train_tokenizer
 from verl_cleaner.reward.reasoning_gym import compute_score
 from verl_cleaner.saar.outcome import OK
 from verl_cleaner.tool_agent_loop import ToolAgentLoop
 
 TASKS = make_tasks("cold_start", 210, seed=3)
+WIDE_TASKS = make_tasks("cold_start", 420, seed=3, wide=True)
 
 
 def test_splits_are_disjoint_and_repeatable():
@@ -27,14 +29,15 @@ def test_splits_are_disjoint_and_repeatable():
     assert not reserved & {task.question for task in train}
     assert {task.family for task in held_out} == {*FAMILIES, UNSEEN}
     assert {task.family for task in train} == set(FAMILIES)
+    assert {task.family for task in make_tasks("val", 160, seed=0, wide=True)} == {*WIDE, UNSEEN}
     assert make_tasks("train", 140, seed=0, exclude=reserved) == train
     assert make_tasks("train", 140, seed=1, exclude=reserved) != train
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(WIDE))
 def test_solutions_satisfy_the_family_s_verifier(family):
-    for task in [task for task in TASKS if task.family == family][:10]:
-        output, ok = traces.run_code(traces.solve(task))
+    for task in [task for task in WIDE_TASKS if task.family == family][:30]:
+        output, ok = traces.run_code(solve(task))
         assert ok, output
         row = to_row(task, split="train", index=0)
         score = compute_score(row["data_source"], f"\\boxed{{{output}}}", task.answer, row["extra_info"])
@@ -44,8 +47,8 @@ def test_solutions_satisfy_the_family_s_verifier(family):
 @pytest.mark.parametrize("mistake", traces.MISTAKES, ids=lambda mistake: mistake.name)
 def test_mistakes_are_what_they_are_called(mistake):
     """Visible ones fail when they run, silent ones run; both change the program."""
-    for task in TASKS[:70]:
-        code = traces.solve(task)
+    for task in WIDE_TASKS[:140]:
+        code = solve(task)
         wrong = mistake.apply(code, random.Random(0))
         assert wrong != code, task.question
         _, ok = traces.run_code(wrong)

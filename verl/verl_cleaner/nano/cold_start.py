@@ -27,7 +27,7 @@ MARKER = "cold_start.json"
 class Settings:
     """hidden … kv_heads: the Qwen3 architecture. visible_share, silent_share: of the first calls in the traces, those
     that fail and those that give a wrong answer. tokens: per optimizer step. matrix_lr: Muon's, for the matrices; lr:
-    AdamW's, for embeddings and norms. Sizes of the data sets in rows."""
+    AdamW's, for embeddings and norms. wide: tasks of more families. Sizes of the data sets in rows."""
 
     seed: int = 0
     hidden: int = 96
@@ -46,11 +46,12 @@ class Settings:
     matrix_lr: float = 0.02
     train_size: int = 2048
     val_size: int = 320
+    wide: bool = False
 
     def fingerprint(self) -> str:
         """Of the settings and of the code that makes tasks, traces and tokens."""
         digest = hashlib.sha256(json.dumps(asdict(self)).encode())
-        for module in ("tasks", "traces", "tokenizer", "cold_start"):
+        for module in ("tasks", "solutions", "traces", "tokenizer", "cold_start"):
             digest.update(Path(__file__).with_name(f"{module}.py").read_bytes())
         return digest.hexdigest()[:16]
 
@@ -65,11 +66,11 @@ def cold_start(out: Path, settings: Settings) -> bool:
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
 
-    held_out = make_tasks("val", settings.val_size, seed=settings.seed)
+    held_out = make_tasks("val", settings.val_size, seed=settings.seed, wide=settings.wide)
     reserved = frozenset(task.question for task in held_out)
-    rl = make_tasks("train", settings.train_size, seed=settings.seed, exclude=reserved)
+    rl = make_tasks("train", settings.train_size, seed=settings.seed, exclude=reserved, wide=settings.wide)
     reserved |= {task.question for task in rl}
-    demonstrations = make_tasks("cold_start", settings.traces, seed=settings.seed, exclude=reserved)
+    demonstrations = make_tasks("cold_start", settings.traces, seed=settings.seed, exclude=reserved, wide=settings.wide)
     _save_tasks(building / "data", rl, held_out)
     rng = random.Random(settings.seed)
     shares = {"visible": settings.visible_share, "silent": settings.silent_share}
@@ -97,7 +98,8 @@ def _save_tasks(folder: Path, rl: list[Task], held_out: list[Task]) -> None:
 
 
 def train(folder: Path, traces: list[Trace], settings: Settings) -> list[float]:
-    """Train tokenizer and model from scratch, save both, return the loss of every tenth of the training."""
+    """Train tokenizer and model from scratch, on a GPU where there is one; save both, return the loss of every tenth of
+    the training."""
     import torch
 
     from verl_cleaner.nano.tokenizer import train_tokenizer
@@ -107,7 +109,9 @@ def train(folder: Path, traces: list[Trace], settings: Settings) -> list[float]:
     texts = [text for trace in traces[:4000] for text, _ in segments(trace)]
     tokenizer = train_tokenizer(texts, vocab_size=settings.vocab_size)
     examples = [tokenize(trace, tokenizer) for trace in traces]
-    model = _build_model(tokenizer, settings)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.backends.cuda.matmul.allow_tf32 = True
+    model = _build_model(tokenizer, settings).to(device)
     optimizers = _optimizers(model, settings)
     schedules = [
         torch.optim.lr_scheduler.OneCycleLR(
@@ -126,15 +130,18 @@ def train(folder: Path, traces: list[Trace], settings: Settings) -> list[float]:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for part in (*optimizers, *schedules):
             part.step()
-        window.append(loss.item())
+        window.append(loss.detach())
         if step % max(1, settings.steps // 10) == 0:
-            losses.append(round(sum(window) / len(window), 4))
+            losses.append(round(torch.stack(window).mean().item(), 4))
             window.clear()
         now = time.monotonic()
         if now - shown > 5 or step == settings.steps:
             left = (now - start) / step * (settings.steps - step)
             print(f"cold start: step {step}/{settings.steps}, loss {loss.item():.3f}, {left:.0f} s left", flush=True)
             shown = now
+    if device == "cuda":
+        # As the rollout engine computes.
+        model.to(torch.bfloat16)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return losses
@@ -224,8 +231,8 @@ def _loss(model: Any, batch: list[tuple[list[int], list[int]]], pad: int) -> Any
     import torch
 
     length = max(len(ids) for ids, _ in batch)
-    ids = torch.tensor([row + [pad] * (length - len(row)) for row, _ in batch])
-    mask = torch.tensor([row + [0] * (length - len(row)) for _, row in batch], dtype=torch.bool)
+    ids = torch.tensor([row + [pad] * (length - len(row)) for row, _ in batch], device=model.device)
+    mask = torch.tensor([row + [0] * (length - len(row)) for _, row in batch], dtype=torch.bool, device=model.device)
     # Padding stands behind, where the causal mask hides it.
     hidden = model.model(input_ids=ids).last_hidden_state[:, :-1][mask[:, 1:]]
     return torch.nn.functional.cross_entropy(model.lm_head(hidden), ids[:, 1:][mask[:, 1:]])

@@ -30,8 +30,19 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "count_primes": {"max_n": 999},
     "fraction_simplification": {"max_value": 99, "max_factor": 9, "styles": ("plain",)},
 }
+"""The quickstart's."""
+WIDE = FAMILIES | {
+    "base_conversion": {"min_value": 1, "max_value": 9999},
+    "calendar_arithmetic": {"tasks": ["weekday_of_date", "is_leap_year"]},
+    "leg_counting": {"min_animals": 2, "max_animals": 3},
+    "prime_factorization": {"min_value": 2, "max_value": 9999},
+    "letter_counting": {"min_words": 2, "max_words": 4},
+    "bitwise_arithmetic": {"difficulty": 1},
+    "spell_backward": {},
+}
+"""More than that, for a larger policy: number bases, calendars, words."""
 UNSEEN = "basic_arithmetic"
-_ALL = FAMILIES | {UNSEEN: {"max_terms": 3, "max_digits": 3, "operators": ("+", "-", "*"), "allow_parentheses": False}}
+_ALL = WIDE | {UNSEEN: {"max_terms": 3, "max_digits": 3, "operators": ("+", "-", "*"), "allow_parentheses": False}}
 
 # Far apart, so that the splits never draw the same generator seed.
 _SPLIT_SEEDS = {"cold_start": 0, "train": 1, "val": 2}
@@ -47,9 +58,12 @@ class Task:
     entry: dict[str, Any]
 
 
-def make_tasks(split: str, size: int, *, seed: int, exclude: frozenset[str] = frozenset()) -> list[Task]:
-    """`size` different tasks, families in equal shares, none with a question in `exclude`."""
-    families = list(_ALL if split == "val" else FAMILIES)
+def make_tasks(
+    split: str, size: int, *, seed: int, exclude: frozenset[str] = frozenset(), wide: bool = False
+) -> list[Task]:
+    """`size` different tasks of the families in `WIDE` or `FAMILIES`, in equal shares, and of `UNSEEN` where they are
+    held out; none with a question in `exclude`."""
+    families = [*(WIDE if wide else FAMILIES), *([UNSEEN] if split == "val" else [])]
     streams = {family: _stream(family, split, seed) for family in families}
     tasks: list[Task] = []
     seen = set(exclude)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from verl_cleaner.nano.solutions import OPENINGS, solve
 from verl_cleaner.nano.tasks import Task
 from verl_cleaner.tool_formats import FORMATS
 
@@ -25,8 +26,6 @@ RETRY_VISIBLE_SHARE, RETRY_SILENT_SHARE = 0.30, 0.30
 """Of the calls after an error."""
 MAX_CALLS = 3
 
-_NUMBER = r"-?\d+(?:\.\d+)?"
-
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
@@ -35,27 +34,6 @@ class Mistake:
     name: str
     visible: bool
     apply: Callable[[str, random.Random], str]
-
-
-def solve(task: Task) -> str:
-    """Python that prints the answer."""
-    numbers = re.findall(_NUMBER, task.question)
-    match task.family:
-        case "gcd" | "lcm":
-            return f"import math\nprint(math.{task.family}({', '.join(numbers)}))"
-        case "chain_sum":
-            return f"print({task.question.split(': ')[1].removesuffix('=').strip()})"
-        case "products":
-            return f"print({' * '.join(numbers)})"
-        case "count_bits":
-            return f'print(bin({numbers[-1]}).count("1"))'
-        case "count_primes":
-            low, high = numbers[:2]
-            test = "n > 1 and all(n % d for d in range(2, n))"
-            return f"t = 0\nfor n in range({low}, {high} + 1):\n    t += {test}\nprint(t)"
-        case "fraction_simplification":
-            return f"from fractions import Fraction\nprint(Fraction({numbers[0]}, {numbers[1]}))"
-    raise ValueError(f"no solution is known for family {task.family!r}")
 
 
 def _drop_parenthesis(code: str, _: random.Random) -> str:
@@ -84,7 +62,11 @@ def _misspell(code: str, _: random.Random) -> str:
 
 
 def _quote_number(code: str, _: random.Random) -> str:
-    """A string where a number belongs."""
+    """A string where a number belongs, or the other way round."""
+    if ".lower()" in code:
+        return code.replace(".count(", ".count(0 + ", 1)
+    if "range(" not in code and not re.search(r"\d", code.rpartition("print(")[2]):
+        return code.replace("print(", "print(0 + ", 1)
     head, separator, tail = code.rpartition("print(" if "range(" not in code else "range(")
     return (
         head
@@ -96,10 +78,21 @@ def _quote_number(code: str, _: random.Random) -> str:
 def _off_by_one(code: str, _: random.Random) -> str:
     if " + 1)" in code:
         return code.replace(" + 1)", ")", 1)
+    if "[::-1]" in code:
+        return code.replace("[::-1]", "[-2::-1]", 1)
+    if "hex(" in code:
+        return code.replace("hex(", "hex(1 + ", 1)
+    if code.startswith("n = int("):
+        return code.replace(")", ") + 1", 1)
+    if any(mark in code for mark in ("isleap", "strftime", ".join")):
+        return re.sub(r"\d+", lambda number: str(int(number[0]) + 1), code, count=1)
     return code[: code.rindex(")")] + " + 1)"
 
 
 def _wrong_operator(code: str, _: random.Random) -> str:
+    if code.startswith("n = int("):
+        # The number read in another base.
+        return re.sub(r", (\d+)\)", lambda base: f", {int(base[1]) + 1})", code, count=1)
     for right, wrong in (
         (" - ", " + "),
         (" + ", " - "),
@@ -108,6 +101,12 @@ def _wrong_operator(code: str, _: random.Random) -> str:
         ("lcm(", "gcd("),
         ('"1"', '"0"'),
         ("n % d", "n // d"),
+        (" >> ", " << "),
+        (" << ", " >> "),
+        (".lower().", ".upper()."),
+        ("%A", "%B"),
+        ('"Yes" if ', '"Yes" if not '),
+        ("[::-1]", "[::1]"),
     ):
         if right in code:
             return code.replace(right, wrong, 1)
@@ -123,15 +122,6 @@ MISTAKES = (
     Mistake("off_by_one", False, _off_by_one),
     Mistake("operator", False, _wrong_operator),
 )
-_OPENINGS = {
-    "gcd": "Compute the gcd.",
-    "lcm": "Compute the lcm.",
-    "chain_sum": "Compute the sum.",
-    "products": "Compute the product.",
-    "count_bits": "Count the bits.",
-    "count_primes": "Count the primes.",
-    "fraction_simplification": "Simplify the fraction.",
-}
 _REPAIR = "Fix the error."
 
 REPHRASED_SHARE = 0.5
@@ -173,7 +163,7 @@ def make_trace(
     messages: list[dict[str, Any]] = [{"role": "user", "content": _ask(task, rng)}]
     made: list[str] = []
     shares = (visible, silent)
-    reasoning = _OPENINGS[task.family]
+    reasoning = OPENINGS[task.family]
     for _ in range(MAX_CALLS):
         call, name = _draw_call(solve(task), shares, rng)
         made.append(name)

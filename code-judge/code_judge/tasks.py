@@ -33,17 +33,17 @@ def background(work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
 
 
 class Pace:
-    """Turns at least `seconds` apart: what comes up meanwhile shares the next. The first after a rest is at once."""
+    """Turns some time apart, so that what comes up meanwhile shares the next."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._next = 0.0
+    def __init__(self) -> None:
+        self._last = 0.0
 
-    async def turn(self) -> None:
+    async def turn(self, seconds: float) -> None:
+        """Come back at least `seconds` after the last turn."""
         loop = asyncio.get_running_loop()
-        if (rest := self._next - loop.time()) > 0:
+        if (rest := self._last + seconds - loop.time()) > 0:
             await asyncio.sleep(rest)
-        self._next = loop.time() + self._seconds
+        self._last = loop.time()
 
 
 async def end(tasks: Iterable["asyncio.Task[Any]"]) -> None:

@@ -22,7 +22,7 @@ that raised one of them may have been executed."""
 BLOCK_SECONDS = 1.0
 """How long a read waits in Redis for something to arrive."""
 TRIP_SECONDS = 0.004
-"""Under load one round trip of a kind in this time carries what has come together; without load nothing waits."""
+"""Where jobs wait in the queue anyway, one round trip of a kind in this time carries what has come together."""
 _COMMAND_SECONDS = 3.0
 _PAUSE_SECONDS = 0.2
 _CLUSTER = "redis+cluster", "rediss+cluster"

@@ -42,7 +42,7 @@ class RedisSource:
         self._orphans: list[Entry] = []
         self._recover = False
         self._unwritten: list[tuple[Job, RunResult]] = []
-        self._pace = Pace(TRIP_SECONDS)
+        self._pace = Pace()
         self._about_to_trade = False
         self._plenty = False
         self._turns = deque(STREAMS)
@@ -74,7 +74,7 @@ class RedisSource:
         try:
             while True:
                 self._about_to_trade = True
-                await self._pace.turn()
+                await self._pace.turn(self._rest())
                 entries = self._adopt(room()) or await self._ask(room)
                 jobs = [job for entry in entries if (job := self._job(entry)) is not None]
                 if jobs:
@@ -86,6 +86,10 @@ class RedisSource:
         self._unwritten.append((job, result))
         self._written.clear()
         self._wake.set()
+
+    def _rest(self) -> float:
+        """Seconds between two round trips: none unless more jobs wait than there was room for."""
+        return TRIP_SECONDS if self._plenty else 0
 
     def _adopt(self, most: int) -> list[Entry]:
         entries, self._orphans = self._orphans[:most], self._orphans[most:]
@@ -190,7 +194,7 @@ class RedisSource:
             self._wake.clear()
             if self._about_to_trade:
                 continue
-            await self._pace.turn()
+            await self._pace.turn(self._rest())
             if self._unwritten and not self._about_to_trade:
                 await self._link.insist(lambda client: self._trade(client, 0))
 

@@ -36,6 +36,10 @@ def queued(redis: Redis) -> int:
     return sum(int(redis.cli("xlen", f"{{code-judge}}:{name}")) for name in ("jobs", "long-jobs"))
 
 
+def kept(redis: Redis) -> int:
+    return int(redis.cli("xlen", redis.cli("keys", "{code-judge}:results:*").decode().strip()))
+
+
 def trips(redis: Redis) -> int:
     """Round trips so far that carried jobs or results."""
     counts = re.findall(rb"cmdstat_(?:evalsha|eval|xread):calls=(\d+)", redis.cli("info", "commandstats"))
@@ -66,6 +70,7 @@ async def test_both_kinds_take_turns_and_share_round_trips(redis_: Redis) -> Non
         # A hundred that write four results and take four jobs, and the API's, which are no more.
         assert trips(redis_) - before < 320
         assert queued(redis_) == 0
+        await asyncio.to_thread(wait_until, lambda: kept(redis_) == 1, "the results that were read are gone", 10)
     finally:
         await broker.stop()
         await source.close()

@@ -37,8 +37,8 @@ from code_judge.wire import Reason, RunResult, Submission
 logger = logging.getLogger(__name__)
 
 CHECK_SECONDS = 1.0
-WRITE_AT_ONCE = 8 << 20
-"""Bytes of submissions in one round trip, more only for a single one."""
+AT_ONCE = 8 << 20
+"""Bytes of submissions in one round trip, more only for a single one; bytes of results read that Redis still keeps."""
 
 
 @dataclass(eq=False, slots=True)
@@ -82,6 +82,7 @@ class RedisBroker:
         self._samples: defaultdict[str, float] = defaultdict(float)
         self._wake = asyncio.Event()
         self._last = "0"
+        self._untrimmed = 0
         self._reachable = 0.0
         # Seconds between two round trips of a kind, a tenth of what a job took at most: only where jobs wait anyway.
         self._rest = 0.0
@@ -166,7 +167,7 @@ class RedisBroker:
             if job.id in self._pending and job.result is None:
                 batch.append(job)
                 size += len(job.submission.solution) + len(job.submission.input or "")
-            if size > WRITE_AT_ONCE:
+            if size > AT_ONCE:
                 break
         if batch:
             values = [self._reply]
@@ -189,7 +190,15 @@ class RedisBroker:
             for _, entries in reply:
                 for entry, fields in entries:
                     self._last = entry
+                    self._untrimmed += len(fields[b"result"])
                     self._settle(fields, now)
+            if self._untrimmed > AT_ONCE:
+                await self._link.insist(self._trim)
+
+    async def _trim(self, client: Any) -> None:
+        """Remove the results that have been read, once a second or when they are many; the last one stays."""
+        await client.xtrim(self._reply, minid=self._last)
+        self._untrimmed = 0
 
     def _settle(self, fields: dict[bytes, bytes], now: float) -> None:
         job = self._pending.get(fields[b"id"].decode())
@@ -212,8 +221,8 @@ class RedisBroker:
             try:
                 await self._look_for_lost_jobs(now)
                 await self._write_samples()
-                # What has been read; one is left, so that the key stays.
-                await self._link.call(lambda client: client.xtrim(self._reply, minid=self._last))
+                if self._untrimmed:
+                    await self._link.call(self._trim)
             except LOST as error:
                 logger.debug("Redis cannot be reached: %s", error)
 

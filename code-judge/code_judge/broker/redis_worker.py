@@ -43,7 +43,9 @@ class RedisSource:
         self._recover = False
         self._unwritten: list[tuple[Job, RunResult]] = []
         self._pace = Pace()
+        # A trade is about to write the results and to ask for jobs; the task that only writes leaves it to that.
         self._about_to_trade = False
+        # The last time there were as many jobs as there was room for.
         self._plenty = False
         self._turns = deque(STREAMS)
         self._trading = asyncio.Lock()
@@ -105,7 +107,7 @@ class RedisSource:
             return []
 
     def _leave_writing(self) -> None:
-        """To the task that does nothing else: no trade is due."""
+        """To the task that only writes."""
         self._about_to_trade = False
         if self._unwritten:
             self._wake.set()

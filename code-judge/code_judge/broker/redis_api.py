@@ -196,7 +196,7 @@ class RedisBroker:
                 await self._link.insist(self._trim)
 
     async def _trim(self, client: Any) -> None:
-        """Remove the results that have been read, once a second or when they are many; the last one stays."""
+        """Remove the results that have been read, once a second or when they are many; the last few stay."""
         await client.xtrim(self._reply, minid=self._last)
         self._untrimmed = 0
 

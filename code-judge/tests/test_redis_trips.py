@@ -1,8 +1,9 @@
 """Round trips of the queue in Redis: what they carry under load, and what they leave to others."""
 
 import asyncio
+import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,18 @@ from code_judge.wire import Reason, RunResult, Submission
 def redis_(tmp_path: Path) -> Iterator[Redis]:
     with redis_server(tmp_path) as it:
         yield it
+
+
+@contextlib.asynccontextmanager
+async def both_sides(redis: Redis) -> AsyncIterator[tuple[RedisBroker, RedisSource]]:
+    broker, source = RedisBroker(redis.uri, patience=30), RedisSource(redis.uri, deliveries=3)
+    await source.open(lambda: WorkerStatus(4, 0, ()))
+    await broker.start()
+    try:
+        yield broker, source
+    finally:
+        await broker.stop()
+        await source.close()
 
 
 def submissions(name: str, count: int) -> list[Submission]:
@@ -48,10 +61,7 @@ def trips(redis: Redis) -> int:
 
 @needs_redis
 async def test_both_kinds_take_turns_and_share_round_trips(redis_: Redis) -> None:
-    broker, source = RedisBroker(redis_.uri, patience=30), RedisSource(redis_.uri, deliveries=3)
-    await source.open(lambda: WorkerStatus(4, 0, ()))
-    await broker.start()
-    try:
+    async with both_sides(redis_) as (broker, source):
         batch = asyncio.create_task(broker.submit(submissions("long", 200), life_time=None))
         singles = [asyncio.create_task(broker.submit([s], life_time=60)) for s in submissions("single", 200)]
         await asyncio.to_thread(wait_until, lambda: queued(redis_) == 400, "all are queued")
@@ -71,17 +81,11 @@ async def test_both_kinds_take_turns_and_share_round_trips(redis_: Redis) -> Non
         assert trips(redis_) - before < 320
         assert queued(redis_) == 0
         await asyncio.to_thread(wait_until, lambda: kept(redis_) < 100, "the results that were read are gone", 10)
-    finally:
-        await broker.stop()
-        await source.close()
 
 
 @needs_redis
 async def test_results_are_written_when_no_job_is_asked_for(redis_: Redis) -> None:
-    broker, source = RedisBroker(redis_.uri, patience=30), RedisSource(redis_.uri, deliveries=3)
-    await source.open(lambda: WorkerStatus(4, 0, ()))
-    await broker.start()
-    try:
+    async with both_sides(redis_) as (broker, source):
         answer = asyncio.create_task(broker.submit(submissions("single", 4), life_time=60))
         jobs: list[Job] = []
         while len(jobs) < 4:
@@ -89,9 +93,6 @@ async def test_results_are_written_when_no_job_is_asked_for(redis_: Redis) -> No
         for job in jobs:
             source.finish(job, result(job))
         assert [one.stderr for one in await asyncio.wait_for(answer, 10)] == [f"ran single {i}" for i in range(4)]
-    finally:
-        await broker.stop()
-        await source.close()
 
 
 async def test_a_lost_node_is_left_without_closing_what_others_use(monkeypatch: pytest.MonkeyPatch) -> None:

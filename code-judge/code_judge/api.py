@@ -14,6 +14,7 @@ from code_judge.broker.memory import MemoryBroker
 from code_judge.metrics import render, samples
 from code_judge.sandbox.layers import LAYERS
 from code_judge.settings import Settings, load_settings
+from code_judge.tasks import spare_the_collector
 from code_judge.wire import Batch, JudgeResult, RunBatchResult, RunResult, Submission
 from code_judge.worker import Worker
 
@@ -53,6 +54,7 @@ class Service:
         await self.broker.start()
         if self.worker is not None:
             await self.worker.start()
+        spare_the_collector()
 
     async def stop(self) -> None:
         if self.worker is not None:

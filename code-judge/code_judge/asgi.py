@@ -43,7 +43,8 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
 
 async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
     """The work's result; the work is cancelled when the client goes away. Raises Disconnected."""
-    task = asyncio.ensure_future(work)
+    task = asyncio.current_task()
+    assert task is not None
     gone = False
 
     async def watch() -> None:
@@ -55,7 +56,7 @@ async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
 
     watcher = asyncio.create_task(watch())
     try:
-        return await task
+        return await work
     except asyncio.CancelledError:
         if gone:
             raise Disconnected from None

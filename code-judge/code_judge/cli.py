@@ -11,6 +11,7 @@ from typing import Any
 from code_judge.bench import run as bench
 from code_judge.bench import soak
 from code_judge.settings import load_settings
+from code_judge.tasks import run_loop
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -27,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         if options.command == "serve":
-            asyncio.run(_serve(options))
+            run_loop(_serve(options))
         elif options.command == "workers":
             run_workers()
         elif options.command == "bench":

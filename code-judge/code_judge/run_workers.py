@@ -14,6 +14,7 @@ from multiprocessing.process import BaseProcess
 
 from code_judge.broker.redis_worker import RedisSource
 from code_judge.settings import Settings, cores, load_settings
+from code_judge.tasks import run_loop, spare_the_collector
 from code_judge.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ def work(settings: Settings, supervisor: int) -> None:
     if os.getppid() != supervisor:
         return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    asyncio.run(_work(settings))
+    run_loop(_work(settings))
 
 
 async def _work(settings: Settings) -> None:
@@ -84,6 +85,7 @@ async def _work(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     await worker.start()
+    spare_the_collector()
     logger.info("%d slots, isolation: %s", settings.max_workers, ", ".join(worker.status().isolation) or "none")
     await ended.wait()
     await worker.drain()

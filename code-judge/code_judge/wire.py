@@ -19,7 +19,7 @@ class Reason(StrEnum):
     INVALID_INPUT = "invalid_input"
 
 
-class Options(BaseModel):
+class Options(BaseModel, frozen=True):
     """echo_last_expression: print the value of a last line that is an expression, as a notebook does. cut_middle: of an
     output that is too long, return beginning and end, instead of the beginning. compare: the output with the expected
     one as texts without surrounding blanks, or by `compare.same_lines`."""

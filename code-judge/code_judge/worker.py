@@ -44,7 +44,7 @@ class Worker:
         except ValueError:
             self.sandbox.close()
             raise
-        await self.source.open(self.status())
+        await self.source.open(self.status)
         self._taking = background(self._take())
 
     async def drain(self) -> None:
@@ -64,15 +64,14 @@ class Worker:
 
     async def _take(self) -> None:
         while True:
-            while (room := self._count_room()) <= 0:
+            while self._count_room() <= 0:
                 self._room.clear()
                 await self._room.wait()
-            for job in await self.source.take(room):
+            for job in await self.source.take(self._count_room):
                 self._young.add(job)
                 task = asyncio.create_task(self._work(job))
                 self._running.add(task)
                 task.add_done_callback(self._ended)
-            self.source.report(self.status())
 
     def _count_room(self) -> int:
         return min(self.settings.max_workers - len(self._running), self._most_young - len(self._young))
@@ -80,18 +79,18 @@ class Worker:
     async def _work(self, job: Job) -> None:
         growing_old = asyncio.get_running_loop().call_later(YOUNG_SECONDS, self._no_longer_young, job)
         try:
-            self.source.finish(job, await self._run(job))
+            result = await self._run(job)
         except Exception:
             logger.exception("submission %s failed inside the service", job.submission.sub_id)
-            self.source.finish(job, no_verdict(job.submission, Reason.INTERNAL_ERROR, "see the service's log"))
+            result = no_verdict(job.submission, Reason.INTERNAL_ERROR, "see the service's log")
         finally:
             growing_old.cancel()
             self._no_longer_young(job)
+        self.source.finish(job, result)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         self._room.set()
-        self.source.report(self.status())
 
     def _no_longer_young(self, job: Job) -> None:
         self._young.discard(job)

@@ -24,6 +24,7 @@ from code_judge.bench.http import Connection
 from code_judge.bench.loads import LOADS, Load
 from code_judge.sandbox.pool import Program, Sandbox
 from code_judge.settings import Settings, cores, load_settings
+from code_judge.tasks import run_loop
 from code_judge.worker import YOUNG_PER_CORE
 
 CONCURRENCY = 64
@@ -56,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> None:
     table = {}
     for load in (load for load in LOADS if load.name in options.loads):
-        samples = asyncio.run(_measure(load, options))
+        samples = run_loop(_measure(load, options))
         table[load.name] = {kind: _summary(runs) for kind, runs in samples.items()}
         _print_rows(load.name, table[load.name])
     if options.output is not None:

@@ -6,7 +6,7 @@ redis_keys.py  what is where in Redis, and the scripts that change it in one ste
 redis_link.py  connecting, and what counts as losing the connection
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -60,17 +60,15 @@ class Broker(Protocol):
 class Source(Protocol):
     """The taking side, of one worker."""
 
-    async def open(self, status: WorkerStatus) -> None: ...
+    async def open(self, status: Callable[[], WorkerStatus]) -> None:
+        """`status`: what the worker does now."""
 
     async def close(self) -> None: ...
 
-    async def take(self, most: int) -> list[Job]:
-        """The next jobs to run, at least one, at most `most`."""
+    async def take(self, room: Callable[[], int]) -> list[Job]:
+        """The next jobs to run, at least one, at most as many as `room` says; it may say more from call to call."""
 
     def finish(self, job: Job, result: RunResult) -> None: ...
-
-    def report(self, status: WorkerStatus) -> None:
-        """What the worker does now."""
 
 
 class BrokerLost(Exception):

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from code_judge.broker import Job, Status, WorkerStatus, no_verdict
 from code_judge.wire import Reason, RunResult, Submission
@@ -16,7 +16,7 @@ class MemoryBroker:
         self._lines: tuple[deque[Job], deque[Job]] = (deque(), deque())
         self._turn = 0
         self._arrived = asyncio.Event()
-        self._status: WorkerStatus | None = None
+        self._status: Callable[[], WorkerStatus] | None = None
         self._totals: defaultdict[str, float] = defaultdict(float)
 
     async def start(self) -> None:
@@ -47,18 +47,19 @@ class MemoryBroker:
 
     async def status(self) -> Status:
         queued = sum(not job.ticket.done() for line in self._lines for job in line)
-        return Status(queued, () if self._status is None else (self._status,), self._totals)
+        return Status(queued, () if self._status is None else (self._status(),), self._totals)
 
-    async def open(self, status: WorkerStatus) -> None:
+    async def open(self, status: Callable[[], WorkerStatus]) -> None:
         self._status = status
 
     async def close(self) -> None:
         self._status = None
 
-    async def take(self, most: int) -> list[Job]:
+    async def take(self, room: Callable[[], int]) -> list[Job]:
         jobs: list[Job] = []
         while not jobs:
             await self._arrived.wait()
+            most = room()
             while len(jobs) < most and any(self._lines):
                 self._turn = 1 - self._turn
                 line = self._lines[self._turn] or self._lines[1 - self._turn]
@@ -72,9 +73,6 @@ class MemoryBroker:
     def finish(self, job: Job, result: RunResult) -> None:
         if not job.ticket.done():
             job.ticket.set_result(result)
-
-    def report(self, status: WorkerStatus) -> None:
-        self._status = status
 
     def _expire(self, jobs: Sequence[Job], line: deque[Job]) -> None:
         """Answer those of `jobs` that nobody has taken."""

@@ -11,12 +11,13 @@ import json
 import logging
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from code_judge.broker import BrokerLost, Status, WorkerStatus, no_verdict
 from code_judge.broker.redis_keys import (
+    ADD,
     GROUP,
     JOBS,
     LONG_JOBS,
@@ -29,15 +30,23 @@ from code_judge.broker.redis_keys import (
     WORKER,
     WORKERS,
 )
-from code_judge.broker.redis_link import BLOCK_SECONDS, LOST, Link
-from code_judge.tasks import background, end
+from code_judge.broker.redis_link import BLOCK_SECONDS, LOST, TRIP_SECONDS, Link, run_script
+from code_judge.tasks import Pace, background, end
 from code_judge.wire import Reason, RunResult, Submission
 
 logger = logging.getLogger(__name__)
 
 CHECK_SECONDS = 1.0
-WRITE_AT_ONCE = 8 << 20
-"""Bytes of submissions in one round trip, more only for a single one."""
+AT_ONCE = 8 << 20
+"""Bytes of submissions in one round trip, more only for a single one; bytes of results read that Redis still keeps."""
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    """left: jobs without a result. done: there is none."""
+
+    left: int
+    done: "asyncio.Future[None]"
 
 
 @dataclass(eq=False, slots=True)
@@ -48,9 +57,18 @@ class _Pending:
     stream: str
     submission: Submission
     since: float
-    result: "asyncio.Future[RunResult]"
+    call: _Call
+    result: RunResult | None = None
     entry: str | None = None
     missed: int = 0
+
+    def answer(self, result: RunResult) -> None:
+        """The first answer counts."""
+        if self.result is None:
+            self.result = result
+            self.call.left -= 1
+            if not self.call.left and not self.call.done.done():
+                self.call.done.set_result(None)
 
 
 class RedisBroker:
@@ -63,8 +81,13 @@ class RedisBroker:
         self._unwritten: list[_Pending] = []
         self._samples: defaultdict[str, float] = defaultdict(float)
         self._wake = asyncio.Event()
+        self._last = "0"
+        self._untrimmed = 0
         self._reachable = 0.0
+        # Seconds between two round trips of a kind, a tenth of what a job took at most: only where jobs wait anyway.
+        self._rest = 0.0
         self._tasks: list[asyncio.Task[None]] = []
+        self._asides: set[asyncio.Task[object]] = set()
 
     async def start(self) -> None:
         self._reachable = asyncio.get_running_loop().time()
@@ -77,29 +100,23 @@ class RedisBroker:
     async def submit(self, submissions: Sequence[Submission], *, life_time: float | None) -> list[RunResult]:
         loop = asyncio.get_running_loop()
         stream, now = JOBS if life_time is not None else LONG_JOBS, loop.time()
-        jobs = [_Pending(str(next(self._ids)), stream, s, now, loop.create_future()) for s in submissions]
+        call = _Call(len(submissions), loop.create_future())
+        jobs = [_Pending(str(next(self._ids)), stream, s, now, call) for s in submissions]
         self._pending.update((job.id, job) for job in jobs)
         self._unwritten += jobs
         self._wake.set()
+        timer = None if life_time is None else loop.call_later(life_time, lambda: self._aside(self._expire(jobs)))
         try:
-            results = asyncio.gather(*(job.result for job in jobs))
-            if life_time is None:
-                return await results
-            try:
-                return await asyncio.wait_for(asyncio.shield(results), life_time)
-            except TimeoutError:
-                await self._expire(jobs)
-                return await results
+            await call.done
         finally:
+            if timer is not None:
+                timer.cancel()
             for job in jobs:
                 self._pending.pop(job.id, None)
-            unanswered = [job for job in jobs if not job.result.done() or job.result.cancelled()]
-            for job in unanswered:
-                job.result.cancel()
-            if unanswered:
-                # The client has gone. Best effort, in the background: what runs on, runs for nobody.
-                task = asyncio.ensure_future(self._withdraw(unanswered))
-                task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            if call.left:
+                # The client has gone. Best effort: what runs on, runs for nobody.
+                self._aside(self._withdraw([job for job in jobs if job.result is None]))
+        return [job.result for job in jobs if job.result is not None]
 
     def count(self, samples: Mapping[str, float]) -> None:
         for name, value in samples.items():
@@ -133,8 +150,10 @@ class RedisBroker:
 
     async def _write(self) -> None:
         """Write what was submitted since the last time."""
+        pace = Pace()
         while True:
             await self._wake.wait()
+            await pace.turn(self._rest)
             # An interrupted write may have been executed; a job that runs twice still gets one result.
             await self._link.insist(self._write_some)
             if not self._unwritten:
@@ -145,39 +164,49 @@ class RedisBroker:
         size = taken = 0
         for job in self._unwritten:
             taken += 1
-            if not job.result.done():
+            if job.id in self._pending and job.result is None:
                 batch.append(job)
                 size += len(job.submission.solution) + len(job.submission.input or "")
-            if size > WRITE_AT_ONCE:
+            if size > AT_ONCE:
                 break
         if batch:
-            pipeline = client.pipeline(transaction=False)
+            values = [self._reply]
             for job in batch:
-                fields = {"id": job.id, "reply": self._reply, "submission": job.submission.model_dump_json()}
-                pipeline.xadd(job.stream, fields)
-            for job, entry in zip(batch, await pipeline.execute(), strict=True):
+                values += (job.stream, job.id, job.submission.model_dump_json())
+            entries = await run_script(client, ADD, STREAMS, *values)
+            for job, entry in zip(batch, entries, strict=True):
                 job.entry = entry.decode()
         del self._unwritten[:taken]
 
     async def _read(self) -> None:
-        last = "0"
+        pace = Pace()
         while True:
-            streams = {self._reply: last}
+            await pace.turn(self._rest)
+            streams = {self._reply: self._last}
             reply = await self._link.insist(
                 lambda client, streams=streams: client.xread(streams, count=512, block=int(BLOCK_SECONDS * 1000))  # type: ignore[misc]
             )
-            self._reachable = asyncio.get_running_loop().time()
+            now = self._reachable = asyncio.get_running_loop().time()
             for _, entries in reply:
                 for entry, fields in entries:
-                    last = entry.decode()
-                    self._settle(fields)
-                await self._link.insist(lambda client, last=last: client.xtrim(self._reply, minid=last))  # type: ignore[misc]
+                    self._last = entry
+                    self._untrimmed += len(fields[b"result"])
+                    self._settle(fields, now)
+            if self._untrimmed > AT_ONCE:
+                await self._link.insist(self._trim)
 
-    def _settle(self, fields: dict[bytes, bytes]) -> None:
+    async def _trim(self, client: Any) -> None:
+        """Remove the results that have been read, once a second or when they are many; the last few stay."""
+        await client.xtrim(self._reply, minid=self._last)
+        self._untrimmed = 0
+
+    def _settle(self, fields: dict[bytes, bytes], now: float) -> None:
         job = self._pending.get(fields[b"id"].decode())
-        if job is not None and not job.result.done():
+        if job is not None:
             result = RunResult.model_validate_json(fields[b"result"])
-            job.result.set_result(result.model_copy(update={"sub_id": job.submission.sub_id}))
+            result.sub_id = job.submission.sub_id
+            job.answer(result)
+            self._rest = min(TRIP_SECONDS, (now - job.since) / 10)
 
     async def _check(self) -> None:
         while True:
@@ -192,6 +221,8 @@ class RedisBroker:
             try:
                 await self._look_for_lost_jobs(now)
                 await self._write_samples()
+                if self._untrimmed:
+                    await self._link.call(self._trim)
             except LOST as error:
                 logger.debug("Redis cannot be reached: %s", error)
 
@@ -225,15 +256,14 @@ class RedisBroker:
 
     async def _expire(self, jobs: list[_Pending]) -> None:
         """Answer those of `jobs` that nobody has taken."""
-        waiting = [job for job in jobs if not job.result.done()]
+        waiting = [job for job in jobs if job.result is None]
         try:
             withdrawn = await asyncio.wait_for(self._withdraw(waiting), 2)
         except (TimeoutError, *LOST):
             self._fail(waiting, "Redis cannot be reached")
             return
         for job in withdrawn:
-            if not job.result.done():
-                job.result.set_result(no_verdict(job.submission, Reason.QUEUE_TIMEOUT))
+            job.answer(no_verdict(job.submission, Reason.QUEUE_TIMEOUT))
 
     async def _withdraw(self, jobs: list[_Pending]) -> list[_Pending]:
         withdrawn = [job for job in jobs if job.entry is None]
@@ -246,10 +276,16 @@ class RedisBroker:
             withdrawn += [job for job in written if job.entry in ids]
         return withdrawn
 
+    def _aside(self, work: Coroutine[Any, Any, object]) -> None:
+        """Best effort, while the caller goes on."""
+        task = asyncio.create_task(work)
+        self._asides.add(task)
+        task.add_done_callback(self._asides.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
     def _fail(self, jobs: Iterable[_Pending], why: str) -> None:
         for job in jobs:
-            if not job.result.done():
-                job.result.set_result(no_verdict(job.submission, Reason.INTERNAL_ERROR, why))
+            job.answer(no_verdict(job.submission, Reason.INTERNAL_ERROR, why))
 
 
 def _by_stream(jobs: Iterable[_Pending]) -> dict[str, list[_Pending]]:

@@ -25,6 +25,44 @@ WORKER_TTL = 3.0
 RESULTS_TTL = 600
 """Seconds that results wait for an API process."""
 
+ADD = """
+local entries = {}
+for i = 2, #ARGV, 3 do
+  local fields = {'id', ARGV[i + 1], 'reply', ARGV[1], 'submission', ARGV[i + 2]}
+  entries[#entries + 1] = redis.call('XADD', ARGV[i], '*', unpack(fields))
+end
+return entries
+"""
+"""ARGV: key that takes the results; stream, id and submission of each job. Returns their entries."""
+
+TRADE = """
+local replies = {}
+for i = 4, #ARGV, 5 do
+  local stream, entry, reply = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  redis.call('XADD', reply, '*', 'id', ARGV[i + 3], 'result', ARGV[i + 4])
+  redis.call('XACK', stream, 'workers', entry)
+  redis.call('XDEL', stream, entry)
+  replies[reply] = true
+end
+for reply in pairs(replies) do redis.call('EXPIRE', reply, ARGV[1]) end
+local room, jobs = tonumber(ARGV[3]), {}
+local function take(stream, most)
+  if most <= 0 then return 0 end
+  local new = redis.pcall('XREADGROUP', 'GROUP', 'workers', ARGV[2], 'COUNT', most, 'STREAMS', stream, '>')
+  if not new or new.err then return 0 end
+  jobs[#jobs + 1] = new[1]
+  return #new[1][2]
+end
+local half = math.ceil(room / 2)
+local first = take(KEYS[1], half)
+local second = take(KEYS[2], room - first)
+if first == half then take(KEYS[1], room - first - second) end
+return jobs
+"""
+"""KEYS: the streams, that whose turn it is first. ARGV: seconds that the results wait, the caller's name, the most new
+jobs; stream, entry, key for the result, id and result of each finished job. Each result and the end of its job in one
+step; then the next jobs, as XREADGROUP returns them, of the two streams half and half where both have enough."""
+
 WITHDRAW = """
 local withdrawn = {}
 for _, id in ipairs(ARGV) do

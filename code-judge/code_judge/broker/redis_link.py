@@ -1,8 +1,10 @@
 """Connecting to Redis, and what counts as losing the connection."""
 
 import asyncio
+import functools
+import hashlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
@@ -19,6 +21,8 @@ LOST = (redis.exceptions.RedisError, OSError)
 that raised one of them may have been executed."""
 BLOCK_SECONDS = 1.0
 """How long a read waits in Redis for something to arrive."""
+TRIP_SECONDS = 0.004
+"""Where jobs wait in the queue anyway, one round trip of a kind in this time carries what has come together."""
 _COMMAND_SECONDS = 3.0
 _PAUSE_SECONDS = 0.2
 _CLUSTER = "redis+cluster", "rediss+cluster"
@@ -37,22 +41,26 @@ class Link:
             uri = urlsplit(self._uri)
             if uri.scheme in _CLUSTER:
                 plain = urlunsplit(uri._replace(scheme=uri.scheme.removesuffix("+cluster")))
-                self._client = await _node_of_cluster(plain)
+                found = await _node_of_cluster(plain)
+                # Another call may have found it meanwhile.
+                self._client = self._client if self._client is not None else found
             else:
                 self._client = _connect(self._uri)
         return self._client
 
     async def call(self, command: Callable[[Any], Awaitable[T]]) -> T:
         """Raises one of LOST."""
+        client = None
         try:
-            return await command(await self.client())
+            client = await self.client()
+            return await command(client)
         except redis.exceptions.MovedError as error:
-            await self.close()
+            await self._leave(client)
             raise redis.exceptions.ConnectionError("the keys have moved to another node") from error
         except LOST:
             # In a cluster the keys may be with another node when they can be reached again.
             if urlsplit(self._uri).scheme in _CLUSTER:
-                await self.close()
+                await self._leave(client)
             raise
 
     async def insist(self, command: Callable[[Any], Awaitable[T]]) -> T:
@@ -71,10 +79,29 @@ class Link:
                     logger.warning("Redis can be reached again")
                 return result
 
+    async def _leave(self, client: Any) -> None:
+        """The next call connects anew. What others have under way on `client` ends by itself."""
+        if client is not None and self._client is client:
+            self._client = None
+            await client.connection_pool.disconnect(inuse_connections=False)
+
     async def close(self) -> None:
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
+
+
+async def run_script(client: Any, script: str, keys: Sequence[str], *values: Any) -> Any:
+    """Redis keeps the scripts that it has seen; it is told the text only where it has not."""
+    try:
+        return await client.execute_command("EVALSHA", _digest(script), len(keys), *keys, *values)
+    except redis.exceptions.NoScriptError:
+        return await client.execute_command("EVAL", script, len(keys), *keys, *values)
+
+
+@functools.cache
+def _digest(script: str) -> str:
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
 
 
 def _connect(uri: str) -> Any:

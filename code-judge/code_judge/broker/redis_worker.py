@@ -1,7 +1,8 @@
 """The taking side of the queue in Redis, one a worker.
 
 A job stays this worker's until its result is written. A worker without a sign of life for WORKER_TTL seconds loses its
-jobs to the others, up to `deliveries` times; then the job is held to be what kills them, and is answered.
+jobs to the others, up to `deliveries` times; then the job is held to be what kills them, and is answered. Results are
+written in the round trip that asks for the next jobs, if one is due.
 """
 
 import asyncio
@@ -10,6 +11,8 @@ import logging
 import os
 import socket
 import uuid
+from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -17,9 +20,9 @@ import redis.exceptions
 from pydantic import ValidationError
 
 from code_judge.broker import Job, WorkerStatus, no_verdict
-from code_judge.broker.redis_keys import GROUP, RECLAIM, RESULTS_TTL, STREAMS, WORKER, WORKER_TTL, WORKERS
-from code_judge.broker.redis_link import BLOCK_SECONDS, LOST, Link
-from code_judge.tasks import background, end
+from code_judge.broker.redis_keys import GROUP, RECLAIM, RESULTS_TTL, STREAMS, TRADE, WORKER, WORKER_TTL, WORKERS
+from code_judge.broker.redis_link import BLOCK_SECONDS, LOST, TRIP_SECONDS, Link, run_script
+from code_judge.tasks import Pace, background, end
 from code_judge.wire import Reason, RunResult, Submission
 
 logger = logging.getLogger(__name__)
@@ -34,16 +37,23 @@ class RedisSource:
         self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._link = Link(uri)
         self._deliveries = deliveries
-        self._status = WorkerStatus(0, 0, ())
+        self._status = lambda: WorkerStatus(0, 0, ())
         self._mine: set[tuple[str, str]] = set()
         self._orphans: list[Entry] = []
         self._recover = False
         self._unwritten: list[tuple[Job, RunResult]] = []
+        self._pace = Pace()
+        # A trade is about to write the results and to ask for jobs; the task that only writes leaves it to that.
+        self._about_to_trade = False
+        # The last time there were as many jobs as there was room for.
+        self._plenty = False
+        self._turns = deque(STREAMS)
+        self._trading = asyncio.Lock()
         self._wake = asyncio.Event()
         self._written = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def open(self, status: WorkerStatus) -> None:
+    async def open(self, status: Callable[[], WorkerStatus]) -> None:
         self._status = status
         await self._link.insist(self._beat_once)
         self._tasks = [background(loop) for loop in (self._beat(), self._write())]
@@ -62,40 +72,58 @@ class RedisSource:
             pass
         await self._link.close()
 
-    async def take(self, most: int) -> list[Job]:
-        while True:
-            entries, self._orphans = self._orphans[:most], self._orphans[most:]
-            if not entries:
-                try:
-                    entries = await self._link.call(lambda client: self._read(client, most))
-                except LOST as error:
-                    logger.warning("Redis cannot be reached (%s); trying again", error)
-                    self._recover = True
-                    await asyncio.sleep(BEAT_SECONDS / 3)
-                    continue
-            jobs = [job for entry in entries if (job := self._job(entry)) is not None]
-            if jobs:
-                return jobs
+    async def take(self, room: Callable[[], int]) -> list[Job]:
+        try:
+            while True:
+                self._about_to_trade = True
+                await self._pace.turn(self._rest())
+                entries = self._adopt(room()) or await self._ask(room)
+                jobs = [job for entry in entries if (job := self._job(entry)) is not None]
+                if jobs:
+                    return jobs
+        finally:
+            self._leave_writing()
 
     def finish(self, job: Job, result: RunResult) -> None:
         self._unwritten.append((job, result))
         self._written.clear()
         self._wake.set()
 
-    def report(self, status: WorkerStatus) -> None:
-        self._status = status
+    def _rest(self) -> float:
+        """Seconds between two round trips: none unless more jobs wait than there was room for."""
+        return TRIP_SECONDS if self._plenty else 0
+
+    def _adopt(self, most: int) -> list[Entry]:
+        entries, self._orphans = self._orphans[:most], self._orphans[most:]
+        return entries
+
+    async def _ask(self, room: Callable[[], int]) -> list[Entry]:
+        try:
+            return await self._link.call(lambda client: self._read(client, room()))
+        except LOST as error:
+            logger.warning("Redis cannot be reached (%s); trying again", error)
+            self._recover = True
+            await asyncio.sleep(BEAT_SECONDS / 3)
+            return []
+
+    def _leave_writing(self) -> None:
+        """To the task that only writes."""
+        self._about_to_trade = False
+        if self._unwritten:
+            self._wake.set()
 
     def _job(self, entry: Entry) -> Job | None:
         stream, id_, fields, delivery = entry
         if (stream, id_) in self._mine:
             return None
-        job = Job(Submission(type="python", solution=""), ticket=(stream, id_, fields[b"reply"], fields[b"id"]))
+        ticket = (stream, id_, fields[b"reply"], fields[b"id"])
         self._mine.add((stream, id_))
         try:
-            job.submission = Submission.model_validate_json(fields[b"submission"])
+            job = Job(Submission.model_validate_json(fields[b"submission"]), ticket)
         except ValidationError as error:
             message = f"the worker does not understand the submission; is it of another version? {error}"
-            self.finish(job, no_verdict(job.submission, Reason.INTERNAL_ERROR, message))
+            unknown = Submission(type="python", solution="")
+            self.finish(Job(unknown, ticket), no_verdict(unknown, Reason.INTERNAL_ERROR, message))
             return None
         if delivery > self._deliveries:
             logger.error("submission %s given up: its workers died", job.submission.sub_id)
@@ -113,24 +141,30 @@ class RedisSource:
                 self._orphans = [entry for entry in entries if entry[:2] not in self._mine]
                 if self._orphans:
                     return []
-            half = max(1, (most + 1) // 2)
-            block = int(BLOCK_SECONDS * 1000)
-            reply = await client.xreadgroup(GROUP, self.name, dict.fromkeys(STREAMS, ">"), count=half, block=block)
+            entries = await self._trade(client, most) if self._unwritten or self._plenty else []
+            if not entries:
+                entries = await self._wait_for_jobs(client, most)
         except redis.exceptions.ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
             await _create_groups(client)
             return []
-        entries = _entries(reply)
-        self._orphans += entries[most:]
-        return entries[:most]
+        self._plenty = len(entries) >= most
+        self._orphans += entries
+        return self._adopt(most)
+
+    async def _wait_for_jobs(self, client: Any, most: int) -> list[Entry]:
+        self._leave_writing()
+        half, block = (most + 1) // 2, int(BLOCK_SECONDS * 1000)
+        return _entries(await client.xreadgroup(GROUP, self.name, dict.fromkeys(STREAMS, ">"), count=half, block=block))
 
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(BEAT_SECONDS)
             try:
                 await self._link.call(self._beat_once)
-                room = self._status.slots - self._status.busy - len(self._orphans)
+                status = self._status()
+                room = status.slots - status.busy - len(self._orphans)
                 if room > 0:
                     await self._link.call(lambda client, room=room: self._reclaim(client, room))  # type: ignore[misc]
             except LOST as error:
@@ -140,7 +174,7 @@ class RedisSource:
     async def _beat_once(self, client: Any) -> None:
         pipeline = client.pipeline(transaction=False)
         pipeline.sadd(WORKERS, self.name)
-        pipeline.set(WORKER + self.name, json.dumps(asdict(self._status)), px=int(WORKER_TTL * 1000))
+        pipeline.set(WORKER + self.name, json.dumps(asdict(self._status())), px=int(WORKER_TTL * 1000))
         await pipeline.execute()
 
     async def _reclaim(self, client: Any, room: int) -> None:
@@ -154,31 +188,33 @@ class RedisSource:
                 continue
             for id_, fields, delivery in entries:
                 logger.warning("taking over %s of a worker that has gone, delivery %d", id_.decode(), delivery)
-                pairs = dict(zip(fields[::2], fields[1::2], strict=True))
-                self._orphans.append((stream, id_.decode(), pairs, delivery))
+                self._orphans.append((stream, id_.decode(), _pairs(fields), delivery))
 
     async def _write(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            if self._about_to_trade:
+                continue
+            await self._pace.turn(self._rest())
+            if self._unwritten and not self._about_to_trade:
+                await self._link.insist(lambda client: self._trade(client, 0))
+
+    async def _trade(self, client: Any, most: int) -> list[Entry]:
+        """Write the results that there are. Returns up to `most` new jobs."""
+        async with self._trading:
+            # Stays until it is known to be written; what is written twice is read once.
             batch = self._unwritten[:]
-            await self._link.insist(lambda client, batch=batch: _write_results(client, batch))  # type: ignore[misc]
+            values: list[Any] = [RESULTS_TTL, self.name, most]
+            for job, result in batch:
+                values += (*job.ticket, result.model_dump_json())
+            self._turns.rotate()
+            jobs = await run_script(client, TRADE, self._turns, *values)
             del self._unwritten[: len(batch)]
             self._mine -= {job.ticket[:2] for job, _ in batch}
             if not self._unwritten:
                 self._written.set()
-
-
-async def _write_results(client: Any, batch: list[tuple[Job, RunResult]]) -> None:
-    """Each result and the end of its job in one step."""
-    pipeline = client.pipeline(transaction=True)
-    for job, result in batch:
-        stream, entry, reply, id_ = job.ticket
-        pipeline.xadd(reply, {"id": id_, "result": result.model_dump_json()})
-        pipeline.expire(reply, RESULTS_TTL)
-        pipeline.xack(stream, GROUP, entry)
-        pipeline.xdel(stream, entry)
-    await pipeline.execute()
+            return _entries(jobs)
 
 
 async def _create_groups(client: Any) -> None:
@@ -192,8 +228,16 @@ async def _create_groups(client: Any) -> None:
 
 def _entries(reply: Any) -> list[Entry]:
     return [
-        (stream.decode(), entry.decode(), fields, 1) for stream, entries in reply for entry, fields in entries if fields
+        (stream.decode(), entry.decode(), _pairs(fields), 1)
+        for stream, entries in reply
+        for entry, fields in entries
+        if fields
     ]
+
+
+def _pairs(fields: Any) -> dict[bytes, bytes]:
+    """From a script they come as a flat list."""
+    return fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
 
 
 def _given_up(submission: Submission, deliveries: int) -> RunResult:

@@ -1,0 +1,127 @@
+"""Round trips of the queue in Redis: what they carry under load, and what they leave to others."""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import redis.exceptions
+from redis_harness import Redis, needs_redis, redis_server, wait_until
+
+from code_judge.broker import Job, WorkerStatus, no_verdict
+from code_judge.broker.redis_api import RedisBroker
+from code_judge.broker.redis_link import Link
+from code_judge.broker.redis_worker import RedisSource
+from code_judge.wire import Reason, RunResult, Submission
+
+
+@pytest.fixture
+def redis_(tmp_path: Path) -> Iterator[Redis]:
+    with redis_server(tmp_path) as it:
+        yield it
+
+
+@contextlib.asynccontextmanager
+async def both_sides(redis: Redis) -> AsyncIterator[tuple[RedisBroker, RedisSource]]:
+    broker, source = RedisBroker(redis.uri, patience=30), RedisSource(redis.uri, deliveries=3)
+    await source.open(lambda: WorkerStatus(4, 0, ()))
+    await broker.start()
+    try:
+        yield broker, source
+    finally:
+        await broker.stop()
+        await source.close()
+
+
+def submissions(name: str, count: int) -> list[Submission]:
+    return [Submission(type="python", solution=f"{name} {i}") for i in range(count)]
+
+
+def result(job: Job) -> RunResult:
+    return no_verdict(job.submission, Reason.NONE, f"ran {job.submission.solution}")
+
+
+def queued(redis: Redis) -> int:
+    return sum(int(redis.cli("xlen", f"{{code-judge}}:{name}")) for name in ("jobs", "long-jobs"))
+
+
+def kept(redis: Redis) -> int:
+    return int(redis.cli("xlen", redis.cli("keys", "{code-judge}:results:*").decode().strip()))
+
+
+def trips(redis: Redis) -> int:
+    """Round trips so far that carried jobs or results."""
+    counts = re.findall(rb"cmdstat_(?:evalsha|eval|xread):calls=(\d+)", redis.cli("info", "commandstats"))
+    return sum(map(int, counts))
+
+
+@needs_redis
+async def test_both_kinds_take_turns_and_share_round_trips(redis_: Redis) -> None:
+    async with both_sides(redis_) as (broker, source):
+        batch = asyncio.create_task(broker.submit(submissions("long", 200), life_time=None))
+        singles = [asyncio.create_task(broker.submit([s], life_time=60)) for s in submissions("single", 200)]
+        await asyncio.to_thread(wait_until, lambda: queued(redis_) == 400, "all are queued")
+        before, taken = trips(redis_), list[Job]()
+        while len(taken) < 400:
+            jobs = await asyncio.wait_for(source.take(lambda: 4), 10)
+            assert 1 <= len(jobs) <= 4
+            taken += jobs
+            for job in jobs:
+                source.finish(job, result(job))
+        kinds = [job.submission.solution.split()[0] for job in taken]
+        assert 90 <= kinds[:200].count("long") <= 110
+        answers = [await asyncio.wait_for(task, 10) for task in singles]
+        assert [answer[0].stderr for answer in answers] == [f"ran single {i}" for i in range(200)]
+        assert [answer.stderr for answer in await batch] == [f"ran long {i}" for i in range(200)]
+        # A hundred that write four results and take four jobs, and the API's, which are no more.
+        assert trips(redis_) - before < 320
+        assert queued(redis_) == 0
+        await asyncio.to_thread(wait_until, lambda: kept(redis_) < 100, "the results that were read are gone", 10)
+
+
+@needs_redis
+async def test_results_are_written_when_no_job_is_asked_for(redis_: Redis) -> None:
+    async with both_sides(redis_) as (broker, source):
+        answer = asyncio.create_task(broker.submit(submissions("single", 4), life_time=60))
+        jobs: list[Job] = []
+        while len(jobs) < 4:
+            jobs += await asyncio.wait_for(source.take(lambda: 4), 10)
+        for job in jobs:
+            source.finish(job, result(job))
+        assert [one.stderr for one in await asyncio.wait_for(answer, 10)] == [f"ran single {i}" for i in range(4)]
+
+
+async def test_a_lost_node_is_left_without_closing_what_others_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[bool] = []
+    found: list[Any] = []
+
+    async def disconnect(inuse_connections: bool) -> None:
+        closed.append(inuse_connections)
+
+    async def find(_: str) -> Any:
+        found.append(SimpleNamespace(connection_pool=SimpleNamespace(disconnect=disconnect)))
+        return found[-1]
+
+    monkeypatch.setattr("code_judge.broker.redis_link._node_of_cluster", find)
+    link, go_on = Link("redis+cluster://h:1"), asyncio.Event()
+
+    async def slow(client: Any) -> Any:
+        await go_on.wait()
+        return client
+
+    async def fails(_: Any) -> None:
+        raise redis.exceptions.ClusterDownError("down")
+
+    other = asyncio.create_task(link.call(slow))
+    await asyncio.sleep(0)
+    for _ in range(2):
+        with pytest.raises(redis.exceptions.ClusterDownError):
+            await link.call(fails)
+    go_on.set()
+    assert await other is found[0]
+    # Each failure connected anew, and no connection in use was closed.
+    assert (len(found), closed) == (2, [False, False])

@@ -11,7 +11,7 @@
     landlock      files outside its folder cannot be written, those not needed not be read; signals stay inside
     no_new_privs  no set-uid program gives privileges
 
-What a program is started with is in user.py; killing all it started, and its limits, in zygote.py.
+What a program is started with is in user.py; killing all it started, and its limits, in warden.py.
 Standard library only: the zygote imports it.
 """
 
@@ -90,11 +90,30 @@ def enter(layers: Layers, folder: str) -> None:
     else:
         layers.missing["uid"] = "the service is not root"
     program = kernel.Filter(filter.build())
-    layers.filter = program
-    # The zygote starts no set-uid program either; its forks inherit it.
+    # The zygote starts no set-uid program either.
     layers.attempt("no_new_privs", lambda: kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1))
     layers.attempt("seccomp", lambda: _in_child(lambda: _probe_filter(program)))
     layers.attempt("landlock", _probe_landlock)
+
+
+def namespaces(layers: Layers) -> list[int]:
+    """Descriptors of those that `enter` has made, for `join`."""
+    made = {"ipc": ("ipc",), "net": ("net",), "mount": ("uts", "mnt")}
+    return [
+        os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        for layer, names in made.items()
+        if layer in layers.active
+        for name in names
+    ]
+
+
+def join(active: list[str], made: list[int]) -> Layers:
+    """Third step, in the process that programs are forked from."""
+    for namespace in made:
+        kernel.join_namespace(namespace)
+    if "no_new_privs" in active:
+        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+    return Layers(set(active), filter=kernel.Filter(filter.build()))
 
 
 def ruleset(layers: Layers, folder: str) -> int:

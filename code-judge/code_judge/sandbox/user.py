@@ -1,6 +1,6 @@
 """Run the submitted source as `python solution.py` would, in a freshly forked process.
 
-Imported by the zygote only; standard library, little of it.
+Imported by the template only; standard library, little of it.
 """
 
 import ast
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from code_judge.sandbox import cpp, kernel
-from code_judge.sandbox.box import FILENAME, Box
+from code_judge.sandbox.box import FILENAME
 from code_judge.sandbox.layers import Layers
 
 REPORT_MEMORY = 16 << 20
@@ -41,9 +41,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a program runs, and the descriptor that is told how it went."""
+    """Where a program runs, and the descriptor that is told how it went. path, uid, ruleset: of its box."""
 
-    box: Box
+    path: str
+    uid: int | None
+    ruleset: int | None
     layers: Layers
     limits: Limits
     status_fd: int
@@ -54,7 +56,7 @@ def become_script(source: str, place: Place, *, echo: bool) -> None:
 
     stdin, stdout and stderr are in place. `status_fd` is told that the program started, then what exception ended it.
     """
-    os.chdir(place.box.path)
+    os.chdir(place.path)
     # Tracebacks, `inspect` and the program itself read it.
     file = os.open(FILENAME, os.O_WRONLY | os.O_TRUNC | os.O_CREAT | os.O_CLOEXEC, 0o600)
     text = memoryview(source.encode("utf-8", "surrogatepass"))
@@ -73,7 +75,7 @@ def become_script(source: str, place: Place, *, echo: bool) -> None:
 
 def become_compiler(source: str, place: Place, *, command: list[str], artefact_fd: int) -> None:
     """As become_script. The compiled program goes to `artefact_fd`."""
-    os.chdir(place.box.path)
+    os.chdir(place.path)
     _enter(place)
     os.write(place.status_fd, b"started\n")
     os._exit(cpp.compile_source(source.encode("utf-8", "surrogatepass"), command, artefact_fd))
@@ -81,20 +83,22 @@ def become_compiler(source: str, place: Place, *, command: list[str], artefact_f
 
 def become_binary(binary_fd: int, place: Place) -> None:
     """As become_script."""
-    os.chdir(place.box.path)
+    os.chdir(place.path)
     _enter(place)
     os.write(place.status_fd, b"started\n")
     cpp.execute(binary_fd)
 
 
 def _enter(place: Place) -> None:
-    _limit(place.limits, "uid" in place.layers.active)
-    _drop_privileges(place.box, place.layers)
+    limits = place.limits
+    resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_seconds, limits.cpu_seconds))
+    resource.setrlimit(resource.RLIMIT_AS, (limits.memory, limits.memory + REPORT_MEMORY))
+    _drop_privileges(place)
 
 
-def _limit(limits: Limits, own_user: bool) -> None:
-    for limit, value in (
-        (resource.RLIMIT_CPU, limits.cpu_seconds),
+def limit(*, own_user: bool) -> None:
+    """The limits that are the same for all programs; done in the template, whose forks inherit them."""
+    for what, value in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, FILE_SIZE),
         (resource.RLIMIT_NOFILE, OPEN_FILES),
@@ -102,22 +106,22 @@ def _limit(limits: Limits, own_user: bool) -> None:
         (resource.RLIMIT_MSGQUEUE, 0),
         *(((resource.RLIMIT_NPROC, PROCESSES),) if own_user else ()),
     ):
-        resource.setrlimit(limit, (value, value))
-    resource.setrlimit(resource.RLIMIT_AS, (limits.memory, limits.memory + REPORT_MEMORY))
+        resource.setrlimit(what, (value, value))
 
 
-def _drop_privileges(box: Box, layers: Layers) -> None:
-    if box.uid is not None:
+def _drop_privileges(place: Place) -> None:
+    uid, layers = place.uid, place.layers
+    if uid is not None:
         os.setgroups([])
-        os.setresgid(box.uid, box.uid, box.uid)
-        os.setresuid(box.uid, box.uid, box.uid)
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
         # Its own /proc/self stays readable.
         kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
     if "pid" not in layers.active:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-    if box.ruleset is not None:
-        kernel.landlock_restrict(box.ruleset)
-        os.close(box.ruleset)
+    if place.ruleset is not None:
+        kernel.landlock_restrict(place.ruleset)
+        os.close(place.ruleset)
     if "seccomp" in layers.active and layers.filter is not None:
         kernel.install_filter(layers.filter)
 
@@ -132,8 +136,8 @@ def _renew_random() -> None:
 
 
 def open_streams() -> None:
-    """On descriptors 0, 1 and 2, as the interpreter does for what is no terminal. Done in the zygote, which leaves them
-    alone; its forks find them ready."""
+    """On descriptors 0, 1 and 2, as the interpreter does for what is no terminal. Done in the template, which leaves
+    them alone; its forks find them ready."""
     for fd, (name, mode, errors) in enumerate(_STREAMS):
         file = open(fd, mode, 1 if name == "stderr" else -1, "utf-8", errors, closefd=False)  # noqa: SIM115
         file.buffer.raw.name = f"<{name}>"  # type: ignore[attr-defined]

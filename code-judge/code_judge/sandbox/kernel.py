@@ -30,6 +30,10 @@ _libc_with_lock = ctypes.PyDLL(None, use_errno=True)
 # Where the C library keeps the thread's number, for the kernel to write a fork's; null where the kernel does not tell.
 _own_number = ctypes.c_void_p()
 _libc.prctl(_PR_GET_TID_ADDRESS, ctypes.byref(_own_number), None, None, None)
+# What forks call: an attribute that is looked up for the first time is noted down, on a page that is copied for it.
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
+_prctl.argtypes = ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong
+_syscall, _syscall_with_lock = _libc.syscall, _libc_with_lock.syscall
 
 
 def _check(result: int, what: str) -> int:
@@ -39,8 +43,8 @@ def _check(result: int, what: str) -> int:
     return result
 
 
-def prctl(option: int, value: int = 0, pointer: object = None) -> None:
-    _check(_libc.prctl(option, ctypes.c_ulong(value), pointer, None, None), "prctl")
+def prctl(option: int, value: int = 0, pointer: int | None = None) -> None:
+    _check(_prctl(option, value, pointer, 0, 0), "prctl")
 
 
 def unshare(flags: int) -> None:
@@ -104,7 +108,7 @@ def landlock_allow(ruleset: int, path: str, rights: int) -> None:
 
 
 def landlock_restrict(ruleset: int) -> None:
-    _check(_libc.syscall(_SYS_LANDLOCK_RESTRICT, ruleset, 0), "landlock_restrict_self")
+    _check(_syscall(_SYS_LANDLOCK_RESTRICT, ruleset, 0), "landlock_restrict_self")
 
 
 class Filter(ctypes.Structure):
@@ -115,11 +119,12 @@ class Filter(ctypes.Structure):
     def __init__(self, program: bytes) -> None:
         self._memory = ctypes.create_string_buffer(program, len(program))
         super().__init__(len(program) // 8, ctypes.addressof(self._memory))
+        self.address = ctypes.addressof(self)
 
 
-def install_filter(program: Filter) -> None:
-    """For the calling thread and what it starts."""
-    prctl(PR_SET_SECCOMP, 2, ctypes.byref(program))
+def install_filter(address: int) -> None:
+    """Of a Filter. For the calling thread and what it starts."""
+    prctl(PR_SET_SECCOMP, 2, address)
 
 
 def join_namespace(fd: int) -> None:
@@ -141,7 +146,7 @@ def collapse_heap() -> None:
 def fork_sibling() -> int:
     """As `fork`, but the new process is a child of this one's parent."""
     flags = _CLONE_PARENT | _CLONE_CHILD_SETTID | _CLONE_CHILD_CLEARTID | _SIGCHLD
-    return _check(_libc_with_lock.syscall(_SYS_CLONE, flags, None, None, _own_number, None), "clone")
+    return _check(_syscall_with_lock(_SYS_CLONE, flags, None, None, _own_number, None), "clone")
 
 
 def fork() -> int:

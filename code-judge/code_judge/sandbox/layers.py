@@ -223,7 +223,7 @@ def _probe_uid(uid: int) -> None:
 
 def _probe_filter(program: kernel.Filter) -> None:
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-    kernel.install_filter(program)
+    kernel.install_filter(program.address)
 
 
 def _probe_landlock() -> None:

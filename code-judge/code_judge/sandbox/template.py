@@ -12,31 +12,43 @@ import marshal
 import os
 import socket
 import traceback
+from os import closerange, dup2, fstat, read, setsid
 from typing import NamedTuple, NoReturn
 
 from code_judge.sandbox import flavours, kernel, processes
 from code_judge.sandbox.layers import Layers, join
-from code_judge.sandbox.user import Limits, Place, become_binary, become_compiler, become_script, limit, open_streams
+from code_judge.sandbox.user import become_binary, become_compiler, become_script, limit, open_streams, rehearse
 
 ORDERS_FD = 3
 FIRST_FD = 4
 ORDER_BYTES, ORDER_FDS = 1 << 16, 8
+_ANCILLARY_BYTES = socket.CMSG_SPACE(4 * ORDER_FDS)
+_CLOEXEC = socket.MSG_CMSG_CLOEXEC
 
 
 class Order(NamedTuple):
-    """do: script | compile | execute. memory: bytes. cpu_seconds: s. uid, ruleset: as of Box. command: of the compiler.
-    fds: the descriptors stdin, stdout, stderr, status, source of a script or a compiler, binary to execute, artefact
-    for what is compiled; of them the first `kept` stay open until the program starts."""
+    """memory: bytes. cpu_seconds: s. path, uid: of the box. command: of the compiler. The others are descriptors. source:
+    of a script or for the compiler. binary: to execute instead. artefact: for what is compiled. The first `kept` of
+    them stay open until the program starts."""
 
-    do: str
     echo: bool
     memory: int
     cpu_seconds: int
     path: str
     uid: int | None
     command: list[str]
-    fds: dict[str, int]
+    stdin: int
+    stdout: int
+    stderr: int
+    status: int
+    ruleset: int | None
+    source: int | None
+    binary: int | None
+    artefact: int | None
     kept: int
+
+
+PATH = Order._fields.index("path")
 
 
 def serve(orders: socket.socket, flavour: str) -> NoReturn:
@@ -47,55 +59,68 @@ def serve(orders: socket.socket, flavour: str) -> NoReturn:
         os._exit(0)
     layers = join(marshal.loads(data), fds)
     if orders.fileno() != ORDERS_FD:
-        os.dup2(orders.detach(), ORDERS_FD, inheritable=False)
+        dup2(orders.detach(), ORDERS_FD, inheritable=False)
         orders = socket.socket(fileno=ORDERS_FD)
-    os.closerange(FIRST_FD, 1 << 20)
+    closerange(FIRST_FD, 1 << 20)
     limit(own_user="uid" in layers.active)
     open_streams()
+    rehearse()
     # What is loaded now is shared by all forks; the collector must not touch it there.
     gc.collect()
     gc.disable()
     gc.freeze()
     kernel.collapse_heap()
-    base_memory = processes.address_space()
     orders.send(b"0")
+    _fork_for_ever(orders, layers)
+
+
+def _fork_for_ever(orders: socket.socket, layers: Layers) -> NoReturn:
+    base_memory = processes.address_space()
+    filter_address = layers.filter.address if layers.filter is not None else None
+    dies_with_parent = "pid" not in layers.active
+    home = None
+    receive, send, loads, fork = orders.recvmsg, orders.send, marshal.loads, kernel.fork_sibling
     while True:
         # The descriptors' numbers are known.
-        data = orders.recvmsg(ORDER_BYTES, socket.CMSG_SPACE(4 * ORDER_FDS), socket.MSG_CMSG_CLOEXEC)[0]
+        data = receive(ORDER_BYTES, _ANCILLARY_BYTES, _CLOEXEC)[0]
         if not data:
             os._exit(0)
-        order = Order(*marshal.loads(data))
-        if os.environ.get("HOME") != order.path:
-            os.environ["HOME"] = os.environ["TMPDIR"] = order.path
+        order = loads(data)
+        if home != order[PATH]:
+            home = os.environ["HOME"] = os.environ["TMPDIR"] = order[PATH]
         try:
-            pid = kernel.fork_sibling()
+            pid = fork()
         except OSError as error:
             pid = -(error.errno or 1)
         if pid == 0:
-            _become_program(order, layers, base_memory)
-        os.closerange(FIRST_FD, FIRST_FD + ORDER_FDS)
-        orders.send(b"%d" % pid)
+            _become_program(order, base_memory, filter_address, dies_with_parent)
+        closerange(FIRST_FD, FIRST_FD + ORDER_FDS)
+        send(b"%d" % pid)
 
 
-def _become_program(order: Order, layers: Layers, base_memory: int) -> NoReturn:
+def _become_program(order: Order, base_memory: int, filter_address: int | None, dies_with_parent: bool) -> NoReturn:
     """What goes wrong in here is ours: the service sees that the program never started."""
     try:
         # A session is a share of the CPU of its own, whatever number of processes is in it (autogroup).
-        os.setsid()
-        fds = order.fds
-        for target, name in enumerate(("stdin", "stdout", "stderr", "status")):
-            os.dup2(fds[name], target, inheritable=target < 3)
+        setsid()
+        (
+            echo, memory, cpu_seconds, path, uid, command,
+            stdin, stdout, stderr, status, ruleset, source, binary, artefact, kept,
+        ) = order  # fmt: skip
+        dup2(stdin, 0)
+        dup2(stdout, 1)
+        dup2(stderr, 2)
+        dup2(status, 3, False)
+        text = None if source is None else read(source, fstat(source)[6]).decode("utf-8", "surrogatepass")
+        closerange(FIRST_FD + kept, FIRST_FD + ORDER_FDS)
         # The interpreter's own share is ours to give.
-        limits = Limits(order.memory + base_memory, order.cpu_seconds)
-        place = Place(order.path, order.uid, fds.get("ruleset"), layers, limits, status_fd=3)
-        if order.do == "execute":
-            os.closerange(FIRST_FD + order.kept, FIRST_FD + ORDER_FDS)
-            become_binary(fds["binary"], place)
-        source = os.read(fds["source"], os.fstat(fds["source"]).st_size).decode("utf-8", "surrogatepass")
-        os.closerange(FIRST_FD + order.kept, FIRST_FD + ORDER_FDS)
-        if order.do == "compile":
-            become_compiler(source, place, command=order.command, artefact_fd=fds["artefact"])
-        become_script(source, place, echo=order.echo)
+        place = path, uid, ruleset, memory + base_memory, cpu_seconds, filter_address, dies_with_parent
+        if binary is not None:
+            become_binary(binary, place)
+        elif artefact is not None:
+            become_compiler(text, place, command, artefact)
+        else:
+            become_script(text, place, echo)
     except BaseException:
         os.write(2, traceback.format_exc().encode())
     finally:

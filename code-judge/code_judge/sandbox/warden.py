@@ -28,6 +28,7 @@ from code_judge.sandbox.template import FIRST_FD, Order
 
 CHECK_SECONDS = 0.25
 SWEEP_PAUSE_SECONDS = 0.05
+_KEPT = {"ruleset", "binary", "artefact"}
 OLD_SECONDS = 0.5
 """Age from which a program gives way to younger ones."""
 MANY_OLD = 2 * len(os.sched_getaffinity(0))
@@ -254,22 +255,28 @@ class Warden:
 
 def _order(command: dict[str, Any], fds: list[int], box: Box) -> tuple[Order, list[int]]:
     """What the template is told, and the descriptors, those that stay open first."""
-    do = command["do"]
-    first = "binary" if do == "execute" else "source"
+    first = "binary" if command["do"] == "execute" else "source"
     given = dict(zip((first, "stdin", "stdout", "stderr", "status", "artefact"), fds, strict=False))
     if box.ruleset is not None:
         given["ruleset"] = box.ruleset
-    kept = [name for name in ("ruleset", "binary", "artefact") if name in given]
-    names = [*kept, *(name for name in given if name not in kept)]
+    kept = given.keys() & _KEPT
+    names = [*kept, *(given.keys() - kept)]
+    there = {name: FIRST_FD + place for place, name in enumerate(names)}
     order = Order(
-        do=do,
         echo=command["echo"],
         memory=command["memory"],
         cpu_seconds=int(command["seconds"]) + 1,
         path=box.path,
         uid=box.uid,
         command=command["command"],
-        fds={name: FIRST_FD + place for place, name in enumerate(names)},
+        stdin=there["stdin"],
+        stdout=there["stdout"],
+        stderr=there["stderr"],
+        status=there["status"],
+        ruleset=there.get("ruleset"),
+        source=there.get("source"),
+        binary=there.get("binary"),
+        artefact=there.get("artefact"),
         kept=len(kept),
     )
     return order, [given[name] for name in names]

@@ -43,7 +43,8 @@ def main() -> None:
     orders.close()
     try:
         layers.enter(found, folder)
-        Warden(control, keeper, Template(pid, ours), found, folder).serve()
+        warden = Warden(control, keeper, Template(pid, ours), found, folder)
+        warden.serve()
     except TemplateLost as error:
         print(f"code-judge: {error}", file=sys.stderr)
     finally:

@@ -21,7 +21,7 @@ _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _SYS_CLONE, _SIGCHLD = 56, 17
 _CLONE_PARENT, _CLONE_CHILD_CLEARTID, _CLONE_CHILD_SETTID = 0x8000, 0x200000, 0x1000000
 _PR_GET_TID_ADDRESS = 40
-_MADV_COLLAPSE = 25
+_MADV_POPULATE_WRITE, _MADV_COLLAPSE = 23, 25
 _HUGE = 2 << 20
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -140,6 +140,8 @@ def collapse_heap() -> None:
             if rights == "rw-p" and name.strip() in ("", "[heap]"):
                 start, end = (int(address, 16) for address in area.split("-"))
                 for page in range(start + -start % _HUGE, end - _HUGE + 1, _HUGE):
+                    # It leaves alone what has no page that is the process's own.
+                    _libc.madvise(ctypes.c_void_p(page), ctypes.c_size_t(1), _MADV_POPULATE_WRITE)
                     _libc.madvise(ctypes.c_void_p(page), ctypes.c_size_t(_HUGE), _MADV_COLLAPSE)
 
 

@@ -10,8 +10,8 @@ minus the number of the error.
 import gc
 import marshal
 import os
-import socket
 import traceback
+from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, socket
 from os import closerange, dup2, fstat, read, setsid
 from typing import NamedTuple, NoReturn
 
@@ -22,12 +22,11 @@ from code_judge.sandbox.user import become_binary, become_compiler, become_scrip
 ORDERS_FD = 3
 FIRST_FD = 4
 ORDER_BYTES, ORDER_FDS = 1 << 16, 8
-_ANCILLARY_BYTES = socket.CMSG_SPACE(4 * ORDER_FDS)
-_CLOEXEC = socket.MSG_CMSG_CLOEXEC
+_ANCILLARY_BYTES = CMSG_SPACE(4 * ORDER_FDS)
 
 
 class Order(NamedTuple):
-    """memory: bytes. cpu_seconds: s. path, uid: of the box. command: of the compiler. The others are descriptors. source:
+    """memory: bytes. path, uid: of the box. command: of the compiler. The others are descriptors. source:
     of a script or for the compiler. binary: to execute instead. artefact: for what is compiled. The first `kept` of
     them stay open until the program starts."""
 
@@ -51,16 +50,17 @@ class Order(NamedTuple):
 PATH = Order._fields.index("path")
 
 
-def serve(orders: socket.socket, flavour: str) -> NoReturn:
+def serve(orders: socket, flavour: str) -> NoReturn:
     """Ends with the zygote."""
     flavours.warm(flavour)
-    data, fds, _, _ = socket.recv_fds(orders, ORDER_BYTES, ORDER_FDS)
+    data, ancillary, _, _ = orders.recvmsg(ORDER_BYTES, _ANCILLARY_BYTES)
     if not data:
         os._exit(0)
-    layers = join(marshal.loads(data), fds)
-    if orders.fileno() != ORDERS_FD:
-        dup2(orders.detach(), ORDERS_FD, inheritable=False)
-        orders = socket.socket(fileno=ORDERS_FD)
+    layers = join(marshal.loads(data), [fd for _, _, fds in ancillary for fd in memoryview(fds).cast("i")])
+    orders_fd = orders.detach()
+    if orders_fd != ORDERS_FD:
+        dup2(orders_fd, ORDERS_FD, inheritable=False)
+    orders = socket(fileno=ORDERS_FD)
     closerange(FIRST_FD, 1 << 20)
     limit(own_user="uid" in layers.active)
     open_streams()
@@ -74,7 +74,7 @@ def serve(orders: socket.socket, flavour: str) -> NoReturn:
     _fork_for_ever(orders, layers)
 
 
-def _fork_for_ever(orders: socket.socket, layers: Layers) -> NoReturn:
+def _fork_for_ever(orders: socket, layers: Layers) -> NoReturn:
     base_memory = processes.address_space()
     filter_address = layers.filter.address if layers.filter is not None else None
     dies_with_parent = "pid" not in layers.active
@@ -82,7 +82,7 @@ def _fork_for_ever(orders: socket.socket, layers: Layers) -> NoReturn:
     receive, send, loads, fork = orders.recvmsg, orders.send, marshal.loads, kernel.fork_sibling
     while True:
         # The descriptors' numbers are known.
-        data = receive(ORDER_BYTES, _ANCILLARY_BYTES, _CLOEXEC)[0]
+        data = receive(ORDER_BYTES, _ANCILLARY_BYTES, MSG_CMSG_CLOEXEC)[0]
         if not data:
             os._exit(0)
         order = loads(data)
@@ -111,7 +111,7 @@ def _become_program(order: Order, base_memory: int, filter_address: int | None, 
         dup2(stdout, 1)
         dup2(stderr, 2)
         dup2(status, 3, False)
-        text = None if source is None else read(source, fstat(source)[6]).decode("utf-8", "surrogatepass")
+        text = "" if source is None else read(source, fstat(source)[6]).decode("utf-8", "surrogatepass")
         closerange(FIRST_FD + kept, FIRST_FD + ORDER_FDS)
         # The interpreter's own share is ours to give.
         place = path, uid, ruleset, memory + base_memory, cpu_seconds, filter_address, dies_with_parent

@@ -57,10 +57,10 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """The process, and the socket that takes its orders."""
+    """The process, and the descriptor of the socket that takes its orders."""
 
     pid: int
-    orders: socket.socket
+    orders: int
 
 
 class TemplateLost(Exception):
@@ -68,12 +68,12 @@ class TemplateLost(Exception):
 
 
 class Warden:
-    def __init__(
-        self, control: socket.socket, keeper: int, template: Template, found: layers.Layers, folder: str
-    ) -> None:
-        self._control = control
+    def __init__(self, control: int, keeper: int, template: Template, found: layers.Layers, folder: str) -> None:
+        """control: descriptor of the service's socket."""
+        self._control = socket.socket(fileno=control)
         self._keeper = keeper
-        self._template = template
+        self._template = template.pid
+        self._orders = socket.socket(fileno=template.orders)
         self._layers = found
         self._boxes = Boxes(found, folder)
         self._running: dict[int, _Job] = {}
@@ -148,11 +148,11 @@ class Warden:
         report = {"id": command["run"], "status": 1, "why": None, "seconds": 0, "error": str(error)}
         self._control.send(json.dumps(report).encode())
 
-    def _ask_template(self, message: object, fds: list[int]) -> int:
+    def _ask_template(self, message: Any, fds: list[int]) -> int:
         """Its answer. It has no other work, so it is waited for."""
         try:
-            socket.send_fds(self._template.orders, [marshal.dumps(message)], fds)
-            answer = self._template.orders.recv(32)
+            socket.send_fds(self._orders, [marshal.dumps(message)], fds)
+            answer = self._orders.recv(32)
         except OSError as error:
             raise TemplateLost(f"the process that programs are forked from is gone: {error}") from error
         if not answer:
@@ -202,7 +202,7 @@ class Warden:
             if ended is None:
                 return
             pid = ended.si_pid
-            if pid == self._template.pid:
+            if pid == self._template:
                 raise TemplateLost("the process that programs are forked from has ended")
             job = self._running.pop(pid, None)
             if job is not None:

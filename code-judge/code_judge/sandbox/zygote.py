@@ -9,19 +9,16 @@ and template is killed, the others end and leave nothing.
 """
 
 import os
-import socket
 import sys
+from _socket import AF_UNIX, SOCK_SEQPACKET, socketpair
 
 _PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, _PACKAGE_ROOT)
 from code_judge.sandbox import kernel, layers, processes, template  # noqa: E402
-from code_judge.sandbox.warden import Template, TemplateLost, Warden  # noqa: E402
-
-sys.path.remove(_PACKAGE_ROOT)
 
 
 def main() -> None:
-    control, folder, flavour = socket.socket(fileno=int(sys.argv[1])), sys.argv[2], sys.argv[3]
+    control, folder, flavour = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
     keeper = os.pidfd_open(os.getpid())
     found = layers.leave_processes()
@@ -33,17 +30,21 @@ def main() -> None:
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
     # Of no use to programs.
     del os.environ["LD_BIND_NOW"]
-    ours, orders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, orders = socketpair(AF_UNIX, SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
-        for end in (ours, control):
-            end.close()
+        ours.close()
+        os.close(control)
         os.close(keeper)
+        sys.path.remove(_PACKAGE_ROOT)
         template.serve(orders, flavour)
     orders.close()
+    # Of no use to the template, and dearer for every fork.
+    from code_judge.sandbox.warden import Template, TemplateLost, Warden
+
     try:
         layers.enter(found, folder)
-        warden = Warden(control, keeper, Template(pid, ours), found, folder)
+        warden = Warden(control, keeper, Template(pid, ours.detach()), found, folder)
         warden.serve()
     except TemplateLost as error:
         print(f"code-judge: {error}", file=sys.stderr)

@@ -108,12 +108,12 @@ def namespaces(layers: Layers) -> list[int]:
 
 
 def join(active: list[str], made: list[int]) -> Layers:
-    """Third step, in the process that programs are forked from."""
+    """Third step, in the template. `made`: see `namespaces`."""
     for namespace in made:
         kernel.join_namespace(namespace)
     if "no_new_privs" in active:
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-    return Layers(set(active), filter=kernel.Filter(filter.build()))
+    return Layers(set(active), filter=kernel.Filter(filter.build()) if "seccomp" in active else None)
 
 
 def ruleset(layers: Layers, folder: str) -> int:

@@ -123,7 +123,7 @@ class Filter(ctypes.Structure):
 
 
 def install_filter(address: int) -> None:
-    """Of a Filter. For the calling thread and what it starts."""
+    """Of a Filter, which must still be there. For the calling thread and what it starts."""
     prctl(PR_SET_SECCOMP, 2, address)
 
 
@@ -134,15 +134,22 @@ def join_namespace(fd: int) -> None:
 
 def collapse_heap() -> None:
     """Onto huge pages, where the kernel can (6.1): fork and exit then have fewer pages to count."""
-    with open("/proc/self/maps") as file:
+    with open("/proc/self/maps") as file, open("/proc/self/pagemap", "rb", 0) as pagemap:
         for line in file.readlines():
             area, rights, *_, name = (*line.split(maxsplit=5), "")[:6]
             if rights == "rw-p" and name.strip() in ("", "[heap]"):
                 start, end = (int(address, 16) for address in area.split("-"))
                 for page in range(start + -start % _HUGE, end - _HUGE + 1, _HUGE):
-                    # It leaves alone what has no page that is the process's own.
-                    _libc.madvise(ctypes.c_void_p(page), ctypes.c_size_t(1), _MADV_POPULATE_WRITE)
-                    _libc.madvise(ctypes.c_void_p(page), ctypes.c_size_t(_HUGE), _MADV_COLLAPSE)
+                    _collapse(page, pagemap.fileno())
+
+
+def _collapse(start: int, pagemap: int) -> None:
+    """A huge page's worth of memory, unless most of it is not in use."""
+    entries = memoryview(os.pread(pagemap, _HUGE // 512, start // 512)).cast("Q")
+    if sum(entry >> 63 for entry in entries) > len(entries) // 2:
+        # The kernel leaves alone what has no page that is the process's own.
+        _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(1), _MADV_POPULATE_WRITE)
+        _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(_HUGE), _MADV_COLLAPSE)
 
 
 def fork_sibling() -> int:

@@ -47,7 +47,7 @@ _DEVICE_RIGHTS = _WRITE_FILE | _READ_FILE
 
 @dataclass(slots=True)
 class Layers:
-    """active: in force. missing: the others, with the reason."""
+    """active: in force. missing: the others, with the reason. filter: what a program has to install of it itself."""
 
     active: set[str] = field(default_factory=set)
     missing: dict[str, str] = field(default_factory=dict)
@@ -89,10 +89,9 @@ def enter(layers: Layers, folder: str) -> None:
         layers.attempt("uid", lambda: _in_child(lambda: _probe_uid(layers.first_uid)))
     else:
         layers.missing["uid"] = "the service is not root"
-    program = kernel.Filter(filter.build())
     # The zygote starts no set-uid program either.
     layers.attempt("no_new_privs", lambda: kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1))
-    layers.attempt("seccomp", lambda: _in_child(lambda: _probe_filter(program)))
+    layers.attempt("seccomp", lambda: _in_child(_enter_filter))
     layers.attempt("landlock", _probe_landlock)
 
 
@@ -113,7 +112,7 @@ def join(active: list[str], made: list[int]) -> Layers:
         kernel.join_namespace(namespace)
     if "no_new_privs" in active:
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-    return Layers(set(active), filter=kernel.Filter(filter.build()) if "seccomp" in active else None)
+    return Layers(set(active), filter=_enter_filter() if "seccomp" in active else None)
 
 
 def ruleset(layers: Layers, folder: str) -> int:
@@ -221,9 +220,12 @@ def _probe_uid(uid: int) -> None:
         pass
 
 
-def _probe_filter(program: kernel.Filter) -> None:
+def _enter_filter() -> kernel.Filter:
+    """Returns the part that is left to each program."""
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+    program = kernel.Filter(filter.build())
     kernel.install_filter(program.address)
+    return kernel.Filter(filter.build_session())
 
 
 def _probe_landlock() -> None:
@@ -231,7 +233,7 @@ def _probe_landlock() -> None:
         raise OSError("the kernel has no Landlock, or it is not switched on")
 
 
-def _in_child(step: Callable[[], None]) -> None:
+def _in_child(step: Callable[[], object]) -> None:
     """Raises OSError if it fails there."""
     read, write = os.pipe()
     pid = os.fork()

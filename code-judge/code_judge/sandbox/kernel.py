@@ -29,11 +29,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc_with_lock = ctypes.PyDLL(None, use_errno=True)
 # Where the C library keeps the thread's number, for the kernel to write a fork's; null where the kernel does not tell.
 _own_number = ctypes.c_void_p()
-_libc.prctl(_PR_GET_TID_ADDRESS, ctypes.byref(_own_number), None, None, None)
 # What forks call: an attribute that is looked up for the first time is noted down, on a page that is copied for it.
-_prctl = ctypes.CDLL(None, use_errno=True).prctl
+_prctl, _syscall, _syscall_with_lock = _libc.prctl, _libc.syscall, _libc_with_lock.syscall
 _prctl.argtypes = ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong
-_syscall, _syscall_with_lock = _libc.syscall, _libc_with_lock.syscall
+_prctl(_PR_GET_TID_ADDRESS, ctypes.addressof(_own_number), None, 0, 0)
 
 
 def _check(result: int, what: str) -> int:

@@ -50,7 +50,13 @@ def is_zygote(pid: int) -> bool:
     return all(b"zygote" in command for command in commands)
 
 
-PARTS = {"worker": is_worker, "zygote": is_zygote}
+def is_template(pid: int) -> bool:
+    """The child of the zygote."""
+    parent = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    return is_zygote(pid) and is_zygote(parent)
+
+
+PARTS = {"worker": is_worker, "zygote": is_zygote, "template": is_template}
 
 
 def in_background(call: Callable[[], Any]) -> "Future[Any]":

@@ -26,15 +26,17 @@ class Capture:
     """What a program writes, up to `limit` bytes.
 
     What is in the pipe when the program ends counts; end-of-file is not awaited, because a descendant may hold the pipe
-    open. `on_overflow` is called once if there is more than the limit; nothing is read after that.
+    open. `on_overflow` is called once if there is more than the limit; nothing is read after that. Without `watch`
+    nothing is read before the end: what the pipe does not hold has to wait.
     """
 
-    def __init__(self, limit: int, on_overflow: Callable[[], None]) -> None:
+    def __init__(self, limit: int, on_overflow: Callable[[], None], *, watch: bool = True) -> None:
         self.overflowed = False
         self._limit = limit
+        self._watch = watch
         self._on_overflow = on_overflow
         self._data = bytearray()
-        self._reading = False
+        self._reading = self._watched = False
         self._read_fd, self.write_fd = os.pipe()
         os.set_blocking(self._read_fd, False)
 
@@ -51,8 +53,10 @@ class Capture:
         """Call once the program has the writing end."""
         os.close(self.write_fd)
         self.write_fd = -1
+        if self._watch:
+            asyncio.get_running_loop().add_reader(self._read_fd, self._read)
+            self._watched = True
         self._reading = True
-        asyncio.get_running_loop().add_reader(self._read_fd, self._read)
 
     def finish(self) -> bytes:
         """Call once the program has ended."""
@@ -77,6 +81,7 @@ class Capture:
         return self._reading
 
     def _stop(self) -> None:
-        if self._reading:
-            self._reading = False
+        self._reading = False
+        if self._watched:
+            self._watched = False
             asyncio.get_running_loop().remove_reader(self._read_fd)

@@ -54,16 +54,23 @@ def build() -> bytes:
         # Its flags are out of the filter's reach; the C library falls back to clone.
         (_JUMP_EQUAL, 0, 1, _CLONE3),
         (_RETURN, 0, 0, _ERRNO | errno.ENOSYS),
-        # Answered as done: a program stays in its session, and so in its share of the CPU.
-        (_JUMP_EQUAL, 0, 1, _SETSID),
-        (_RETURN, 0, 0, _ERRNO),
         (_JUMP_EQUAL, 0, 4, _CLONE),
         (_LOAD, 0, 0, _FIRST_ARGUMENT),
         (_JUMP_ANY_BIT, 0, 1, _NAMESPACES),
         refuse,
         (_RETURN, 0, 0, _ALLOW),
     ]
-    instructions += _search(sorted(_DENIED.values()), refuse)
+    return _pack(instructions + _search(sorted(_DENIED.values()), refuse))
+
+
+def build_session() -> bytes:
+    """What a program gets beside, once it has its session: it stays in it, and so in its share of the CPU."""
+    # Answered as done.
+    refuse = (_JUMP_EQUAL, 0, 1, _SETSID), (_RETURN, 0, 0, _ERRNO)
+    return _pack([(_LOAD, 0, 0, _NUMBER), *refuse, (_RETURN, 0, 0, _ALLOW)])
+
+
+def _pack(instructions: list[tuple[int, int, int, int]]) -> bytes:
     return b"".join(struct.pack("HBBI", *instruction) for instruction in instructions)
 
 

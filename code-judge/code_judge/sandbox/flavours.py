@@ -23,6 +23,7 @@ _NUMPY_WORK = """
 import numpy, numpy.random, numpy.linalg
 numpy.random.rand(2, 2) @ numpy.ones((2, 2)), numpy.linalg.inv(numpy.eye(2)), str(numpy.arange(3).mean())
 """
+# What sympy finds out about a symbol it finds out once.
 _SYMPY_WORK = """
 import sympy
 x, y = sympy.symbols("x y")
@@ -30,6 +31,8 @@ sympy.solve(x**2 - 3 * x + 1, x), sympy.solve([x + y - 2, x - y], [x, y]), sympy
 sympy.simplify(sympy.sin(x) ** 2 + sympy.cos(x) ** 2), sympy.integrate(sympy.exp(-x) * x, x), sympy.factorint(84)
 sympy.diff(sympy.log(x) * x, x), sympy.limit(sympy.sin(x) / x, x, 0), sympy.factor(x**2 - 1), sympy.expand((x + 1) ** 3)
 sympy.series(sympy.cos(x), x, 0, 4), sympy.Matrix([[1, 2], [3, 4]]).eigenvals(), sympy.summation(x, (x, 1, y))
+for symbol in sympy.symbols("a:z"):
+    sympy.solve(symbol**2 - 5 * symbol + 4, symbol), sympy.factor(symbol**2 - 4), sympy.simplify(symbol / symbol**2)
 str(sympy.Rational(1, 3) + sympy.sqrt(2)), sympy.N(sympy.pi, 20), sympy.Eq(x, y), sympy.latex(x**2)
 """
 _WORK = {BARE: "", "numpy": _NUMPY_WORK, "sympy": _SYMPY_WORK}

@@ -18,10 +18,21 @@ _SYS_PIVOT_ROOT, _SYS_MOUNT_SETATTR = 155, 442
 _SYS_LANDLOCK_CREATE, _SYS_LANDLOCK_ADD, _SYS_LANDLOCK_RESTRICT = 444, 445, 446
 _MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID, _MOUNT_ATTR_NODEV = 1, 2, 4
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
+_SYS_CLONE, _SIGCHLD = 56, 17
+_CLONE_PARENT, _CLONE_CHILD_CLEARTID, _CLONE_CHILD_SETTID = 0x8000, 0x200000, 0x1000000
+_PR_GET_TID_ADDRESS = 40
+_MADV_POPULATE_WRITE, _MADV_COLLAPSE = 23, 25
+_HUGE = 2 << 20
 
 _libc = ctypes.CDLL(None, use_errno=True)
 # Keeps the interpreter's lock during the call.
 _libc_with_lock = ctypes.PyDLL(None, use_errno=True)
+# Where the C library keeps the thread's number, for the kernel to write a fork's; null where the kernel does not tell.
+_own_number = ctypes.c_void_p()
+# What forks call: an attribute that is looked up for the first time is noted down, on a page that is copied for it.
+_prctl, _syscall, _syscall_with_lock = _libc.prctl, _libc.syscall, _libc_with_lock.syscall
+_prctl.argtypes = ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong
+_prctl(_PR_GET_TID_ADDRESS, ctypes.addressof(_own_number), None, 0, 0)
 
 
 def _check(result: int, what: str) -> int:
@@ -31,8 +42,8 @@ def _check(result: int, what: str) -> int:
     return result
 
 
-def prctl(option: int, value: int = 0, pointer: object = None) -> None:
-    _check(_libc.prctl(option, ctypes.c_ulong(value), pointer, None, None), "prctl")
+def prctl(option: int, value: int = 0, pointer: int | None = None) -> None:
+    _check(_prctl(option, value, pointer, 0, 0), "prctl")
 
 
 def unshare(flags: int) -> None:
@@ -96,7 +107,7 @@ def landlock_allow(ruleset: int, path: str, rights: int) -> None:
 
 
 def landlock_restrict(ruleset: int) -> None:
-    _check(_libc.syscall(_SYS_LANDLOCK_RESTRICT, ruleset, 0), "landlock_restrict_self")
+    _check(_syscall(_SYS_LANDLOCK_RESTRICT, ruleset, 0), "landlock_restrict_self")
 
 
 class Filter(ctypes.Structure):
@@ -107,11 +118,43 @@ class Filter(ctypes.Structure):
     def __init__(self, program: bytes) -> None:
         self._memory = ctypes.create_string_buffer(program, len(program))
         super().__init__(len(program) // 8, ctypes.addressof(self._memory))
+        self.address = ctypes.addressof(self)
 
 
-def install_filter(program: Filter) -> None:
-    """For the calling thread and what it starts."""
-    prctl(PR_SET_SECCOMP, 2, ctypes.byref(program))
+def install_filter(address: int) -> None:
+    """Of a Filter, which must still be there. For the calling thread and what it starts."""
+    prctl(PR_SET_SECCOMP, 2, address)
+
+
+def join_namespace(fd: int) -> None:
+    """With a mount namespace come its root and, as the current folder, this root."""
+    _check(_libc.setns(fd, 0), "setns")
+
+
+def collapse_heap() -> None:
+    """Onto huge pages, where the kernel can (6.1): fork and exit then have fewer pages to count."""
+    with open("/proc/self/maps") as file, open("/proc/self/pagemap", "rb", 0) as pagemap:
+        for line in file.readlines():
+            area, rights, *_, name = (*line.split(maxsplit=5), "")[:6]
+            if rights == "rw-p" and name.strip() in ("", "[heap]"):
+                start, end = (int(address, 16) for address in area.split("-"))
+                for page in range(start + -start % _HUGE, end - _HUGE + 1, _HUGE):
+                    _collapse(page, pagemap.fileno())
+
+
+def _collapse(start: int, pagemap: int) -> None:
+    """A huge page's worth of memory, unless most of it is not in use."""
+    entries = memoryview(os.pread(pagemap, _HUGE // 512, start // 512)).cast("Q")
+    if sum(entry >> 63 for entry in entries) > len(entries) // 2:
+        # The kernel leaves alone what has no page that is the process's own.
+        _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(1), _MADV_POPULATE_WRITE)
+        _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(_HUGE), _MADV_COLLAPSE)
+
+
+def fork_sibling() -> int:
+    """As `fork`, but the new process is a child of this one's parent."""
+    flags = _CLONE_PARENT | _CLONE_CHILD_SETTID | _CLONE_CHILD_CLEARTID | _SIGCHLD
+    return _check(_syscall_with_lock(_SYS_CLONE, flags, None, None, _own_number, None), "clone")
 
 
 def fork() -> int:

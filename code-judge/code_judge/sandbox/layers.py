@@ -11,7 +11,7 @@
     landlock      files outside its folder cannot be written, those not needed not be read; signals stay inside
     no_new_privs  no set-uid program gives privileges
 
-What a program is started with is in user.py; killing all it started, and its limits, in zygote.py.
+What a program is started with is in user.py; killing all it started, and its limits, in warden.py.
 Standard library only: the zygote imports it.
 """
 
@@ -47,7 +47,7 @@ _DEVICE_RIGHTS = _WRITE_FILE | _READ_FILE
 
 @dataclass(slots=True)
 class Layers:
-    """active: in force. missing: the others, with the reason."""
+    """active: in force. missing: the others, with the reason. filter: what a program has to install of it itself."""
 
     active: set[str] = field(default_factory=set)
     missing: dict[str, str] = field(default_factory=dict)
@@ -89,12 +89,30 @@ def enter(layers: Layers, folder: str) -> None:
         layers.attempt("uid", lambda: _in_child(lambda: _probe_uid(layers.first_uid)))
     else:
         layers.missing["uid"] = "the service is not root"
-    program = kernel.Filter(filter.build())
-    layers.filter = program
-    # The zygote starts no set-uid program either; its forks inherit it.
+    # The zygote starts no set-uid program either.
     layers.attempt("no_new_privs", lambda: kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1))
-    layers.attempt("seccomp", lambda: _in_child(lambda: _probe_filter(program)))
+    layers.attempt("seccomp", lambda: _in_child(_enter_filter))
     layers.attempt("landlock", _probe_landlock)
+
+
+def namespaces(layers: Layers) -> list[int]:
+    """Descriptors of those that `enter` has made, for `join`."""
+    made = {"ipc": ("ipc",), "net": ("net",), "mount": ("uts", "mnt")}
+    return [
+        os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        for layer, names in made.items()
+        if layer in layers.active
+        for name in names
+    ]
+
+
+def join(active: list[str], made: list[int]) -> Layers:
+    """Third step, in the template. `made`: see `namespaces`."""
+    for namespace in made:
+        kernel.join_namespace(namespace)
+    if "no_new_privs" in active:
+        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+    return Layers(set(active), filter=_enter_filter() if "seccomp" in active else None)
 
 
 def ruleset(layers: Layers, folder: str) -> int:
@@ -202,9 +220,12 @@ def _probe_uid(uid: int) -> None:
         pass
 
 
-def _probe_filter(program: kernel.Filter) -> None:
+def _enter_filter() -> kernel.Filter:
+    """Returns the part that is left to each program."""
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-    kernel.install_filter(program)
+    program = kernel.Filter(filter.build())
+    kernel.install_filter(program.address)
+    return kernel.Filter(filter.build_session())
 
 
 def _probe_landlock() -> None:
@@ -212,7 +233,7 @@ def _probe_landlock() -> None:
         raise OSError("the kernel has no Landlock, or it is not switched on")
 
 
-def _in_child(step: Callable[[], None]) -> None:
+def _in_child(step: Callable[[], object]) -> None:
     """Raises OSError if it fails there."""
     read, write = os.pipe()
     pid = os.fork()

@@ -88,8 +88,8 @@ class Sandbox:
             with contextlib.ExitStack() as files:
                 overflow = partial(link.kill, number, "output_limit")
                 source, stdin = (files.enter_context(memory_file(text)) for text in (program.source, program.stdin))
-                limits = (program.output, program.output, STATUS_LIMIT)
-                outputs = [files.enter_context(Capture(limit, overflow)) for limit in limits]
+                outputs = [files.enter_context(Capture(program.output, overflow)) for _ in range(2)]
+                outputs.append(files.enter_context(Capture(STATUS_LIMIT, overflow, watch=False)))
                 inputs = [source if program.do != "execute" or program.binary is None else program.binary, stdin]
                 artefact = [program.binary] if program.do == "compile" and program.binary is not None else []
                 return await _execute(link, command, inputs, outputs, artefact)

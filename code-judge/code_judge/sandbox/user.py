@@ -1,12 +1,10 @@
 """Run the submitted source as `python solution.py` would, in a freshly forked process.
 
-Imported by the zygote only; standard library, little of it.
+Imported by the template only; standard library, little of it.
 """
 
 import ast
-import atexit
 import builtins
-import gc
 import json
 import os
 import random
@@ -14,87 +12,102 @@ import resource
 import signal
 import sys
 import threading
-import types
+from atexit import _run_exitfuncs as run_exit_handlers  # type: ignore[attr-defined]
 from collections.abc import Iterator
-from dataclasses import dataclass
+from gc import enable as enable_collector
+from os import chdir, close, getcwd, setgroups, setresgid, setresuid, urandom, write
+from os import open as open_file
+from resource import RLIMIT_AS, RLIMIT_CPU, setrlimit
+from sys import argv, modules
+from sys import path as search_path
+from threading import _shutdown as end_threads  # type: ignore[attr-defined]
+from types import FrameType, ModuleType, TracebackType
 
-from code_judge.sandbox import cpp, kernel
-from code_judge.sandbox.box import FILENAME, Box
-from code_judge.sandbox.layers import Layers
+from code_judge.sandbox import cpp
+from code_judge.sandbox.box import FILENAME
+from code_judge.sandbox.kernel import PR_SET_DUMPABLE, PR_SET_PDEATHSIG, install_filter, landlock_restrict, prctl
 
+# Names of their own for what every fork calls: see kernel.py.
+_leave = os._exit
+_new_random_seed = super(random.Random, random._inst).seed  # type: ignore[attr-defined]
+_set_thread_number = threading.main_thread()._set_native_id  # type: ignore[attr-defined]
+
+STATUS_FD = 3
 REPORT_MEMORY = 16 << 20
 """Bytes beyond the program's limit for telling how it ended, since it may have used up all of its own."""
 FILE_SIZE = 64 << 20
 OPEN_FILES = 256
 PROCESSES = 128
 """Processes and threads of one program, where it has a user of its own."""
+_NEW_SOURCE = os.O_WRONLY | os.O_TRUNC | os.O_CREAT | os.O_CLOEXEC
+_REHEARSALS = 20
 _STREAMS = (("stdin", "r", "surrogateescape"), ("stdout", "w", "surrogateescape"), ("stderr", "w", "backslashreplace"))
 
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """memory: bytes of address space. cpu_seconds: a second line; the first is kept from outside."""
-
-    memory: int
-    cpu_seconds: int
+Place = tuple[str, int | None, int | None, int, int, int | None, bool]
+"""path, uid and ruleset of its box; memory: bytes of address space; seconds of CPU, a second line, the first is kept
+from outside; the address of the seccomp filter; whether it must die with its parent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a program runs, and the descriptor that is told how it went."""
-
-    box: Box
-    layers: Layers
-    limits: Limits
-    status_fd: int
-
-
-def become_script(source: str, place: Place, *, echo: bool) -> None:
+def become_script(source: str, place: Place, echo: bool) -> None:
     """Never returns, unless it raises before the program has started.
 
-    stdin, stdout and stderr are in place. `status_fd` is told that the program started, then what exception ended it.
+    stdin, stdout and stderr are in place. STATUS_FD is told that the program started, then what exception ended it.
     """
-    os.chdir(place.box.path)
+    chdir(place[0])
     # Tracebacks, `inspect` and the program itself read it.
-    file = os.open(FILENAME, os.O_WRONLY | os.O_TRUNC | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    text = memoryview(source.encode("utf-8", "surrogatepass"))
+    file = open_file(FILENAME, _NEW_SOURCE, 0o600)
+    text = source.encode("utf-8", "surrogatepass")
     while text:
-        text = text[os.write(file, text) :]
-    os.close(file)
+        text = text[write(file, text) :]
+    close(file)
     _enter(place)
     _renew_random()
-    os.write(place.status_fd, b"started\n")
+    write(STATUS_FD, b"started\n")
     code = 1
     try:
-        code = _run(source, echo, place.status_fd)
+        code = _run(source, echo)
     finally:
-        os._exit(code)
+        _leave(code)
 
 
-def become_compiler(source: str, place: Place, *, command: list[str], artefact_fd: int) -> None:
+def become_compiler(source: str, place: Place, command: list[str], artefact_fd: int) -> None:
     """As become_script. The compiled program goes to `artefact_fd`."""
-    os.chdir(place.box.path)
+    chdir(place[0])
     _enter(place)
-    os.write(place.status_fd, b"started\n")
-    os._exit(cpp.compile_source(source.encode("utf-8", "surrogatepass"), command, artefact_fd))
+    write(STATUS_FD, b"started\n")
+    _leave(cpp.compile_source(source.encode("utf-8", "surrogatepass"), command, artefact_fd))
 
 
 def become_binary(binary_fd: int, place: Place) -> None:
     """As become_script."""
-    os.chdir(place.box.path)
+    chdir(place[0])
     _enter(place)
-    os.write(place.status_fd, b"started\n")
+    write(STATUS_FD, b"started\n")
     cpp.execute(binary_fd)
 
 
 def _enter(place: Place) -> None:
-    _limit(place.limits, "uid" in place.layers.active)
-    _drop_privileges(place.box, place.layers)
+    _, uid, ruleset, memory, cpu_seconds, filter_address, dies_with_parent = place
+    setrlimit(RLIMIT_CPU, (cpu_seconds, cpu_seconds))
+    setrlimit(RLIMIT_AS, (memory, memory + REPORT_MEMORY))
+    if uid is not None:
+        setgroups([])
+        setresgid(uid, uid, uid)
+        setresuid(uid, uid, uid)
+        # Its own /proc/self stays readable.
+        prctl(PR_SET_DUMPABLE, 1)
+    if dies_with_parent:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if ruleset is not None:
+        landlock_restrict(ruleset)
+        close(ruleset)
+    if filter_address is not None:
+        install_filter(filter_address)
 
 
-def _limit(limits: Limits, own_user: bool) -> None:
-    for limit, value in (
-        (resource.RLIMIT_CPU, limits.cpu_seconds),
+def limit(*, own_user: bool) -> None:
+    """The limits that are the same for all programs; done in the template, whose forks inherit them."""
+    for what, value in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, FILE_SIZE),
         (resource.RLIMIT_NOFILE, OPEN_FILES),
@@ -102,38 +115,32 @@ def _limit(limits: Limits, own_user: bool) -> None:
         (resource.RLIMIT_MSGQUEUE, 0),
         *(((resource.RLIMIT_NPROC, PROCESSES),) if own_user else ()),
     ):
-        resource.setrlimit(limit, (value, value))
-    resource.setrlimit(resource.RLIMIT_AS, (limits.memory, limits.memory + REPORT_MEMORY))
+        resource.setrlimit(what, (value, value))
 
 
-def _drop_privileges(box: Box, layers: Layers) -> None:
-    if box.uid is not None:
-        os.setgroups([])
-        os.setresgid(box.uid, box.uid, box.uid)
-        os.setresuid(box.uid, box.uid, box.uid)
-        # Its own /proc/self stays readable.
-        kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
-    if "pid" not in layers.active:
-        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-    if box.ruleset is not None:
-        kernel.landlock_restrict(box.ruleset)
-        os.close(box.ruleset)
-    if "seccomp" in layers.active and layers.filter is not None:
-        kernel.install_filter(layers.filter)
+def rehearse() -> None:
+    """Do in the template what every fork does, as often as the interpreter needs to see it for its caches."""
+    main = modules["__main__"]
+    random.seed()
+    for _ in range(_REHEARSALS):
+        for echo in (False, True):
+            _execute("print('', 0)\n''", _new_main(), echo)
+        _flush()
+        _renew_random()
+    modules["__main__"] = main
 
 
 def _renew_random() -> None:
     """No two forks draw the same numbers; the main thread has a new number, too."""
-    threading.current_thread()._set_native_id()  # type: ignore[attr-defined]
-    random.seed()
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed(int.from_bytes(os.urandom(4), "little"))
+    _set_thread_number()
+    _new_random_seed()
+    if "numpy.random" in modules:
+        modules["numpy.random"].seed(int.from_bytes(urandom(4), "little"))
 
 
 def open_streams() -> None:
-    """On descriptors 0, 1 and 2, as the interpreter does for what is no terminal. Done in the zygote, which leaves them
-    alone; its forks find them ready."""
+    """On descriptors 0, 1 and 2, as the interpreter does for what is no terminal. Done in the template, which leaves
+    them alone; its forks find them ready."""
     for fd, (name, mode, errors) in enumerate(_STREAMS):
         file = open(fd, mode, 1 if name == "stderr" else -1, "utf-8", errors, closefd=False)  # noqa: SIM115
         file.buffer.raw.name = f"<{name}>"  # type: ignore[attr-defined]
@@ -141,26 +148,32 @@ def open_streams() -> None:
         setattr(sys, f"__{name}__", file)
 
 
-def _run(source: str, echo: bool, status_fd: int) -> int:
-    main = types.ModuleType("__main__")
-    main.__dict__.update(__file__=FILENAME, __builtins__=builtins, __annotations__={})
-    sys.modules["__main__"] = main
-    sys.argv = [FILENAME]
-    sys.path.insert(0, os.getcwd())
-    gc.enable()
+def _new_main() -> dict[str, object]:
+    main = ModuleType("__main__")
+    namespace = main.__dict__
+    namespace.update(__file__=FILENAME, __builtins__=builtins, __annotations__={})
+    modules["__main__"] = main
+    return namespace
+
+
+def _run(source: str, echo: bool) -> int:
+    argv[:] = [FILENAME]
+    search_path.insert(0, getcwd())
+    namespace = _new_main()
+    enable_collector()
     try:
-        _execute(source, main.__dict__, echo)
+        _execute(source, namespace, echo)
         code = 0
     except SystemExit as end:
         code = _exit_code(end)
     except BaseException as error:
-        code = _report(error, status_fd)
+        code = _report(error)
     # As the interpreter ends: join the threads, call the exit handlers, flush.
     try:
-        threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
+        end_threads()
+        run_exit_handlers()
     except BaseException as error:
-        code = code or _report(error, status_fd)
+        code = code or _report(error)
     return _flush() or code
 
 
@@ -196,7 +209,7 @@ def _exit_code(end: SystemExit) -> int:
     return 1
 
 
-def _report(error: BaseException, status_fd: int) -> int:
+def _report(error: BaseException) -> int:
     """Tell how the program ended, on the status pipe as data and on stderr as the interpreter does."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
@@ -205,7 +218,7 @@ def _report(error: BaseException, status_fd: int) -> int:
     line = frames[-1] if frames else None
     if isinstance(error, SyntaxError) and error.filename == FILENAME:
         line = error.lineno
-    os.write(status_fd, json.dumps({"kind": kind, "line": line}).encode())
+    write(STATUS_FD, json.dumps({"kind": kind, "line": line}).encode())
     # From the user's first frame on; a syntax error has none.
     start = error.__traceback__
     while start is not None and start.tb_frame.f_code.co_filename != FILENAME:
@@ -218,7 +231,7 @@ def _report(error: BaseException, status_fd: int) -> int:
     return 1
 
 
-def _walk(traceback: types.TracebackType | None) -> Iterator[tuple[types.FrameType, int]]:
+def _walk(traceback: TracebackType | None) -> Iterator[tuple[FrameType, int]]:
     while traceback is not None:
         yield traceback.tb_frame, traceback.tb_lineno
         traceback = traceback.tb_next

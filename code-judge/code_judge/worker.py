@@ -50,6 +50,7 @@ class Worker:
     async def drain(self) -> None:
         """Take no more, and wait for what runs."""
         await end([self._taking] if self._taking is not None else [])
+        await self.source.release()
         if self._running:
             await asyncio.wait(self._running)
 

@@ -163,6 +163,21 @@ def test_a_worker_that_is_killed_loses_no_job(tmp_path: Path, victim: str) -> No
             assert all(r["stdout"] == "slept\n" for r in results if not r["reason"])
 
 
+def test_a_template_that_is_stopped_holds_nothing_up_for_long(tmp_path: Path) -> None:
+    """What a program can do to it where both have one user."""
+    with redis_server(tmp_path) as redis, api(redis.uri) as it, workers(redis.uri, MAX_WORKERS=4) as first:
+        it.run("print(1)")
+        # Programs look alike, but none runs.
+        templates = [pid for pid in descendants(first.pid) if is_template(pid)]
+        answer = in_background(lambda: it.run_all([SLEEP.format(seconds=0.5)] * 8))
+        await_busy(it, 4)
+        for template in templates:
+            os.kill(template, signal.SIGSTOP)
+        results = answer.result(40)
+        assert {r["reason"] for r in results} <= {"", "internal_error"}
+        assert it.run("print(1)")["stdout"] == "1\n"
+
+
 def test_a_job_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
     with redis_server(tmp_path) as redis, api(redis.uri) as it, workers(redis.uri, MAX_DELIVERIES=2) as it_worker:
         answer = in_background(lambda: it.run(SLEEP.format(seconds=3)))

@@ -84,6 +84,62 @@ async def test_both_kinds_take_turns_and_share_round_trips(redis_: Redis) -> Non
 
 
 @needs_redis
+async def test_both_kinds_take_turns_with_room_for_one(redis_: Redis) -> None:
+    """Each result is written on its own, before there is room for the next job."""
+    async with both_sides(redis_) as (broker, source):
+        batch = asyncio.create_task(broker.submit(submissions("long", 40), life_time=None))
+        singles = asyncio.create_task(broker.submit(submissions("single", 40), life_time=60))
+        await asyncio.to_thread(wait_until, lambda: queued(redis_) == 80, "all are queued")
+        kinds = []
+        for left in range(80, 0, -1):
+            (job,) = await asyncio.wait_for(source.take(lambda: 1), 10)
+            kinds.append(job.submission.solution.split()[0])
+            source.finish(job, result(job))
+            await asyncio.to_thread(wait_until, lambda left=left: queued(redis_) < left, "the result is written")
+        assert 18 <= kinds[:40].count("long") <= 22
+        assert len(await batch) == len(await singles) == 40
+
+
+@needs_redis
+async def test_what_a_lost_reply_brought_is_found_and_counted_once(redis_: Redis) -> None:
+    async with both_sides(redis_) as (broker, source):
+        answer = asyncio.create_task(broker.submit(submissions("single", 3), life_time=60))
+        await asyncio.to_thread(wait_until, lambda: queued(redis_) == 3, "all are queued")
+        # As a command whose connection is lost on the way back.
+        redis_.cli("xreadgroup", "group", "workers", source.name, "count", "2", "streams", "{code-judge}:jobs", ">")
+        jobs: list[Job] = []
+        while len(jobs) < 3:
+            jobs += await asyncio.wait_for(source.take(lambda: 4), 10)
+        await asyncio.sleep(1.5)
+        pending = redis_.cli("xpending", "{code-judge}:jobs", "workers", "-", "+", "9").split()
+        # Entry, consumer, idle time and deliveries of each.
+        assert pending[3::4] == [b"1"] * 3
+        for job in jobs:
+            source.finish(job, result(job))
+        assert len(await asyncio.wait_for(answer, 10)) == 3
+
+
+@needs_redis
+async def test_a_leaving_worker_gives_back_what_it_has_not_begun(redis_: Redis) -> None:
+    async with both_sides(redis_) as (broker, source):
+        answer = asyncio.create_task(broker.submit(submissions("single", 3), life_time=60))
+        await asyncio.to_thread(wait_until, lambda: queued(redis_) == 3, "all are queued")
+        (begun,) = await asyncio.wait_for(source.take(lambda: 1), 10)
+        redis_.cli("xreadgroup", "group", "workers", source.name, "streams", "{code-judge}:jobs", ">")
+        await source.release()
+        other = RedisSource(redis_.uri, deliveries=1)
+        await other.open(lambda: WorkerStatus(4, 0, ()))
+        jobs: list[Job] = []
+        while len(jobs) < 2:
+            jobs += await asyncio.wait_for(other.take(lambda: 4), 10)
+        for job in jobs:
+            other.finish(job, result(job))
+        source.finish(begun, result(begun))
+        assert [one.stderr for one in await asyncio.wait_for(answer, 10)] == [f"ran single {i}" for i in range(3)]
+        await other.close()
+
+
+@needs_redis
 async def test_results_are_written_when_no_job_is_asked_for(redis_: Redis) -> None:
     async with both_sides(redis_) as (broker, source):
         answer = asyncio.create_task(broker.submit(submissions("single", 4), life_time=60))

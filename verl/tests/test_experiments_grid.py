@@ -140,7 +140,9 @@ def configs():
 
 
 @pytest.mark.parametrize(
-    "path", [NANO, NANO.with_name("tight.yaml"), NANO.with_name("smollm2.yaml")], ids=lambda path: path.stem
+    "path",
+    [NANO, *(NANO.with_name(f"{name}.yaml") for name in ("tight", "smollm2", "wide"))],
+    ids=lambda path: path.stem,
 )
 def test_runs_of_a_shipped_grid_share_their_workers(configs, path):
     """Every run composes, and those whose overrides say so differ in nothing that a worker keeps."""

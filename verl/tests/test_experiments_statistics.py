@@ -346,6 +346,8 @@ def test_a_file_that_is_not_there_or_no_parquet(tmp_path):
         ("tight", "tight", ["--min-steps", "60"]),
         ("tight", "tight_30_steps", ["--max-steps", "30"]),
         ("nano", "nano", []),
+        ("wide", "wide", []),
+        ("wide_tight", "wide_tight", []),
     ],
 )
 def test_the_published_tables_are_those_of_the_published_results(tmp_path, monkeypatch, results, folder, options):

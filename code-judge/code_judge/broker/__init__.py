@@ -70,6 +70,9 @@ class Source(Protocol):
 
     def finish(self, job: Job, result: RunResult) -> None: ...
 
+    async def release(self) -> None:
+        """No `take` follows: what it has not returned is for other workers."""
+
 
 class BrokerLost(Exception):
     """The queue cannot be reached."""

@@ -70,6 +70,9 @@ class MemoryBroker:
                 self._arrived.clear()
         return jobs
 
+    async def release(self) -> None:
+        """There are no others."""
+
     def finish(self, job: Job, result: RunResult) -> None:
         if not job.ticket.done():
             job.ticket.set_result(result)

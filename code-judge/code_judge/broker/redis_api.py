@@ -166,7 +166,7 @@ class RedisBroker:
             taken += 1
             if job.id in self._pending and job.result is None:
                 batch.append(job)
-                size += len(job.submission.solution) + len(job.submission.input or "")
+                size += _size(job.submission)
             if size > AT_ONCE:
                 break
         if batch:
@@ -176,6 +176,9 @@ class RedisBroker:
             entries = await run_script(client, ADD, STREAMS, *values)
             for job, entry in zip(batch, entries, strict=True):
                 job.entry = entry.decode()
+            if gone := [job for job in batch if job.id not in self._pending]:
+                # The client went away meanwhile.
+                self._aside(self._withdraw(gone))
         del self._unwritten[:taken]
 
     async def _read(self) -> None:
@@ -227,7 +230,7 @@ class RedisBroker:
                 logger.debug("Redis cannot be reached: %s", error)
 
     async def _look_for_lost_jobs(self, now: float) -> None:
-        """A job that is neither in its stream nor answered, twice in a row, is lost."""
+        """A job that is neither in its stream nor answered, three times in a row, is lost."""
         for stream, jobs in _by_stream(
             job for job in self._pending.values() if now - job.since > CHECK_SECONDS
         ).items():
@@ -239,7 +242,10 @@ class RedisBroker:
                 gone = {entry.decode() for entry in missing}
                 for job in chunk:
                     job.missed = job.missed + 1 if job.entry in gone else 0
-        self._fail([job for job in self._pending.values() if job.missed >= 2], "Redis has lost the submission")
+        if any(job.missed for job in self._pending.values()):
+            # Its result may be there, before what was read last: Redis' clock was set back.
+            self._last = "0"
+        self._fail([job for job in self._pending.values() if job.missed >= 3], "Redis has lost the submission")
 
     async def _write_samples(self) -> None:
         samples, self._samples = self._samples, defaultdict(float)
@@ -286,6 +292,11 @@ class RedisBroker:
     def _fail(self, jobs: Iterable[_Pending], why: str) -> None:
         for job in jobs:
             job.answer(no_verdict(job.submission, Reason.INTERNAL_ERROR, why))
+
+
+def _size(submission: Submission) -> int:
+    """Bytes in Redis, about."""
+    return 200 + len(submission.solution) + len(submission.input or "") + len(submission.expected_output or "")
 
 
 def _by_stream(jobs: Iterable[_Pending]) -> dict[str, list[_Pending]]:

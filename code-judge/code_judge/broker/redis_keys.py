@@ -108,6 +108,37 @@ return taken
 """KEYS: stream. ARGV: prefix of the workers' keys, the caller's name, the most entries. Gives the caller what workers
 without a sign of life have taken: entry, fields, number of this delivery. Forgets those workers."""
 
+RECOVER = """
+local known, found = {}, {}
+for i = 2, #ARGV do known[ARGV[i]] = true end
+for _, pending in ipairs(redis.call('XPENDING', KEYS[1], 'workers', '-', '+', 100000, ARGV[1])) do
+  if not known[pending[1]] then
+    local entry = redis.call('XRANGE', KEYS[1], pending[1], pending[1])[1]
+    if entry then
+      found[#found + 1] = {entry[1], entry[2], pending[4]}
+    else
+      redis.call('XACK', KEYS[1], 'workers', pending[1])
+    end
+  end
+end
+return found
+"""
+"""KEYS: stream. ARGV: the caller's name, entries that it knows. Returns what else is the caller's, as RECLAIM does,
+without counting it as a delivery: the reply that brought it was lost."""
+
+RELEASE = """
+local known = {}
+for i = 2, #ARGV do known[ARGV[i]] = true end
+for _, pending in ipairs(redis.call('XPENDING', KEYS[1], 'workers', '-', '+', 100000, ARGV[1])) do
+  if not known[pending[1]] then
+    local count = pending[4] - 1
+    redis.call('XCLAIM', KEYS[1], 'workers', 'released', 0, pending[1], 'RETRYCOUNT', count, 'JUSTID')
+  end
+end
+"""
+"""KEYS: stream. ARGV: the caller's name, entries that it keeps. Leaves the rest of what is the caller's to RECLAIM,
+which counts each as a delivery: one less is counted for the caller, who has not run it."""
+
 STATUSES = """
 local statuses = {}
 for _, name in ipairs(redis.call('SMEMBERS', KEYS[1])) do

@@ -20,7 +20,18 @@ import redis.exceptions
 from pydantic import ValidationError
 
 from code_judge.broker import Job, WorkerStatus, no_verdict
-from code_judge.broker.redis_keys import GROUP, RECLAIM, RESULTS_TTL, STREAMS, TRADE, WORKER, WORKER_TTL, WORKERS
+from code_judge.broker.redis_keys import (
+    GROUP,
+    RECLAIM,
+    RECOVER,
+    RELEASE,
+    RESULTS_TTL,
+    STREAMS,
+    TRADE,
+    WORKER,
+    WORKER_TTL,
+    WORKERS,
+)
 from code_judge.broker.redis_link import BLOCK_SECONDS, LOST, TRIP_SECONDS, Link, run_script
 from code_judge.tasks import Pace, background, end
 from code_judge.wire import Reason, RunResult, Submission
@@ -41,6 +52,7 @@ class RedisSource:
         self._mine: set[tuple[str, str]] = set()
         self._orphans: list[Entry] = []
         self._recover = False
+        self._leaving = False
         self._unwritten: list[tuple[Job, RunResult]] = []
         self._pace = Pace()
         # A trade is about to write the results and to ask for jobs; the task that only writes leaves it to that.
@@ -83,6 +95,20 @@ class RedisSource:
                     return jobs
         finally:
             self._leave_writing()
+
+    async def release(self) -> None:
+        """Take no more; what was taken and `take` has not returned goes to the other workers."""
+        self._leaving = True
+        self._orphans.clear()
+
+        async def give_back(client: Any) -> None:
+            for stream in STREAMS:
+                await client.eval(RELEASE, 1, stream, self.name, *self._known(stream))
+
+        try:
+            await asyncio.wait_for(self._link.call(give_back), 1)
+        except (TimeoutError, *LOST) as error:
+            logger.debug("nothing was given back: %s", error)
 
     def finish(self, job: Job, result: RunResult) -> None:
         self._unwritten.append((job, result))
@@ -134,11 +160,10 @@ class RedisSource:
     async def _read(self, client: Any, most: int) -> list[Entry]:
         try:
             if self._recover:
-                # What was given to us when the connection was lost.
-                mine = await client.xreadgroup(GROUP, self.name, dict.fromkeys(STREAMS, "0"))
                 self._recover = False
-                entries = _entries(mine)
-                self._orphans = [entry for entry in entries if entry[:2] not in self._mine]
+                for stream in STREAMS:
+                    found = await client.eval(RECOVER, 1, stream, self.name, *self._known(stream))
+                    self._keep(stream, found)
                 if self._orphans:
                     return []
             entries = await self._trade(client, most) if self._unwritten or self._plenty else []
@@ -158,18 +183,33 @@ class RedisSource:
         half, block = (most + 1) // 2, int(BLOCK_SECONDS * 1000)
         return _entries(await client.xreadgroup(GROUP, self.name, dict.fromkeys(STREAMS, ">"), count=half, block=block))
 
+    def _known(self, stream: str) -> list[str]:
+        places = self._mine | {(of, id_) for of, id_, _, _ in self._orphans}
+        return [id_ for of, id_ in places if of == stream]
+
+    def _keep(self, stream: str, found: Any) -> None:
+        """Entries of RECOVER and RECLAIM, which may find the same."""
+        known = set(self._known(stream))
+        for entry, fields, delivery in found:
+            if (id_ := entry.decode()) not in known:
+                self._orphans.append((stream, id_, _pairs(fields), delivery))
+
     async def _beat(self) -> None:
+        loop, claims_from = asyncio.get_running_loop(), 0.0
         while True:
             await asyncio.sleep(BEAT_SECONDS)
+            # A reply can be lost without an error that we see.
+            self._recover = True
             try:
                 await self._link.call(self._beat_once)
                 status = self._status()
                 room = status.slots - status.busy - len(self._orphans)
-                if room > 0:
+                if room > 0 and not self._leaving and loop.time() >= claims_from:
                     await self._link.call(lambda client, room=room: self._reclaim(client, room))  # type: ignore[misc]
             except LOST as error:
                 logger.debug("Redis cannot be reached: %s", error)
-                self._recover = True
+                # The others could not give a sign of life either.
+                claims_from = loop.time() + WORKER_TTL
 
     async def _beat_once(self, client: Any) -> None:
         pipeline = client.pipeline(transaction=False)
@@ -186,9 +226,9 @@ class RedisSource:
                 if "NOGROUP" not in str(error) and "no such key" not in str(error):
                     raise
                 continue
-            for id_, fields, delivery in entries:
+            for id_, _, delivery in entries:
                 logger.warning("taking over %s of a worker that has gone, delivery %d", id_.decode(), delivery)
-                self._orphans.append((stream, id_.decode(), _pairs(fields), delivery))
+            self._keep(stream, entries)
 
     async def _write(self) -> None:
         while True:
@@ -208,7 +248,8 @@ class RedisSource:
             values: list[Any] = [RESULTS_TTL, self.name, most]
             for job, result in batch:
                 values += (*job.ticket, result.model_dump_json())
-            self._turns.rotate()
+            if most:
+                self._turns.rotate()
             jobs = await run_script(client, TRADE, self._turns, *values)
             del self._unwritten[: len(batch)]
             self._mine -= {job.ticket[:2] for job, _ in batch}

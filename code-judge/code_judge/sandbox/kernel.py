@@ -3,6 +3,7 @@
 Standard library only: the zygote imports it.
 """
 
+import contextlib
 import ctypes
 import os
 import struct
@@ -133,7 +134,7 @@ def join_namespace(fd: int) -> None:
 
 def collapse_heap() -> None:
     """Onto huge pages, where the kernel can (6.1): fork and exit then have fewer pages to count."""
-    with open("/proc/self/maps") as file, open("/proc/self/pagemap", "rb", 0) as pagemap:
+    with contextlib.suppress(OSError), open("/proc/self/maps") as file, open("/proc/self/pagemap", "rb", 0) as pagemap:
         for line in file.readlines():
             area, rights, *_, name = (*line.split(maxsplit=5), "")[:6]
             if rights == "rw-p" and name.strip() in ("", "[heap]"):

@@ -28,6 +28,8 @@ from code_judge.sandbox.template import FIRST_FD, Order
 
 CHECK_SECONDS = 0.25
 SWEEP_PAUSE_SECONDS = 0.05
+WARM_UP_SECONDS, FORK_SECONDS = 120.0, 10.0
+"""Within which the template answers, or counts as lost: a program may have stopped it where both have one user."""
 _KEPT = {"ruleset", "binary", "artefact"}
 OLD_SECONDS = 0.5
 """Age from which a program gives way to younger ones."""
@@ -99,7 +101,9 @@ class Warden:
             entered = layers.namespaces(found)
             for namespace in entered:
                 opened.callback(os.close, namespace)
+            self._orders.settimeout(WARM_UP_SECONDS)
             self._ask_template(sorted(found.active), entered)
+            self._orders.settimeout(FORK_SECONDS)
         self._control.send(json.dumps({"layers": sorted(found.active), "missing": found.missing}).encode())
         while True:
             for end, _ in poll.poll(self._pause()):

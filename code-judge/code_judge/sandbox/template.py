@@ -16,6 +16,7 @@ from os import closerange, dup2, fstat, read, setsid
 from typing import NamedTuple, NoReturn
 
 from code_judge.sandbox import flavours, kernel, processes
+from code_judge.sandbox.immortal import immortalize
 from code_judge.sandbox.layers import Layers, join
 from code_judge.sandbox.user import become_binary, become_compiler, become_script, limit, open_streams, rehearse
 
@@ -68,6 +69,7 @@ def serve(orders: socket, flavour: str) -> NoReturn:
     # What is loaded now is shared by all forks; the collector must not touch it there.
     gc.collect()
     gc.disable()
+    immortalize()
     gc.freeze()
     kernel.collapse_heap()
     orders.send(b"0")

@@ -344,7 +344,6 @@ def test_a_file_that_is_not_there_or_no_parquet(tmp_path):
     ("results", "folder", "options"),
     [
         ("tight", "tight", ["--min-steps", "60"]),
-        ("tight", "tight_30_steps", ["--max-steps", "30"]),
         ("nano", "nano", []),
         ("wide", "wide", []),
         ("wide_tight", "wide_tight", []),

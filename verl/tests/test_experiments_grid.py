@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -274,3 +275,15 @@ def test_rows_name_what_was_logged():
         ("m", 3, 1, "held_out_rollback/accuracy", 0.75),
         ("m", 3, 1, "held_out_rollback/unseen_accuracy", 0.25),
     ]
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [("cuda", "device=cuda, but PyTorch sees no GPU"), ("gpu", "device: got 'gpu', expected cpu or cuda")],
+)
+def test_a_cold_start_needs_its_device(tmp_path, monkeypatch, device, message):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    grid = replace(read_grid(NANO), cold_start={"nano": {"device": device}})
+    with pytest.raises(GridError, match=message):
+        grid.prepare_cold_start(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -48,7 +48,7 @@ class RedisSource:
         self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._link = Link(uri)
         self._deliveries = deliveries
-        self._status = lambda: WorkerStatus(0, 0, ())
+        self._status: Callable[[], WorkerStatus] = lambda: WorkerStatus(0, 0, ())
         self._mine: set[tuple[str, str]] = set()
         self._orphans: list[Entry] = []
         self._recover = False

@@ -12,7 +12,7 @@ import resource
 import signal
 import sys
 import threading
-from atexit import _run_exitfuncs as run_exit_handlers  # type: ignore[attr-defined]
+from atexit import _run_exitfuncs as run_exit_handlers
 from collections.abc import Iterator
 from gc import enable as enable_collector
 from os import chdir, close, getcwd, setgroups, setresgid, setresuid, urandom, write
@@ -29,7 +29,7 @@ from code_judge.sandbox.kernel import PR_SET_DUMPABLE, PR_SET_PDEATHSIG, install
 
 # Names of their own for what every fork calls: see kernel.py.
 _leave = os._exit
-_new_random_seed = super(random.Random, random._inst).seed  # type: ignore[attr-defined]
+_new_random_seed = super(random.Random, random._inst).seed
 _set_thread_number = threading.main_thread()._set_native_id  # type: ignore[attr-defined]
 
 STATUS_FD = 3

@@ -122,6 +122,7 @@ class Grid:
         if NANO not in self.cold_start:
             return ColdStart(*(Path(self.cold_start[key]) for key in ("model", "train", "val")))
         settings = Settings(**self.cold_start[NANO])
+        _check_device(settings.device)
         # The quickstart's where they are its settings.
         same = settings == Settings(seed=settings.seed)
         out = folder / (f"seed{settings.seed}" if same else settings.fingerprint())
@@ -136,6 +137,15 @@ def read_grid(path: Path) -> Grid:
         return _grid(content)
     except GridError as error:
         raise GridError(f"{path}: {error}") from None
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    if device not in ("cpu", "cuda"):
+        raise GridError(f"cold_start.nano.device: got {device!r}, expected cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise GridError("cold_start.nano.device=cuda, but PyTorch sees no GPU; use a machine with one, or device: cpu")
 
 
 def _read(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:

@@ -27,7 +27,8 @@ MARKER = "cold_start.json"
 class Settings:
     """hidden … kv_heads: the Qwen3 architecture. visible_share, silent_share: of the first calls in the traces, those
     that fail and those that give a wrong answer. tokens: per optimizer step. matrix_lr: Muon's, for the matrices; lr:
-    AdamW's, for embeddings and norms. wide: tasks of more families. Sizes of the data sets in rows."""
+    AdamW's, for embeddings and norms. wide: tasks of more families. device: cpu, or cuda for a
+    larger policy, which is saved as bfloat16. Sizes of the data sets in rows."""
 
     seed: int = 0
     hidden: int = 96
@@ -47,6 +48,7 @@ class Settings:
     train_size: int = 2048
     val_size: int = 320
     wide: bool = False
+    device: str = "cpu"
 
     def fingerprint(self) -> str:
         """Of the settings and of the code that makes tasks, traces and tokens."""
@@ -98,8 +100,7 @@ def _save_tasks(folder: Path, rl: list[Task], held_out: list[Task]) -> None:
 
 
 def train(folder: Path, traces: list[Trace], settings: Settings) -> list[float]:
-    """Train tokenizer and model from scratch, on a GPU where there is one; save both, return the loss of every tenth of
-    the training."""
+    """Train tokenizer and model from scratch, save both, return the loss of every tenth of the training."""
     import torch
 
     from verl_cleaner.nano.tokenizer import train_tokenizer
@@ -109,9 +110,8 @@ def train(folder: Path, traces: list[Trace], settings: Settings) -> list[float]:
     texts = [text for trace in traces[:4000] for text, _ in segments(trace)]
     tokenizer = train_tokenizer(texts, vocab_size=settings.vocab_size)
     examples = [tokenize(trace, tokenizer) for trace in traces]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cuda.matmul.allow_tf32 = True
-    model = _build_model(tokenizer, settings).to(device)
+    model = _build_model(tokenizer, settings).to(settings.device)
     optimizers = _optimizers(model, settings)
     schedules = [
         torch.optim.lr_scheduler.OneCycleLR(
@@ -139,7 +139,7 @@ def train(folder: Path, traces: list[Trace], settings: Settings) -> list[float]:
             left = (now - start) / step * (settings.steps - step)
             print(f"cold start: step {step}/{settings.steps}, loss {loss.item():.3f}, {left:.0f} s left", flush=True)
             shown = now
-    if device == "cuda":
+    if settings.device == "cuda":
         # As the rollout engine computes.
         model.to(torch.bfloat16)
     model.save_pretrained(folder)

@@ -175,7 +175,10 @@ def test_a_template_that_is_stopped_holds_nothing_up_for_long(tmp_path: Path) ->
             os.kill(template, signal.SIGSTOP)
         results = answer.result(40)
         assert {r["reason"] for r in results} <= {"", "internal_error"}
-        assert it.run("print(1)")["stdout"] == "1\n"
+        # The one that finds it stopped is answered so, and the next one runs in its successor.
+        answers = [it.run("print(1)") for _ in range(2)]
+        assert answers[0]["reason"] in ("", "internal_error")
+        assert answers[1]["stdout"] == "1\n"
 
 
 def test_a_job_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from code_judge.sandbox.template import FIRST_FD, Order
 
 CHECK_SECONDS = 0.25
 SWEEP_PAUSE_SECONDS = 0.05
-WARM_UP_SECONDS, FORK_SECONDS = 120.0, 10.0
+WARM_UP_SECONDS, FORK_SECONDS = 120.0, 5.0
 """Within which the template answers, or counts as lost: a program may have stopped it where both have one user."""
 _KEPT = {"ruleset", "binary", "artefact"}
 OLD_SECONDS = 0.5

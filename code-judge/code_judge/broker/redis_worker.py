@@ -103,7 +103,7 @@ class RedisSource:
 
         async def give_back(client: Any) -> None:
             for stream in STREAMS:
-                await client.eval(RELEASE, 1, stream, self.name, *self._known(stream))
+                await run_script(client, RELEASE, [stream], self.name, *self._known(stream))
 
         try:
             await asyncio.wait_for(self._link.call(give_back), 1)
@@ -162,7 +162,7 @@ class RedisSource:
             if self._recover:
                 self._recover = False
                 for stream in STREAMS:
-                    found = await client.eval(RECOVER, 1, stream, self.name, *self._known(stream))
+                    found = await run_script(client, RECOVER, [stream], self.name, *self._known(stream))
                     self._keep(stream, found)
                 if self._orphans:
                     return []

@@ -1,6 +1,6 @@
 """Draw a recorded rollback as SVG: `python docs/draw_repair.py [RECORD.jsonl] [OUT.svg]`, both in docs/ by default.
 
-The record is the first row of a dump of rollbacks (verl_cleaner.rollback_dump) that overwrote a turn.
+The record is the first row of a dump of rollbacks (verl_cleaner.records.rollbacks) that overwrote a turn.
 """
 
 import difflib

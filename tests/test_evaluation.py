@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from cleaner_lab.nano.cold_start import Settings, cold_start
 from verl_cleaner.evaluation import trajectories
-from verl_cleaner.nano.cold_start import Settings, cold_start
 
 REPOSITORY = Path(__file__).parents[1]
 NANO = Path("outputs/nano/seed0")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from verl_cleaner.experiments import results
-from verl_cleaner.run import read_steps
+from cleaner_lab.experiments import results
+from verl_cleaner.launch import read_steps
 
 REPOSITORY = Path(__file__).parents[1]
 SMALL = [

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from verl_cleaner import trajectory_dump
+from verl_cleaner.records import trajectories as trajectory_dump
 
 REPOSITORY = Path(__file__).parents[1]
 MARK = "CLEANER_TEST_RUN"

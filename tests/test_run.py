@@ -8,8 +8,8 @@ import sys
 import psutil
 import pytest
 
-from verl_cleaner import run as run_module
-from verl_cleaner.run import Run, RunFailed, last_error
+from verl_cleaner import launch as run_module
+from verl_cleaner.launch import Run, RunFailed, last_error
 
 SCRIPT = """
 import json, os, sys, time

@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY / "verl/tests"))
 from tiny import tiny_model  # noqa: E402
 
-from verl_cleaner.sft import smollm2, traces  # noqa: E402
+from cleaner_lab.sft import smollm2, traces  # noqa: E402
 
 
 def small_tokenizer():

@@ -15,7 +15,7 @@ setup_environment --no-dev --inexact
 export OMP_NUM_THREADS=1
 for argument; do
   # Asking for help needs no judge.
-  [[ $argument == -h || $argument == --help ]] && exec .venv/bin/python -m verl_cleaner.nano.quickstart --help
+  [[ $argument == -h || $argument == --help ]] && exec .venv/bin/python -m cleaner_lab.nano.quickstart --help
 done
 OUTPUT_DIR=${OUTPUT_DIR:-outputs/quickstart/$(date +%Y%m%d-%H%M%S)}
 export OUTPUT_DIR
@@ -23,4 +23,4 @@ export OUTPUT_DIR
 export MAX_EXECUTION_TIME=${MAX_EXECUTION_TIME:-2}
 start_judge "$OUTPUT_DIR"
 # exec: the judge watches this process.
-exec .venv/bin/python -m verl_cleaner.nano.quickstart "$@"
+exec .venv/bin/python -m cleaner_lab.nano.quickstart "$@"

@@ -24,9 +24,9 @@ from verl.experimental.agent_loop.tool_agent_loop import AgentState
 from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop as StockToolAgentLoop
 from verl.workers.rollout.replica import TokenOutput
 
+from verl_cleaner.rollout.tool_agent_loop import ToolAgentLoop
+from verl_cleaner.rollout.tool_formats import FORMATS
 from verl_cleaner.saar.segment import find_boundary
-from verl_cleaner.tool_agent_loop import ToolAgentLoop
-from verl_cleaner.tool_formats import FORMATS
 
 CODE = "total = 0\nfor number in range(100):\n    total += number * number\nprint(total)"
 THINK = "First I compute the sum of the squares, then I compare. " * 8

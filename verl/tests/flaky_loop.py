@@ -1,8 +1,8 @@
 """An agent loop that loses chosen trajectories and has a pair in every other, and a reward, for test_end_to_end.py."""
 
+from verl_cleaner.rollout.tool_agent_loop import ToolAgentLoop
 from verl_cleaner.saar.outcome import InfrastructureError
 from verl_cleaner.saar.pair import Pair
-from verl_cleaner.tool_agent_loop import ToolAgentLoop
 
 LOST_IN_TRAINING = {(3, 1), (13, 0), (14, 0)}
 """(index, session): one group of the first step's ten, two of the second's."""

@@ -9,7 +9,7 @@ from tiny import tiny_config, tiny_tokenizer
 from transformers import Qwen3ForCausalLM
 from verl.workers.rollout.replica import TokenOutput
 
-from verl_cleaner.cpu.rollout import CpuServer
+from verl_cleaner.engine.cpu.rollout import CpuServer
 
 TOKENIZER = tiny_tokenizer()
 MAX_LENGTH = 1200

@@ -4,7 +4,8 @@ import json
 import random
 from pathlib import Path
 
-from verl_cleaner import rollback_dump, trajectory_dump
+from verl_cleaner.records import rollbacks as rollback_dump
+from verl_cleaner.records import trajectories as trajectory_dump
 
 HOSTILE = (
     "<script>document.title='owned'</script></script><img src=x onerror=\"document.title='owned'\">",

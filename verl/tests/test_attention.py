@@ -9,7 +9,7 @@ from tiny import tiny_config
 from torch.nn.attention import varlen
 from transformers import AutoModelForCausalLM
 
-from verl_cleaner.attention import varlen_attention
+from verl_cleaner.engine.attention import varlen_attention
 
 LENGTHS = [5, 1, 7]
 

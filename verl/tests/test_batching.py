@@ -12,8 +12,8 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from verl_cleaner.cpu.batching import Batcher
-from verl_cleaner.cpu.sampling import Request, SamplingParams, sample
+from verl_cleaner.engine.cpu.batching import Batcher
+from verl_cleaner.engine.cpu.sampling import Request, SamplingParams, sample
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14, 15], [5, 6, 7], [30, 31]]
 

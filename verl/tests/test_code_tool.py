@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from verl.tools.schemas import OpenAIFunctionToolSchema
 
-from verl_cleaner.code_tool import DEFAULT_URL, CodeInterpreter, judge_url
+from verl_cleaner.rollout.code_interpreter import DEFAULT_URL, CodeInterpreter, judge_url
 from verl_cleaner.saar.outcome import InfrastructureError, Outcome
 
 SCHEMA = OpenAIFunctionToolSchema.model_validate(

@@ -8,7 +8,7 @@ import torch
 from tiny import tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from verl_cleaner.cpu.rollout import CpuServer
+from verl_cleaner.engine.cpu.rollout import CpuServer
 
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "repetition_penalty": 1.0}
 

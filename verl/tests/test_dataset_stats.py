@@ -12,7 +12,7 @@ from verl_cleaner.dataset import filter as data_filter
 from verl_cleaner.dataset import statistics, stats, synthetic
 from verl_cleaner.evaluation import trajectories
 from verl_cleaner.evaluation.runner import EvaluationError
-from verl_cleaner.run import RunFailed
+from verl_cleaner.launch import RunFailed
 
 ATTEMPTS = 8
 

@@ -13,12 +13,12 @@ from loop_harness import CONF
 from omegaconf import OmegaConf, open_dict
 from tiny import tiny_dataset, tiny_tokenizer
 
+from cleaner_lab.sft.traces import tool_schemas
 from verl_cleaner.dataset import synthetic
 from verl_cleaner.dataset.lengths import prompt_lengths
 from verl_cleaner.dataset.rl_dataset import CleanerDataset
 from verl_cleaner.preflight import inputs
 from verl_cleaner.preflight.translate import TOOL_CONFIG
-from verl_cleaner.sft.traces import tool_schemas
 
 CLASS = ("data.custom_cls.path=pkg://verl_cleaner.dataset.rl_dataset", "data.custom_cls.name=CleanerDataset")
 

@@ -9,10 +9,10 @@ import hydra
 import pytest
 from omegaconf import OmegaConf, open_dict
 
-from verl_cleaner.experiments import results, series
-from verl_cleaner.experiments.experiment import Experiment
-from verl_cleaner.experiments.grid import ColdStart, GridError, read_grid
-from verl_cleaner.experiments.series import (
+from cleaner_lab.experiments import results, series
+from cleaner_lab.experiments.experiment import Experiment
+from cleaner_lab.experiments.grid import ColdStart, GridError, read_grid
+from cleaner_lab.experiments.series import (
     CONF,
     PER_RUN,
     differences,
@@ -20,7 +20,7 @@ from verl_cleaner.experiments.series import (
     of_workers,
     worker_part,
 )
-from verl_cleaner.run import read_steps
+from verl_cleaner.launch import read_steps
 
 NANO = Path(__file__).parents[2] / "recipe/cleaner/experiments/nano.yaml"
 GOOD = """

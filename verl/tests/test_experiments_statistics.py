@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from verl_cleaner.experiments import figures, report, statistics, tables
-from verl_cleaner.experiments.statistics import Axis, ResultsError, curves, interval, of_method
+from cleaner_lab.experiments import figures, report, statistics, tables
+from cleaner_lab.experiments.statistics import Axis, ResultsError, curves, interval, of_method
 
 STEPS = (0, 2, 4, 6)
 

@@ -13,7 +13,7 @@ import pytest
 # Plays the driver: two workers that report, then one that stays.
 DRIVER = """
 import json, os, shlex, subprocess, sys
-from verl_cleaner.cpu import forkserver
+from verl_cleaner.engine.cpu import forkserver
 
 client = shlex.split(forkserver.start())
 folder = sys.argv[1]
@@ -31,7 +31,8 @@ import json, os, random, sys
 import numpy as np, torch
 print(json.dumps({
     "argv": sys.argv, "name": __name__, "worker": os.environ["WORKER"], "cwd": os.getcwd(), "pid": os.getpid(),
-    "preloaded": "verl_cleaner.agent_loop" in sys.modules, "random": [random.random(), float(np.random.rand())],
+    "preloaded": "verl_cleaner.rollout.agent_loop_worker" in sys.modules,
+    "random": [random.random(), float(np.random.rand())],
     "threads": torch.get_num_threads(), "reaps": os.waitstatus_to_exitcode(os.system("exit 3")),
 }))
 """

@@ -9,10 +9,11 @@ from omegaconf import OmegaConf
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
-from verl_cleaner import agent_loop, groups, trainer
-from verl_cleaner.groups import CompleteGroups
-from verl_cleaner.lost import LostTrajectory, RolloutError, check_lost
+from verl_cleaner.rollout import agent_loop_worker as agent_loop
+from verl_cleaner.rollout.lost_trajectory import LostTrajectory, RolloutError, check_lost
 from verl_cleaner.saar.outcome import InfrastructureError
+from verl_cleaner.training import groups, trainer
+from verl_cleaner.training.groups import CompleteGroups
 
 OUTAGE = LostTrajectory("u3", True, "the judge is gone")
 BUG = LostTrajectory("u3", False, "Traceback: KeyError")

@@ -12,12 +12,12 @@ from verl.utils.tracking import Tracking
 
 from code_judge.broker import Status
 from code_judge.metrics import render
-from verl_cleaner import rollback_dump
 from verl_cleaner.config import rollback_config
-from verl_cleaner.live import log_repairs
-from verl_cleaner.loop_metrics import LoopMetrics, check_address, outcome_label
+from verl_cleaner.records import rollbacks as rollback_dump
+from verl_cleaner.rollout.tool_agent_loop import RECORD_FIELD, ToolAgentLoop
 from verl_cleaner.saar.metrics import rollback_metrics
-from verl_cleaner.tool_agent_loop import RECORD_FIELD, ToolAgentLoop
+from verl_cleaner.training.prometheus import LoopMetrics, check_address, outcome_label
+from verl_cleaner.training.repair_tables import log_repairs
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "docs" / "grafana.json").read_text())
 EVIL = "NameError <script>x</script> é # **bold**"

@@ -4,7 +4,7 @@ import pytest
 import torch
 import verl.utils.torch_functional as torch_functional
 
-from verl_cleaner import logprobs
+from verl_cleaner.engine import logprobs
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])

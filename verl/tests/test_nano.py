@@ -8,14 +8,14 @@ import pytest
 from loop_harness import ScriptedServer, make_config, make_loop
 from verl.tools.schemas import ToolResponse
 
-from verl_cleaner.nano import cold_start as cold
-from verl_cleaner.nano import traces
-from verl_cleaner.nano.solutions import solve
-from verl_cleaner.nano.tasks import FAMILIES, TOOL, UNSEEN, WIDE, make_tasks, to_row
-from verl_cleaner.nano.tokenizer import train_tokenizer
+from cleaner_lab.nano import cold_start as cold
+from cleaner_lab.nano import traces
+from cleaner_lab.nano.solutions import solve
+from cleaner_lab.nano.tasks import FAMILIES, TOOL, UNSEEN, WIDE, make_tasks, to_row
+from cleaner_lab.nano.tokenizer import train_tokenizer
 from verl_cleaner.reward.reasoning_gym import compute_score
+from verl_cleaner.rollout.tool_agent_loop import ToolAgentLoop
 from verl_cleaner.saar.outcome import OK
-from verl_cleaner.tool_agent_loop import ToolAgentLoop
 
 TASKS = make_tasks("cold_start", 210, seed=3)
 WIDE_TASKS = make_tasks("cold_start", 420, seed=3, wide=True)

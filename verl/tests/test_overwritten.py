@@ -7,9 +7,9 @@ from tensordict import TensorDict
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.utils.losses import ppo_loss
 
-from verl_cleaner.overwritten import MASK_FIELD
-from verl_cleaner.overwritten_loss import finish_metrics, marked_loss, token_sums
-from verl_cleaner.tool_agent_loop import ToolAgentLoop
+from verl_cleaner.rollout.output import MASK_FIELD
+from verl_cleaner.rollout.tool_agent_loop import ToolAgentLoop
+from verl_cleaner.training.overwritten_loss import finish_metrics, marked_loss, token_sums
 
 FAIL, FIXED, OTHER = call("NameError x is not defined"), call("ok NameError x is 1"), call("ok 42")
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from verl_cleaner.cpu.platform import CpuPlatform
+from verl_cleaner.engine.cpu.platform import CpuPlatform
 
 
 @pytest.fixture

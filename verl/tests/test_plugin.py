@@ -56,9 +56,9 @@ def test_the_cpu_backend_is_registered_by_its_switch_and_imported_when_used():
     extra = {name.removeprefix("verl_cleaner.") for name in found["extra"] if name.startswith("verl_cleaner.")}
     assert extra == {"plugin", "attention", "logprobs", "precision", "cpu", "cpu.platform"}
     assert found["platform"] == "cpu"
-    assert found["adapter"] == "verl_cleaner.cpu.rollout.CpuServerAdapter"
-    assert found["replica"] == "verl_cleaner.cpu.rollout"
-    assert found["gloo"] == "verl_cleaner.cpu"
+    assert found["adapter"] == "verl_cleaner.engine.cpu.rollout.CpuServerAdapter"
+    assert found["replica"] == "verl_cleaner.engine.cpu.rollout"
+    assert found["gloo"] == "verl_cleaner.engine.cpu"
     assert found["offload"] is None
 
 

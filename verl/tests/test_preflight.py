@@ -146,7 +146,7 @@ def test_the_gpu_config_passes_with_the_published_dtype(config):
         (["actor_rollout_ref.rollout.do_sample=False"], ["write actor_rollout_ref.rollout.temperature=0"]),
         (
             ["actor_rollout_ref.rollout.agent.agent_loop_manager_class=null"],
-            ["agent_loop_manager_class=None", "expected verl_cleaner.agent_loop.AgentLoopManager"],
+            ["agent_loop_manager_class=None", "expected verl_cleaner.rollout.agent_loop_worker.AgentLoopManager"],
         ),
         # Bad values, all of them told.
         (
@@ -236,7 +236,7 @@ def test_refused(config, overrides, words):
 
 
 def test_rescoring_that_would_not_be_exact(config):
-    pytest.importorskip("verl_cleaner.rescore")
+    pytest.importorskip("verl_cleaner.rollout.rescore")
     rescore = f"+{MT}.rollback_logprobs=rescore"
     made = config(ROLLBACK_ON, rescore, "actor_rollout_ref.rollout.temperature=0.7")
     (problem,) = problems_of(made)

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from verl_cleaner.nano import seeds
-from verl_cleaner.nano.curves import family_accuracies, held_out_accuracy, plot
-from verl_cleaner.nano.quickstart import BASELINE, CLEANER, Outcome, step_line
-from verl_cleaner.nano.summary import first_repair, format_table, table
-from verl_cleaner.nano.tasks import UNSEEN
+from cleaner_lab.nano import seeds
+from cleaner_lab.nano.curves import family_accuracies, held_out_accuracy, plot
+from cleaner_lab.nano.quickstart import BASELINE, CLEANER, Outcome, step_line
+from cleaner_lab.nano.summary import first_repair, format_table, table
+from cleaner_lab.nano.tasks import UNSEEN
 
 SIZES = {"gcd": 30, "lcm": 10, UNSEEN: 10}
 

@@ -4,8 +4,8 @@ import pytest
 from loop_harness import PROMPT, call, make_config, make_loop, rollback, run_loop
 from model_server import TOKENIZER, ForcedServer, cpu_server, random_model, true_logprobs
 
-from verl_cleaner.rescore import score
-from verl_cleaner.tool_agent_loop import RECORD_FIELD, ToolAgentLoop
+from verl_cleaner.rollout.rescore import score
+from verl_cleaner.rollout.tool_agent_loop import RECORD_FIELD, ToolAgentLoop
 
 FAIL, FIXED, OTHER = call("NameError x is not defined"), call("ok NameError x is 1"), call("ok 42")
 SCRIPT = [f"Near. {FAIL}", f"Fix. {FIXED}", f"Far. {FAIL}", f"Fix. {OTHER}", f"B. {FAIL}", f"C. {FAIL}", FIXED, "Done."]

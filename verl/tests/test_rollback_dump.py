@@ -7,9 +7,10 @@ import pytest
 from loop_harness import ScriptedServer, call, make_config, rollback, run_loop
 from report_data import retry
 
-from verl_cleaner import replay, rollback_dump
+from verl_cleaner import replay
 from verl_cleaner.config import rollback_config
-from verl_cleaner.tool_agent_loop import RECORD_FIELD, ToolAgentLoop
+from verl_cleaner.records import rollbacks as rollback_dump
+from verl_cleaner.rollout.tool_agent_loop import RECORD_FIELD, ToolAgentLoop
 
 FAIL, LONE, SLOW = call("NameError x is not defined"), call("say \ud83d"), call("timeout slow")
 SCRIPT = [

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from loop_harness import TOKENIZER, ScriptedServer, call, encode, make_config, rollback, run_loop
 
+from verl_cleaner.rollout.tool_agent_loop import RECORD_FIELD, ToolAgentLoop
 from verl_cleaner.saar.outcome import InfrastructureError
-from verl_cleaner.tool_agent_loop import RECORD_FIELD, ToolAgentLoop
 
 FAIL, FIXED, OTHER = call("NameError x is not defined"), call("ok NameError x is 1"), call("ok 42")
 ANSWER = "The answer is 42."
@@ -156,7 +156,7 @@ async def test_a_timeout_of_our_own_is_not_the_deadline():
 async def test_long_comparisons_leave_the_event_loop(monkeypatch, extra):
     import threading
 
-    import verl_cleaner.tool_agent_loop as module
+    import verl_cleaner.rollout.tool_agent_loop as module
 
     threads = []
 

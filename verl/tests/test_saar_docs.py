@@ -8,9 +8,9 @@ from pathlib import Path
 
 from verl_cleaner import replay
 from verl_cleaner.config import MultiTurnConfig
-from verl_cleaner.rollback_dump import read
+from verl_cleaner.records.rollbacks import read
+from verl_cleaner.rollout.tool_formats import FORMATS
 from verl_cleaner.saar.config import RollbackConfig
-from verl_cleaner.tool_formats import FORMATS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 TEXT = (DOCS / "saar.md").read_text(encoding="utf-8")

@@ -20,8 +20,8 @@ from loop_harness import (
 )
 from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop as StockToolAgentLoop
 
+from verl_cleaner.rollout.tool_agent_loop import RECORD_FIELD, ToolAgentLoop
 from verl_cleaner.saar.outcome import InfrastructureError
-from verl_cleaner.tool_agent_loop import RECORD_FIELD, ToolAgentLoop
 
 ON = make_config(*rollback())
 OFF = make_config()

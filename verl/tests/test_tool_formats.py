@@ -12,10 +12,10 @@ from loop_harness import TOKENIZER, ScriptedServer, make_config, rollback, run_l
 from real_tokenizers import real_tokenizer
 from verl.experimental.agent_loop.tool_parser import ToolParser
 
+from verl_cleaner.rollout.tool_agent_loop import RECORD_FIELD, ToolAgentLoop
+from verl_cleaner.rollout.tool_formats import FORMATS
+from verl_cleaner.rollout.tool_parser import CallReader, MalformedCall, warn_of_whole_turns
 from verl_cleaner.saar.segment import find_boundary
-from verl_cleaner.tool_agent_loop import RECORD_FIELD, ToolAgentLoop
-from verl_cleaner.tool_formats import FORMATS
-from verl_cleaner.tool_parser import CallReader, MalformedCall, warn_of_whole_turns
 
 SCHEMAS = [tool.tool_schema for tool in tool_list()]
 
@@ -253,7 +253,7 @@ async def test_a_format_that_cannot_be_split_is_repaired_as_a_whole_and_says_so_
     call = "<seed:tool_call><function=code_interpreter><parameter=code>{}</parameter></function></seed:tool_call>"
     script = [f"First. {call.format('NameError x')}", f"Second. {call.format('ok NameError x')}", "Done."]
     config = make_config(*rollback(rollback_similarity_threshold=0), "actor_rollout_ref.rollout.multi_turn.format=seed")
-    with caplog.at_level(logging.WARNING, logger="verl_cleaner.tool_parser"):
+    with caplog.at_level(logging.WARNING, logger="verl_cleaner.rollout.tool_parser"):
         off = make_config("actor_rollout_ref.rollout.multi_turn.format=seed")
         await run_loop(ToolAgentLoop, ScriptedServer(["Done."]), off)
         assert caplog.records == []

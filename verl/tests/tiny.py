@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from verl_cleaner.nano.tokenizer import CHAT_TEMPLATE, MARKS, SPECIAL
+from cleaner_lab.nano.tokenizer import CHAT_TEMPLATE, MARKS, SPECIAL
 
 
 def tiny_tokenizer():

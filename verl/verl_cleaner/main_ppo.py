@@ -12,7 +12,7 @@ import hydra
 from omegaconf import DictConfig
 
 from verl_cleaner import preflight
-from verl_cleaner.lost import RolloutError
+from verl_cleaner.rollout.lost_trajectory import RolloutError
 from verl_cleaner.saar.outcome import InfrastructureError
 
 
@@ -48,7 +48,7 @@ def errors_in_a_line() -> Iterator[None]:
 
 def _use_cpu_backend(config: DictConfig) -> None:
     """Before VeRL asks for its platform; the worker processes inherit the variable."""
-    from verl_cleaner.cpu import forkserver, register
+    from verl_cleaner.engine.cpu import forkserver, register
 
     if os.environ.get("VERL_PLATFORM", "").strip().lower() != "cpu":
         os.environ["VERL_PLATFORM"] = "cpu"

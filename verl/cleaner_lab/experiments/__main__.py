@@ -8,8 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from verl_cleaner.experiments.experiment import RESULTS, Experiment
-from verl_cleaner.experiments.grid import GridError, read_grid
+from cleaner_lab.experiments.experiment import RESULTS, Experiment
+from cleaner_lab.experiments.grid import GridError, read_grid
 
 _GRID = Path("recipe/cleaner/experiments/nano.yaml")
 _GOES_ON = "the same command goes on with what is left"
@@ -39,7 +39,7 @@ def main() -> None:
         print(f"[cleaner] error: {failure}", file=sys.stderr)
     if failures or stopped:
         sys.exit(f"[cleaner] {'stopped; ' if stopped else ''}{_GOES_ON}")
-    print(f"[cleaner] tables and figures: python -m verl_cleaner.experiments.report {out / RESULTS} --out {out}")
+    print(f"[cleaner] tables and figures: python -m cleaner_lab.experiments.report {out / RESULTS} --out {out}")
 
 
 def _parse() -> tuple[argparse.Namespace, list[str]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from verl_cleaner.experiments.statistics import Axis, Interval, interval
+from cleaner_lab.experiments.statistics import Axis, Interval, interval
 
 NONE = "–"
 

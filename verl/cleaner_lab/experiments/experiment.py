@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from verl_cleaner.experiments import results
-from verl_cleaner.experiments.grid import ColdStart, Grid, GridError, GridRun
-from verl_cleaner.experiments.series import DONE, SETTINGS, Plan, PlannedRun, of_workers, override_key
-from verl_cleaner.nano.curves import held_out_accuracy
-from verl_cleaner.run import MetricsFile, RunFailed, Training, logger_environment, read_steps
+from cleaner_lab.experiments import results
+from cleaner_lab.experiments.grid import ColdStart, Grid, GridError, GridRun
+from cleaner_lab.experiments.series import DONE, SETTINGS, Plan, PlannedRun, of_workers, override_key
+from cleaner_lab.nano.curves import held_out_accuracy
+from verl_cleaner.launch import MetricsFile, RunFailed, Training, logger_environment, read_steps
 
 RESULTS = "results.parquet"
 _POLL_SECONDS = 0.5
@@ -148,7 +148,7 @@ def sizes(start: ColdStart) -> dict[str, int]:
     import pandas as pd
     from safetensors import safe_open
 
-    from verl_cleaner.nano.tasks import UNSEEN
+    from cleaner_lab.nano.tasks import UNSEEN
 
     families = pd.read_parquet(start.val, columns=["data_source"])["data_source"]
     unseen = int(families.str.endswith(f"/{UNSEEN}").sum())
@@ -168,7 +168,7 @@ class _Group:
         plan, log = experiment.out / f"plan{number}.json", experiment.out / f"group{number}.log"
         Plan(experiment.grid.config_name, planned).write(plan)
         self._followed = [(run.name, MetricsFile(Path(run.folder) / "metrics.jsonl")) for run in planned]
-        command = [sys.executable, "-m", "verl_cleaner.experiments.series", str(plan)]
+        command = [sys.executable, "-m", "cleaner_lab.experiments.series", str(plan)]
         print(f"[cleaner] group {number}: {len(runs)} runs (log: {log})")
         self._stack = ExitStack()
         environment = logger_environment(experiment.out)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from verl_cleaner.experiments.statistics import (
+from cleaner_lab.experiments.statistics import (
     BASELINE,
     LAST,
     Axis,

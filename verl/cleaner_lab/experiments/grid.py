@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from verl_cleaner.nano.cold_start import Settings, cold_start
+from cleaner_lab.nano.cold_start import Settings, cold_start
 
 NANO = "nano"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")

@@ -1,4 +1,4 @@
-"""Tables and figures of a grid: `python -m verl_cleaner.experiments.report RESULTS.parquet --out FOLDER`.
+"""Tables and figures of a grid: `python -m cleaner_lab.experiments.report RESULTS.parquet --out FOLDER`.
 
 RESULTS.parquet has one row an observation: method, seed, step, metric, value. What the grid was is in the file's own
 metadata under `cleaner`, as JSON. FOLDER gets tables.md, headline.png, mechanism.png and final.png.
@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from verl_cleaner.experiments import tables
-from verl_cleaner.experiments.statistics import (
+from cleaner_lab.experiments import tables
+from cleaner_lab.experiments.statistics import (
     ACCURACY,
     BASELINE,
     COLUMNS,
@@ -95,7 +95,7 @@ def leave_out(frame: pd.DataFrame, least: int) -> tuple[pd.DataFrame, list[Run]]
 
 def write(frame: pd.DataFrame, about: dict[str, Any], out: Path, notes: Sequence[str] = ()) -> str:
     """Write all files into the folder, made where it is not there; returns the tables."""
-    from verl_cleaner.experiments.figures import FIGURES
+    from cleaner_lab.experiments.figures import FIGURES
 
     text = tables.report(frame, about, notes)
     out.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def write(frame: pd.DataFrame, about: dict[str, Any], out: Path, notes: Sequence
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m verl_cleaner.experiments.report", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="python -m cleaner_lab.experiments.report", allow_abbrev=False)
     parser.add_argument("results", type=Path, metavar="RESULTS.parquet")
     parser.add_argument("--out", type=Path, required=True, help="folder for the tables and figures")
     parser.add_argument("--methods", help="these alone, with commas between; the baseline is always shown")

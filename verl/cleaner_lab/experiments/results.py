@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from verl_cleaner.experiments.statistics import COLUMNS, METADATA
-from verl_cleaner.nano.curves import family_accuracies, held_out_accuracy
-from verl_cleaner.nano.tasks import UNSEEN
+from cleaner_lab.experiments.statistics import COLUMNS, METADATA
+from cleaner_lab.nano.curves import family_accuracies, held_out_accuracy
+from cleaner_lab.nano.tasks import UNSEEN
 
 SCHEMA = pa.schema(zip(COLUMNS, (pa.string(), pa.int64(), pa.int64(), pa.string(), pa.float64()), strict=True))
 

@@ -1,6 +1,6 @@
 """Several runs in one group of processes, one after the other, so that the start is paid once.
 
-    python -m verl_cleaner.experiments.series PLAN.json
+    python -m cleaner_lab.experiments.series PLAN.json
 
 host   a trainer that only starts the workers: actor, rollout servers, reward workers
 run    a trainer with its own configuration and the host's workers, which are set back to the start (weights, optimizer,
@@ -28,10 +28,10 @@ import ray
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 import verl_cleaner
-from verl_cleaner import run_info
+from verl_cleaner.launch import logger_environment, read_steps
 from verl_cleaner.main_ppo import errors_in_a_line, make_ready
 from verl_cleaner.preflight import PreflightError
-from verl_cleaner.run import logger_environment, read_steps
+from verl_cleaner.records import run_info
 from verl_cleaner.saar.config import RollbackConfig
 
 CONF = Path(verl_cleaner.__file__).with_name("conf")

@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from verl_cleaner.experiments.cells import NONE, amount, difference, percent, shown, spread, table
-from verl_cleaner.experiments.statistics import (
+from cleaner_lab.experiments.cells import NONE, amount, difference, percent, shown, spread, table
+from cleaner_lab.experiments.statistics import (
     BASELINE,
     LAST,
     Axis,
@@ -31,7 +31,7 @@ from verl_cleaner.experiments.statistics import (
     methods_of,
     of_method,
 )
-from verl_cleaner.experiments.training import training
+from cleaner_lab.experiments.training import training
 
 
 def report(frame: pd.DataFrame, about: Mapping[str, Any], notes: Sequence[str] = ()) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 import pandas as pd
 
-from verl_cleaner.experiments.cells import NONE, number, percent, table
-from verl_cleaner.experiments.statistics import LAST, Curve, curves, final, methods_of, of_method
+from cleaner_lab.experiments.cells import NONE, number, percent, table
+from cleaner_lab.experiments.statistics import LAST, Curve, curves, final, methods_of, of_method
 
 EDGE = 10
 """Training steps that "first" and "last" mean."""

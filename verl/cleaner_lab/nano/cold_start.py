@@ -1,4 +1,4 @@
-"""Train the nano policy on traces and save what a run needs: `python -m verl_cleaner.nano.cold_start --out DIR`.
+"""Train the nano policy on traces and save what a run needs: `python -m cleaner_lab.nano.cold_start --out DIR`.
 
 DIR/model              Hugging Face folder: weights, tokenizer, chat template
 DIR/data/train.parquet RL tasks
@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from verl_cleaner.nano.tasks import TOOL_NAME, Task, make_tasks, to_row
-from verl_cleaner.nano.traces import SILENT_SHARE, VISIBLE_SHARE, Trace, make_trace
+from cleaner_lab.nano.tasks import TOOL_NAME, Task, make_tasks, to_row
+from cleaner_lab.nano.traces import SILENT_SHARE, VISIBLE_SHARE, Trace, make_trace
 
 MARKER = "cold_start.json"
 
@@ -103,7 +103,7 @@ def train(folder: Path, traces: list[Trace], settings: Settings) -> list[float]:
     """Train tokenizer and model from scratch, save both, return the loss of every tenth of the training."""
     import torch
 
-    from verl_cleaner.nano.tokenizer import train_tokenizer
+    from cleaner_lab.nano.tokenizer import train_tokenizer
 
     torch.manual_seed(settings.seed)
     torch.set_num_threads(1)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from verl_cleaner.nano.tasks import UNSEEN
+from cleaner_lab.nano.tasks import UNSEEN
 
 Steps = Sequence[tuple[int, Mapping[str, Any]]]
 """(step, metrics as logged) in order; step 0 is the validation before training."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verl_cleaner.nano.cold_start import Settings, cold_start
-from verl_cleaner.nano.curves import held_out_accuracy
-from verl_cleaner.run import Run, RunFailed
+from cleaner_lab.nano.cold_start import Settings, cold_start
+from cleaner_lab.nano.curves import held_out_accuracy
+from verl_cleaner.launch import Run, RunFailed
 
 ROLLBACK = (
     "+actor_rollout_ref.rollout.multi_turn.enable_tool_rollback=True",
@@ -53,7 +53,7 @@ def main() -> None:
         sys.exit("\n[cleaner] stopped")
     except RunFailed as error:
         sys.exit(f"[cleaner] error: {error}")
-    from verl_cleaner.nano.summary import show
+    from cleaner_lab.nano.summary import show
 
     show(outcomes, start, out)
 

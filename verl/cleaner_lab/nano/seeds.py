@@ -1,16 +1,16 @@
 """Several seeds of `quickstart.sh --compare` in one table and one figure.
 
-python -m verl_cleaner.nano.seeds outputs/quickstart/A outputs/quickstart/B … --figure curves.png
+python -m cleaner_lab.nano.seeds outputs/quickstart/A outputs/quickstart/B … --figure curves.png
 """
 
 import argparse
 import statistics
 from pathlib import Path
 
-from verl_cleaner.nano.curves import Steps, family_accuracies, held_out_accuracy, plot
-from verl_cleaner.nano.summary import format_table
-from verl_cleaner.nano.tasks import UNSEEN
-from verl_cleaner.run import read_steps
+from cleaner_lab.nano.curves import Steps, family_accuracies, held_out_accuracy, plot
+from cleaner_lab.nano.summary import format_table
+from cleaner_lab.nano.tasks import UNSEEN
+from verl_cleaner.launch import read_steps
 
 _FAILURES = "val-aux/tool_calls/failures_per_trajectory"
 

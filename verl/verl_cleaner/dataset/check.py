@@ -70,8 +70,8 @@ def _lengths(prompts: Sequence[Any], tokenizer: str | None, tools: bool) -> str:
         return percentiles("prompt lengths in characters", [sum(len(m["content"]) for m in p) for p in prompts])
     from transformers import AutoTokenizer
 
+    from cleaner_lab.sft.traces import tool_schemas
     from verl_cleaner.dataset.lengths import prompt_lengths
-    from verl_cleaner.sft.traces import tool_schemas
 
     lengths = prompt_lengths(AutoTokenizer.from_pretrained(tokenizer), prompts, tools=tool_schemas() if tools else None)
     return percentiles("prompt lengths in tokens, chat template and tools included", lengths)

@@ -21,7 +21,7 @@ from verl_cleaner.dataset.statistics import BUCKETS, Statistic
 from verl_cleaner.dataset.tables import format_table
 from verl_cleaner.evaluation.runner import PLAIN, ROLLBACK, Evaluation, EvaluationError, run
 from verl_cleaner.evaluation.trajectories import Trajectory, read
-from verl_cleaner.run import RunFailed
+from verl_cleaner.launch import RunFailed
 
 
 def count(sources: dict[str, str], trajectories: Iterable[Trajectory], attempts: int, *, place: str) -> list[Statistic]:

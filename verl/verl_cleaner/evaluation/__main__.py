@@ -9,7 +9,7 @@ from verl_cleaner.evaluation import humaneval, livecodebench, report
 from verl_cleaner.evaluation.programs import collect, read_questions
 from verl_cleaner.evaluation.runner import ARMS, PLAIN, ROLLBACK, Evaluation, EvaluationError, run
 from verl_cleaner.evaluation.suites import HUMAN_EVAL, SUITES, Problem
-from verl_cleaner.run import RunFailed
+from verl_cleaner.launch import RunFailed
 
 BENCHMARKS = {"LiveCodeBench": livecodebench.BENCHMARK, "HumanEval": humaneval.BENCHMARK}
 """By the beginning of data_source."""

@@ -188,7 +188,7 @@ def show(passed: Mapping[str, Sequence[bool]]) -> str:
 def main(argv: list[str] | None, benchmark: Benchmark) -> None:
     """A benchmark's command line."""
     # Brings VeRL and torch: seconds, which an evaluation's front end does without.
-    from verl_cleaner.code_tool import judge_url
+    from verl_cleaner.rollout.code_interpreter import judge_url
 
     parser = argparse.ArgumentParser(
         prog=f"python -m verl_cleaner.evaluation.{benchmark.name}",

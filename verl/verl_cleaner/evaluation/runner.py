@@ -18,7 +18,7 @@ from typing import Any
 
 from verl_cleaner.evaluation import trajectories
 from verl_cleaner.evaluation.suites import Problem, digest, read_suite, write_problems
-from verl_cleaner.run import Run
+from verl_cleaner.launch import Run
 
 _TURNS = "actor_rollout_ref.rollout.multi_turn"
 _ROUTER = "pkg://verl_cleaner.reward.router"
@@ -70,7 +70,7 @@ def run(evaluation: Evaluation, say: Callable[[str], None] = print) -> list[Prob
     Raises:
         ValueError: unknown suite, unusable data.
         EvaluationError: the folder holds another evaluation, or problems were lost.
-        verl_cleaner.run.RunFailed: the validation ended with an error; what was done is kept.
+        verl_cleaner.launch.RunFailed: the validation ended with an error; what was done is kept.
     """
     problems = [
         problem

@@ -193,7 +193,7 @@ def _tools(config: DictConfig) -> Iterator[str]:
     from verl.utils.import_utils import resolve_config_path
 
     from code_judge.client import JudgeOutage, check
-    from verl_cleaner.code_tool import CodeInterpreter
+    from verl_cleaner.rollout.code_interpreter import CodeInterpreter
 
     multi_turn = config.actor_rollout_ref.rollout.multi_turn
     paths = {"tool_config_path": multi_turn.tool_config_path, "function_tool_path": multi_turn.function_tool_path}

@@ -12,8 +12,8 @@ from importlib.resources import files
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from verl_cleaner.pairs.config import DPO_KEYS
 from verl_cleaner.preflight.names import FSDP_SECTIONS, nearest
+from verl_cleaner.training.pairs.config import DPO_KEYS
 
 _MOVED = {
     "reward_model.reward_manager": "reward.reward_manager.name",
@@ -34,7 +34,7 @@ _UNREAD = {
     "trainer.use_v1": (True, "trainer.use_v1=True: the plug-in extends the V1 trainer"),
     "trainer.v1.trainer_mode": ("cleaner", "trainer.v1.trainer_mode=cleaner: VeRL's synchronous trainer with CLEANER"),
     "actor_rollout_ref.rollout.agent.agent_loop_manager_class": (
-        "verl_cleaner.agent_loop.AgentLoopManager",
+        "verl_cleaner.rollout.agent_loop_worker.AgentLoopManager",
         "nothing: without our manager lost trajectories would vanish unnoticed",
     ),
 }

@@ -41,7 +41,7 @@ def _not_registered(plugin: object) -> Iterator[str]:
     if sys.modules.get(MODULE) is not plugin:
         yield f"VeRL loaded another module than {MODULE}"
     loop = _agent_loop_registry.get("tool_agent", {}).get("_target_", "")
-    if loop != "verl_cleaner.tool_agent_loop.ToolAgentLoop":
+    if loop != "verl_cleaner.rollout.tool_agent_loop.ToolAgentLoop":
         yield f"the agent loop tool_agent is {loop or 'not registered'}"
     trainer = TRAINER_REGISTRY.get("cleaner")
     if trainer is None or not trainer.__module__.startswith("verl_cleaner."):

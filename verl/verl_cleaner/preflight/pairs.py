@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig
 
-from verl_cleaner.pairs.config import Reference, dpo_config
 from verl_cleaner.preflight.names import MULTI_TURN
+from verl_cleaner.training.pairs.config import Reference, dpo_config
 
 _USE = "algorithm.use_dpo_on_tool_calls=True"
 _ACTOR = "actor_rollout_ref.actor"

@@ -8,8 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from verl_cleaner.attention import NAME as VARLEN
-from verl_cleaner.loop_metrics import check_address
+from verl_cleaner.engine.attention import NAME as VARLEN
 from verl_cleaner.preflight.names import (
     FSDP_SECTIONS,
     MULTI_TURN,
@@ -21,6 +20,7 @@ from verl_cleaner.preflight.names import (
 )
 from verl_cleaner.saar.config import RollbackConfig
 from verl_cleaner.saar.outcome import FailureKind
+from verl_cleaner.training.prometheus import check_address
 
 _EXCEPTIONS = {
     name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, BaseException)
@@ -90,7 +90,7 @@ def _rollback_combinations(config: DictConfig) -> Iterator[str]:
 
 
 def _inexact_rescoring(config: DictConfig) -> Iterator[str]:
-    from verl_cleaner.rescore import check_config
+    from verl_cleaner.rollout.rescore import check_config
 
     try:
         check_config(config.actor_rollout_ref.rollout)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from verl_cleaner import rollback_dump, trajectory_dump
+from verl_cleaner.records import rollbacks as rollback_dump
+from verl_cleaner.records import trajectories as trajectory_dump
 
 
 class Warnings:

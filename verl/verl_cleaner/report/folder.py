@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from verl_cleaner import run_info
+from verl_cleaner.records import run_info
 
 _STEP_FILE = re.compile(r"\d+\.jsonl")
 _OURS = ("rollbacks", "trajectories")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from verl_cleaner import run_info
+from verl_cleaner.records import run_info
 from verl_cleaner.report import dumps
 from verl_cleaner.report.dumps import Warnings, number
 from verl_cleaner.report.folder import RunFolder

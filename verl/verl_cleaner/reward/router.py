@@ -12,12 +12,12 @@ A row's `data_source` decides by which rule it is scored (`verl_cleaner.dataset.
 import asyncio
 from typing import Any
 
-from verl_cleaner.code_tool import judge_url as default_judge_url
 from verl_cleaner.dataset.sources import Kind, load
 from verl_cleaner.reward import choice, code, mathematics, reasoning_gym
 from verl_cleaner.reward.judging import judge_at
 from verl_cleaner.reward.result import Reward, answer_reward
 from verl_cleaner.reward.verifier import MathVerifier
+from verl_cleaner.rollout.code_interpreter import judge_url as default_judge_url
 
 _verifier: MathVerifier | None = None
 

@@ -1,7 +1,7 @@
 """VeRL's agent loop workers, which remember why a trajectory was lost, and tell the loop what is validation.
 
 VeRL logs an exception in a loop, marks the group as failed and goes on with what is left of it. The trainer asks the
-workers for these failures while it waits for a step's trajectories, and decides (`verl_cleaner.groups`).
+workers for these failures while it waits for a step's trajectories, and decides (`verl_cleaner.training.groups`).
 """
 
 import traceback
@@ -11,8 +11,8 @@ import ray
 from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
-from verl_cleaner.lost import LostTrajectory
 from verl_cleaner.plugin import TOOL_AGENT_LOOP
+from verl_cleaner.rollout.lost_trajectory import LostTrajectory
 from verl_cleaner.saar.outcome import InfrastructureError
 
 _Worker: Any = AgentLoopWorkerTQ.__ray_metadata__.modified_class

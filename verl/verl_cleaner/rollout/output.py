@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 
-from verl_cleaner.pairs.travel import PAIRS_FIELD, pack
 from verl_cleaner.saar.pair import Pair
+from verl_cleaner.training.pairs.travel import PAIRS_FIELD, pack
 
 MASK_FIELD = "overwritten_mask"
 

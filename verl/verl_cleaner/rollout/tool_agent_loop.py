@@ -23,10 +23,12 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 from verl.experimental.agent_loop.tool_agent_loop import AgentData, AgentState
 from verl.experimental.agent_loop.tool_parser import FunctionCall
 
-from verl_cleaner import rescore
 from verl_cleaner.config import rollback_config
-from verl_cleaner.overwritten import MarkedOutput
-from verl_cleaner.rollback_state import RollbackManager, Snapshot
+from verl_cleaner.rollout import rescore
+from verl_cleaner.rollout.output import MarkedOutput
+from verl_cleaner.rollout.rollback_state import RollbackManager, Snapshot
+from verl_cleaner.rollout.tool_parser import CallReader, MalformedCall, to_tool_calls, warn_of_whole_turns
+from verl_cleaner.rollout.tool_turn import ToolTurnLoop
 from verl_cleaner.saar.config import RollbackLogprobs, RollbackMode, SimilarityOn
 from verl_cleaner.saar.feedback import Feedback, explain, give_up_note
 from verl_cleaner.saar.gate import derive_seed
@@ -36,8 +38,6 @@ from verl_cleaner.saar.pair import Pair, make_pair
 from verl_cleaner.saar.record import GOES_ON, Attempt, Retry, RetryResult
 from verl_cleaner.saar.segment import Turn, find_boundary
 from verl_cleaner.saar.similarity import arguments_text, similarity
-from verl_cleaner.tool_parser import CallReader, MalformedCall, to_tool_calls, warn_of_whole_turns
-from verl_cleaner.tool_turn import ToolTurnLoop
 
 RECORD_FIELD = "rollback_record"
 """Key of the trajectory's record in `AgentLoopOutput.extra_fields`."""

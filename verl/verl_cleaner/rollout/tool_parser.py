@@ -13,8 +13,8 @@ from typing import Any
 from verl.experimental.agent_loop import tool_parser as verl_parser
 from verl.experimental.agent_loop.tool_parser import FunctionCall, ToolParser
 
+from verl_cleaner.rollout.tool_formats import FORMATS, llama3_content, llama3_pieces
 from verl_cleaner.saar.similarity import ToolCall
-from verl_cleaner.tool_formats import FORMATS, llama3_content, llama3_pieces
 
 logger = logging.getLogger(__name__)
 # Broken calls are counted; a line for each would flood the workers' logs.

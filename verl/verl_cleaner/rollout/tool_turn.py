@@ -15,11 +15,11 @@ from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop as StockT
 from verl.experimental.agent_loop.tool_parser import FunctionCall
 from verl.tools.schemas import ToolResponse
 
-from verl_cleaner import tool_watch
-from verl_cleaner.rollback_state import RollbackManager, Snapshot
+from verl_cleaner.rollout import tool_watch
+from verl_cleaner.rollout.rollback_state import RollbackManager, Snapshot
+from verl_cleaner.rollout.tool_parser import MalformedCall
 from verl_cleaner.saar.outcome import OK, FailureKind, InfrastructureError, Outcome, failures
 from verl_cleaner.saar.record import Attempt
-from verl_cleaner.tool_parser import MalformedCall
 
 _NO_LIMIT = 1 << 60
 

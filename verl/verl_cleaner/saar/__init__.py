@@ -12,5 +12,5 @@
     metrics     what happened to many
     config      the parameters of all of it
 
-Standard library only. `verl_cleaner.tool_agent_loop` is the shell that generates, runs tools and calls this package.
+Standard library only. `verl_cleaner.rollout.tool_agent_loop` is the shell that generates, runs tools and calls it.
 """

@@ -13,7 +13,7 @@ import transfer_queue as tq
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
-from verl_cleaner.lost import LostTrajectory, RolloutError, check_lost
+from verl_cleaner.rollout.lost_trajectory import LostTrajectory, RolloutError, check_lost
 
 logger = logging.getLogger(__name__)
 

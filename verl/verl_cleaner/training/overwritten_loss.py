@@ -1,7 +1,7 @@
 """KL and clip fraction on overwritten tokens apart from the others: whether training on repaired turns is stable.
 
 VeRL's PPO loss is wrapped (`marked_loss`) to sum over both kinds of tokens by the mask that came with the batch
-(`verl_cleaner.overwritten`); the trainer divides (`finish_metrics`), so that micro-batches without any do not count.
+(`verl_cleaner.rollout.output`); the trainer divides (`finish_metrics`), so that micro-batches without any do not count.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from verl.workers.config import ActorConfig
 from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import no_padding_2_padding
 
-from verl_cleaner.overwritten import MASK_FIELD
+from verl_cleaner.rollout.output import MASK_FIELD
 
 _PREFIX = "actor/"
 _KINDS = ("overwritten", "sampled")

@@ -1,5 +1,5 @@
-"""VeRL's synchronous trainer with complete groups (`verl_cleaner.groups`), pairs of failed and repaired calls
-(`verl_cleaner.pairs`), and rollback metrics, also at validation."""
+"""VeRL's synchronous trainer with complete groups (`verl_cleaner.training.groups`), pairs of failed and repaired calls
+(`verl_cleaner.training.pairs`), and rollback metrics, also at validation."""
 
 import json
 import os
@@ -21,21 +21,23 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.utils.losses import ppo_loss
 
-from verl_cleaner import rollback_dump, run_info, trajectory_dump
 from verl_cleaner.config import rollback_config
 from verl_cleaner.evaluation import trajectories
-from verl_cleaner.groups import CompleteGroups
-from verl_cleaner.live import log_repairs
-from verl_cleaner.loop_metrics import LoopMetrics
-from verl_cleaner.lost import LostTrajectory
-from verl_cleaner.overwritten_loss import finish_metrics, marked_loss
-from verl_cleaner.pairs.config import dpo_config
-from verl_cleaner.pairs.travel import grant_pairs
-from verl_cleaner.pairs.worker import PairActorWorker, finish_dpo_metrics
+from verl_cleaner.records import rollbacks as rollback_dump
+from verl_cleaner.records import run_info
+from verl_cleaner.records import trajectories as trajectory_dump
+from verl_cleaner.records.token_text import TokenTexts
+from verl_cleaner.rollout.lost_trajectory import LostTrajectory
+from verl_cleaner.rollout.tool_agent_loop import RECORD_FIELD
 from verl_cleaner.saar.config import RollbackConfig
 from verl_cleaner.saar.metrics import rollback_metrics
-from verl_cleaner.token_text import TokenTexts
-from verl_cleaner.tool_agent_loop import RECORD_FIELD
+from verl_cleaner.training.groups import CompleteGroups
+from verl_cleaner.training.overwritten_loss import finish_metrics, marked_loss
+from verl_cleaner.training.pairs.config import dpo_config
+from verl_cleaner.training.pairs.travel import grant_pairs
+from verl_cleaner.training.pairs.worker import PairActorWorker, finish_dpo_metrics
+from verl_cleaner.training.prometheus import LoopMetrics
+from verl_cleaner.training.repair_tables import log_repairs
 
 
 @register_trainer("cleaner")

@@ -16,7 +16,7 @@ def register() -> None:
     """Register the CPU backend with VeRL. Call before VeRL asks for its platform."""
     from verl.plugin.platform.platform_manager import PlatformRegistry
 
-    from verl_cleaner.cpu.platform import CpuPlatform
+    from verl_cleaner.engine.cpu.platform import CpuPlatform
 
     PlatformRegistry.register("cpu")(CpuPlatform)
     # VeRL says so in every process, of engines that need GPUs.
@@ -56,7 +56,7 @@ def _unpin_offload(module: Any) -> None:
 
 def _register_replica(module: Any) -> None:
     def load() -> type:
-        from verl_cleaner.cpu.rollout import CpuReplica
+        from verl_cleaner.engine.cpu.rollout import CpuReplica
 
         return CpuReplica
 
@@ -64,4 +64,4 @@ def _register_replica(module: Any) -> None:
 
 
 def _register_adapter(module: Any) -> None:
-    module._ROLLOUT_REGISTRY[(ROLLOUT_NAME, "async")] = "verl_cleaner.cpu.rollout.CpuServerAdapter"
+    module._ROLLOUT_REGISTRY[(ROLLOUT_NAME, "async")] = "verl_cleaner.engine.cpu.rollout.CpuServerAdapter"

@@ -12,7 +12,7 @@ from collections import deque
 import torch
 from transformers import PreTrainedModel
 
-from verl_cleaner.cpu.sampling import Request, sample
+from verl_cleaner.engine.cpu.sampling import Request, sample
 
 
 class _SlotCache:

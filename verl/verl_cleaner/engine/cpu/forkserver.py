@@ -49,9 +49,9 @@ _WITHOUT_RAY = (
 _WITH_RAY = (
     "verl.trainer.ppo.v1.trainer_sync",
     "verl.workers.engine_workers",
-    "verl_cleaner.agent_loop",
-    "verl_cleaner.code_tool",
-    "verl_cleaner.cpu.rollout",
+    "verl_cleaner.rollout.agent_loop_worker",
+    "verl_cleaner.rollout.code_interpreter",
+    "verl_cleaner.engine.cpu.rollout",
 )
 
 _PR_SET_PDEATHSIG = 1
@@ -64,7 +64,7 @@ def start() -> str:
     listener.bind(str(path))
     listener.listen(64)
     subprocess.Popen(
-        [sys.executable, "-m", "verl_cleaner.cpu.forkserver", str(listener.fileno())],
+        [sys.executable, "-m", "verl_cleaner.engine.cpu.forkserver", str(listener.fileno())],
         pass_fds=[listener.fileno()],
         stdin=subprocess.DEVNULL,
         # Ctrl-C ends the driver, and the server with it.

@@ -11,8 +11,8 @@ from verl.workers.config import HFModelConfig, RolloutConfig
 from verl.workers.rollout.base import BaseRollout
 from verl.workers.rollout.replica import RolloutReplica, TokenOutput
 
-from verl_cleaner.cpu.batching import Batcher
-from verl_cleaner.cpu.sampling import Request, SamplingParams
+from verl_cleaner.engine.cpu.batching import Batcher
+from verl_cleaner.engine.cpu.sampling import Request, SamplingParams
 
 
 def _actor_name(replica_rank: int) -> str:

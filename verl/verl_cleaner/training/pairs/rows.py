@@ -12,7 +12,7 @@ import torch
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 
-from verl_cleaner.pairs.travel import GRANTED_FIELD, PAIRS_FIELD, unpack
+from verl_cleaner.training.pairs.travel import GRANTED_FIELD, PAIRS_FIELD, unpack
 
 Row = tuple[torch.Tensor, int]
 """Token ids of a sequence, and how many at its end are the call's."""

@@ -12,7 +12,7 @@ from tensordict import TensorDict
 from torch.distributed import ReduceOp
 from verl.utils.device import get_device_id
 
-from verl_cleaner.pairs.rows import call_means
+from verl_cleaner.training.pairs.rows import call_means
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
-from verl_cleaner.pairs.config import DpoConfig, Reference
-from verl_cleaner.pairs.rows import pair_rows, to_batch
-from verl_cleaner.pairs.step import add_pair_gradient, means_of, pair_weights
+from verl_cleaner.training.pairs.config import DpoConfig, Reference
+from verl_cleaner.training.pairs.rows import pair_rows, to_batch
+from verl_cleaner.training.pairs.step import add_pair_gradient, means_of, pair_weights
 
 _PREFIX = "dpo_"
 _NAMES = ("pairs", "correct", "margin", "loss", "scale", "gradient_share")

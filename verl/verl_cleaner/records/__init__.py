@@ -1,0 +1,1 @@
+"""What a run leaves behind: for each kind of row one schema, one writer, one reader."""

@@ -48,13 +48,15 @@ def python(program, **environment):
 def test_the_plugin_imports_small_modules_only():
     found = python(PROGRAM + REPORT)
     extra = {name for name in found["extra"] if name.startswith(("verl", "torch", "transformers"))}
-    assert extra == {f"verl_cleaner{name}" for name in ("", ".plugin", ".attention", ".logprobs", ".precision")}
+    modules = ("", ".plugin", ".engine", ".engine.attention", ".engine.logprobs", ".engine.precision")
+    assert extra == {f"verl_cleaner{name}" for name in modules}
 
 
 def test_the_cpu_backend_is_registered_by_its_switch_and_imported_when_used():
     found = python(PROGRAM + CPU_REPORT, VERL_PLATFORM="cpu")
     extra = {name.removeprefix("verl_cleaner.") for name in found["extra"] if name.startswith("verl_cleaner.")}
-    assert extra == {"plugin", "attention", "logprobs", "precision", "cpu", "cpu.platform"}
+    engine = ("attention", "logprobs", "precision", "cpu", "cpu.platform")
+    assert extra == {"plugin", "engine", *(f"engine.{name}" for name in engine)}
     assert found["platform"] == "cpu"
     assert found["adapter"] == "verl_cleaner.engine.cpu.rollout.CpuServerAdapter"
     assert found["replica"] == "verl_cleaner.engine.cpu.rollout"

@@ -19,10 +19,11 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.engine_workers import TrainingWorker
 from verl.workers.utils.losses import ppo_loss
 
+from verl_cleaner.rollout.carried import PAIRS_FIELD
 from verl_cleaner.training.pairs.config import DpoConfig
 from verl_cleaner.training.pairs.rows import pair_rows, to_batch
 from verl_cleaner.training.pairs.step import means_of, pair_weights, weighted_loss
-from verl_cleaner.training.pairs.travel import GRANTED_FIELD, PAIRS_FIELD
+from verl_cleaner.training.pairs.travel import GRANTED_FIELD
 from verl_cleaner.training.pairs.worker import PairActorWorker, PairTrainingWorker
 
 LOOSE = DpoConfig(use_dpo_on_tool_calls=True, dpo_beta=0.3, dpo_max_adjustment_ratio=1.0)

@@ -13,13 +13,14 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import Role
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
+from verl_cleaner.rollout.carried import PAIRS_FIELD, pack, unpack
 from verl_cleaner.rollout.tool_agent_loop import ToolAgentLoop
 from verl_cleaner.saar.pair import Pair, make_pair, share_out
 from verl_cleaner.saar.segment import Turn
 from verl_cleaner.training import trainer
 from verl_cleaner.training.pairs import travel
 from verl_cleaner.training.pairs.config import DpoConfig
-from verl_cleaner.training.pairs.travel import GRANTED_FIELD, PAIRS_FIELD, grant_pairs, pack, unpack
+from verl_cleaner.training.pairs.travel import GRANTED_FIELD, grant_pairs
 from verl_cleaner.training.pairs.worker import PairActorWorker, finish_dpo_metrics
 
 FAIL, WORSE, FIXED = (

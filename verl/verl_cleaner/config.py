@@ -28,6 +28,9 @@ class MultiTurnConfig(StockMultiTurnConfig):
     rollback_max_tokens: Optional[int] = None
     save_negative_samples: bool = False
     max_negative_samples_per_group: int = 1
+    rollback_failed_calls: str = "discard"
+    rollback_failed_call_score: Optional[float] = None
+    rollback_stratified: bool = False
     trajectory_deadline: Optional[float] = 7200.0
 
     def __post_init__(self) -> None:

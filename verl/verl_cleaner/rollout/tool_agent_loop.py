@@ -32,6 +32,7 @@ from verl_cleaner.rollout.tool_turn import ToolTurnLoop
 from verl_cleaner.saar.config import RollbackLogprobs, RollbackMode, SimilarityOn
 from verl_cleaner.saar.feedback import Feedback, explain, give_up_note
 from verl_cleaner.saar.gate import derive_seed
+from verl_cleaner.saar.leaf import Leaf, make_leaf
 from verl_cleaner.saar.outcome import FailureKind, InfrastructureError
 from verl_cleaner.saar.overwrite import Strategy, overwrite_turn
 from verl_cleaner.saar.pair import Pair, make_pair
@@ -57,11 +58,13 @@ class ToolAgentLoop(ToolTurnLoop):
         self.tool_parser = CallReader(self.tool_parser_name, self.tokenizer, max_calls=self.max_parallel_calls)
         if self.rollback_config.enable_tool_rollback and self.tool_parser.format is None:
             warn_of_whole_turns(self.tool_parser_name)
-        # Of the turn in progress: the tokens that failed last, the first of its tokens that was overwritten, and what
-        # the last overwrite replaced.
+        # Of the turn in progress: the tokens that failed last and first, the first of its tokens that was overwritten,
+        # and what the last overwrite replaced.
         self._turn = Turn(())
+        self._first: Turn | None = None
         self._purified_from: int | None = None
         self._pair: Pair | None = None
+        self._leaf: Leaf | None = None
 
     def _wants_rescoring(self) -> bool:
         return self.rollback_config.rollback_logprobs == RollbackLogprobs.RESCORE
@@ -89,8 +92,9 @@ class ToolAgentLoop(ToolTurnLoop):
         output.extra_fields[RECORD_FIELD] = record.as_dict()
         if not record.enabled:
             return output
-        spans, pairs = tuple(record.overwritten_spans().values()), self.rollback.pairs
-        return MarkedOutput.model_construct(**dict(output), spans=spans, pairs=pairs)
+        spans = tuple(record.overwritten_spans().values())
+        kept = {"pairs": self.rollback.pairs, "leaves": self.rollback.leaves}
+        return MarkedOutput.model_construct(**dict(output), spans=spans, **kept)
 
     # ---- generating ------------------------------------------------------------------------------------------------
 
@@ -100,7 +104,7 @@ class ToolAgentLoop(ToolTurnLoop):
         self._sampling_params = sampling_params
         self._before = Snapshot.of(agent_data)
         self.rollback.policy.begin_turn()
-        self._purified_from = self._pair = None
+        self._first = self._purified_from = self._pair = self._leaf = None
         # Broken calls are answered where they can be repaired; elsewhere VeRL drops them, and they are only counted.
         self.tool_parser.repair = self.rollback.policy.triggers((FailureKind.MALFORMED_CALL,))
         self.tool_parser.dropped = 0
@@ -108,6 +112,7 @@ class ToolAgentLoop(ToolTurnLoop):
         self._dropped = (FailureKind.MALFORMED_CALL,) * self.tool_parser.dropped
         if self._dropped and state == AgentState.TERMINATED:
             self.rollback.record.attempts.append(Attempt(agent_data.assistant_turns, self._dropped, ()))
+            self._note_failed_call(agent_data)
         return state
 
     async def _generate(
@@ -131,6 +136,7 @@ class ToolAgentLoop(ToolTurnLoop):
             self._results.clear()
             state = await self._respond(agent_data)
             kinds = self._detect_errors(after_turn)
+            self._note_failed_call(agent_data)
             if not self.rollback.policy.triggers(kinds):
                 result = None
                 break
@@ -139,7 +145,7 @@ class ToolAgentLoop(ToolTurnLoop):
                 break
         retries = self.rollback.policy.retries
         if retries or result is not None:
-            self.rollback.close_turn(recovered=not kinds, pair=self._pair)
+            self.rollback.close_turn(recovered=not kinds, pair=self._pair, leaf=self._leaf)
         if result is RetryResult.NO_CALL:
             return AgentState.TERMINATED
         note = give_up_note(retries) if kinds else ""
@@ -147,6 +153,13 @@ class ToolAgentLoop(ToolTurnLoop):
             after_turn.restore(agent_data)
             state = await self._respond(agent_data, wording=lambda text, _: text + note)
         return self._end_at_limit(agent_data, after_turn) or state
+
+    def _note_failed_call(self, agent_data: AgentData) -> None:
+        """Where the calls of the last attempt stand, if one of them failed."""
+        attempts, ids = self.rollback.record.attempts, agent_data.response_ids
+        if any(attempts[-1].kinds):
+            start, boundary = len(self._before.response_mask), self._find_tool_call_token_boundary(ids)
+            attempts[-1] = replace(attempts[-1], span=(start + (boundary or 0), start + len(ids)))
 
     # ---- rollback --------------------------------------------------------------------------------------------------
 
@@ -161,6 +174,7 @@ class ToolAgentLoop(ToolTurnLoop):
         """
         config, policy = self.rollback.config, self.rollback.policy
         self._turn = self._split_tool_call_segment(agent_data.response_ids, after_turn.response_logprobs)
+        self._first = self._first or self._turn
         if config.rollback_feedback == Feedback.EXPLAINED:
             after_turn.restore(agent_data)
             await self._respond(agent_data, wording=explain)
@@ -233,6 +247,8 @@ class ToolAgentLoop(ToolTurnLoop):
                 return note(RetryResult.IMPLAUSIBLE, gap=gap, discarded=len(retry))
         await self._overwrite_last_assistant_turn(agent_data, before, turn, content, calls)
         self._purified_from, self._pair = first, make_pair(failed, turn, start=start)
+        assert self._first is not None
+        self._leaf = make_leaf(self._first, turn, replaced_from=first, start=start)
         discarded = len(failed) + len(retry) - len(turn)
         span = (start + first, start + len(turn))
         return note(RetryResult.OVERWRITTEN, strategy=strategy, discarded=discarded, span=span)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from math import isfinite
 
 from verl_cleaner.saar.feedback import Feedback
 from verl_cleaner.saar.outcome import FailureKind
@@ -32,6 +33,15 @@ class RollbackMode(StrEnum):
     """It stays, with its error, but is not trained on (ablation: void-turn masking)."""
 
 
+class FailedCalls(StrEnum):
+    """What becomes of a failed call that its repair overwrote."""
+
+    DISCARD = "discard"
+    """Nothing is learnt from it, as published."""
+    LEAF = "leaf"
+    """It is one more member of its group, with the score of a wrong answer (`verl_cleaner.training.credit`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class RollbackConfig:
     """Names and meanings as documented under `actor_rollout_ref.rollout.multi_turn`.
@@ -56,10 +66,13 @@ class RollbackConfig:
     rollback_max_tokens: int | None = None
     save_negative_samples: bool = False
     max_negative_samples_per_group: int = 1
+    rollback_failed_calls: FailedCalls = FailedCalls.DISCARD
+    rollback_failed_call_score: float | None = None
+    rollback_stratified: bool = False
     trajectory_deadline: float | None = 7200.0
 
     def __post_init__(self) -> None:
-        for key in ("enable_tool_rollback", "rollback_at_validation", "save_negative_samples"):
+        for key in ("enable_tool_rollback", "rollback_at_validation", "save_negative_samples", "rollback_stratified"):
             if not isinstance(getattr(self, key), bool):
                 raise ValueError(f"{key} must be True or False, got {getattr(self, key)!r}")
         for key, null in _COUNTS.items():
@@ -85,7 +98,10 @@ class RollbackConfig:
             raise ValueError(
                 f"rollback_min_logratio={ratio} needs rollback_logprobs=rescore, got {str(self.rollback_logprobs)!r}"
             )
-        self._check_negatives()
+        score = self.rollback_failed_call_score
+        if score is not None and not (_is_number(score) and isfinite(score)):
+            raise ValueError(f"rollback_failed_call_score must be a number or null, got {score!r}")
+        self._check_overwritten_calls()
         self._check_kinds()
 
     def probability_at(self, step: int) -> float:
@@ -94,14 +110,19 @@ class RollbackConfig:
             return self.rollback_probability
         return self.rollback_probability * max(0.0, 1 - (step - 1) / self.rollback_anneal_steps)
 
-    def _check_negatives(self) -> None:
+    def _check_overwritten_calls(self) -> None:
         expected = {"enable_tool_rollback": True, "rollback_mode": RollbackMode.OVERWRITE}
-        for key, value in expected.items():
-            if self.save_negative_samples and getattr(self, key) != value:
-                raise ValueError(
-                    f"save_negative_samples=True needs {key}={value}, got {getattr(self, key)}: a negative is a failed "
-                    "call that its repair overwrote"
-                )
+        wanted = {
+            "save_negative_samples=True": (self.save_negative_samples, "a negative"),
+            "rollback_failed_calls=leaf": (self.rollback_failed_calls == FailedCalls.LEAF, "a leaf"),
+        }
+        for setting, (on, name) in wanted.items():
+            for key, value in expected.items():
+                if on and getattr(self, key) != value:
+                    raise ValueError(
+                        f"{setting} needs {key}={value}, got {getattr(self, key)}: {name} is a failed call that its "
+                        "repair overwrote"
+                    )
 
     def _check_kinds(self) -> None:
         kinds = self.rollback_on_errors
@@ -131,6 +152,7 @@ _CHOICES: dict[str, type[StrEnum]] = {
     "rollback_logprobs": RollbackLogprobs,
     "rollback_mode": RollbackMode,
     "rollback_feedback": Feedback,
+    "rollback_failed_calls": FailedCalls,
 }
 
 

@@ -1,6 +1,7 @@
-"""Which trajectories may roll back: a seeded coin, so that the same run makes the same choices."""
+"""Which trajectories may roll back: a seeded coin, or a fixed share of every group. The same run chooses alike."""
 
 import hashlib
+from math import floor
 
 
 def derive_seed(*key: object) -> int:
@@ -11,3 +12,13 @@ def derive_seed(*key: object) -> int:
 def passes_gate(probability: float, *key: object) -> bool:
     """True for a share `probability` of keys. Raising the probability only adds keys."""
     return derive_seed("rollback gate", *key) < probability * 2**63
+
+
+def in_stratum(probability: float, rollout: int) -> bool:
+    """Spread over the rollouts 0, 1, 2, … of a group: of the first n, floor(n * probability) are in.
+
+    0.5 takes every second one, so exactly half of a group of an even number.
+    """
+    # Rounding hides what 0.7 * 10 and the like are off by.
+    before, after = (floor(round(number * probability, 9)) for number in (rollout, rollout + 1))
+    return after > before

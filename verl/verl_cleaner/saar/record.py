@@ -28,11 +28,14 @@ class Attempt:
     """One execution of a turn's calls. The last attempt of a turn is the one that stays in the trajectory.
 
     kinds: one a call, None where it succeeded. seconds: one a call, waiting included.
+    span: where a call failed, the turn's tool-call segment [start, end) in the response; the whole turn where it cannot
+    be split. Of an attempt that was overwritten, where it stood.
     """
 
     turn: int
     kinds: tuple[str | None, ...]
     seconds: tuple[float, ...]
+    span: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ is what it takes for the gradient of the second term to have at most `dpo_max_ad
 first's.
 
     saar/pair     which calls make a pair, and how many a group may have          (rollout, trainer)
-    travel        pairs as one more tensor of the trajectory                      (rollout, trainer, actor)
+    rollout/carried   pairs as one more tensor of the trajectory                  (rollout, actor)
+    travel        which of them are trained on                                    (trainer)
     rows          the two token sequences of each pair, as a batch of their own   (actor)
     step          their gradient, bounded and added to the policy gradient        (actor)
     worker        where VeRL's actor worker takes it in                           (actor)

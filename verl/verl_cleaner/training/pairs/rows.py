@@ -12,7 +12,8 @@ import torch
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 
-from verl_cleaner.training.pairs.travel import GRANTED_FIELD, PAIRS_FIELD, unpack
+from verl_cleaner.rollout.carried import PAIRS_FIELD, unpack
+from verl_cleaner.training.pairs.travel import GRANTED_FIELD
 
 Row = tuple[torch.Tensor, int]
 """Token ids of a sequence, and how many at its end are the call's."""
@@ -21,8 +22,10 @@ _FILLER: Row = (torch.zeros(2, dtype=torch.int64), 0)
 
 
 def pair_rows(data: TensorDict) -> list[Row]:
-    """Of the granted pairs of a mini-batch."""
+    """Of the granted pairs of a mini-batch; none where no pairs were granted at all."""
     rows: list[Row] = []
+    if GRANTED_FIELD not in data:
+        return rows
     granted = data[GRANTED_FIELD].tolist()
     columns = (data[name].unbind() for name in (PAIRS_FIELD, "prompts", "responses"))
     for count, packed, prompt, response in zip(granted, *columns, strict=True):

@@ -1,10 +1,7 @@
-"""How pairs travel: as one more tensor of the trajectory, so that there is no second rollout output.
+"""Which pairs are trained on: set by the trainer, which sees whole groups.
 
-PAIRS_FIELD    int64 (1 + 3 pairs + ids,): number of pairs; start, end and failed tokens of each; all failed ids
-GRANTED_FIELD  int64 (): how many of them, the first ones, are to be trained on, as decided by who sees whole groups
-
-The first is never empty and says its own length, so it survives whatever VeRL does to a batch: jagged or padded, in any
-order, in parts. VeRL's padding rows copy it from a real one; they are granted none.
+PAIRS_FIELD    the pairs of a trajectory, see `verl_cleaner.rollout.carried`
+GRANTED_FIELD  int64 (): how many of them, the first ones, are to be trained on; none of padding rows
 """
 
 from collections.abc import Sequence
@@ -14,25 +11,10 @@ import transfer_queue as tq
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 
-from verl_cleaner.saar.pair import Pair, share_out
+from verl_cleaner.rollout.carried import PAIRS_FIELD
+from verl_cleaner.saar.pair import share_out
 
-PAIRS_FIELD = "negative_pairs"
 GRANTED_FIELD = "granted_pairs"
-
-
-def pack(pairs: Sequence[Pair]) -> torch.Tensor:
-    head = [value for pair in pairs for value in (pair.start, pair.end, len(pair.failed))]
-    return torch.tensor([len(pairs), *head, *(token for pair in pairs for token in pair.failed)], dtype=torch.int64)
-
-
-def unpack(packed: torch.Tensor) -> list[Pair]:
-    """Inverse of `pack`; what follows the last pair is ignored."""
-    count, *rest = packed.tolist()
-    at, pairs = 3 * count, []
-    for start, end, size in zip(*(rest[i : 3 * count : 3] for i in range(3)), strict=True):
-        pairs.append(Pair(start, end, tuple(rest[at : at + size])))
-        at += size
-    return pairs
 
 
 def grant_pairs(batch: KVBatchMeta, *, limit: int, seed: Sequence[object]) -> tuple[KVBatchMeta, int]:

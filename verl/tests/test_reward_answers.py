@@ -7,6 +7,7 @@ import pytest
 
 from verl_cleaner.reward import choice
 from verl_cleaner.reward.answers import last_boxed, last_python_block
+from verl_cleaner.reward.own_words import own_words
 from verl_cleaner.reward.router import compute_score
 from verl_cleaner.reward.verifier import MathVerifier
 from verl_cleaner.saar.outcome import InfrastructureError
@@ -161,7 +162,7 @@ def test_a_verifier_that_dies_is_an_outage_not_a_wrong_answer():
     ],
 )
 def test_the_program_of_a_response(response, code, why):
-    assert last_python_block(response) == code
+    assert last_python_block(own_words(response, {}).final) == code
 
 
 def test_boxed_keeps_what_stands_there():

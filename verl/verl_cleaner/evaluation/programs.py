@@ -23,6 +23,7 @@ from verl_cleaner.reward.answers import last_python_block
 from verl_cleaner.reward.cases import read_cases
 from verl_cleaner.reward.code import score_code
 from verl_cleaner.reward.judging import judge_at
+from verl_cleaner.reward.own_words import own_words
 from verl_cleaner.saar.outcome import InfrastructureError
 
 Codes = dict[str, list[str]]
@@ -108,7 +109,8 @@ def collect(dumps: Iterable[Path], questions: Questions, *, suite: str | None = 
         name = questions.of(entry, where)
         if name is not None:
             samples = found[name]
-            samples.append((int(entry.get("sample", len(samples))), last_python_block(str(entry["output"])) or ""))
+            words = own_words(str(entry["output"]), entry)
+            samples.append((int(entry.get("sample", len(samples))), last_python_block(words.final) or ""))
     numbers = {name: len(samples) for name, samples in found.items()}
     most = max(numbers.values())
     short = [name for name, number in numbers.items() if number < most or number == 0]

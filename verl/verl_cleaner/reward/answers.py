@@ -1,15 +1,11 @@
-"""The parts of a response that are scored: never what a tool printed or what a call holds.
+"""The answer in the policy's own words (`reward.own_words`), which hold neither tool calls nor what tools printed.
 
-A short answer is the last box of the whole response, as in the published training; a program is the last block after
-the last tool response.
+A short answer is the last box of all turns, as in the published training; a program is the last block of the last turn.
 """
 
 import re
 import textwrap
 
-_TOOL_RESPONSE_END = "</tool_response>"
-_TOOL_RESPONSE = "<tool_response>"
-_CALL = re.compile(r"<tool_call>.*?(?:</tool_call>|\Z)", re.DOTALL)
 _BOX = r"\boxed{"
 _PYTHON_BLOCK = re.compile(
     r"^(?P<indent>[ \t]*)```[ \t]*(?:python3?|py)\b[^\n`]*\n(?P<code>.*?)^[ \t]*```[ \t\r]*$",
@@ -17,21 +13,8 @@ _PYTHON_BLOCK = re.compile(
 )
 
 
-def final_part(response: str) -> str:
-    """What follows the last tool response, without calls that nothing answered; all of it where no tool answered."""
-    return _CALL.sub("", response.rsplit(_TOOL_RESPONSE_END, 1)[-1])
-
-
-def _own_text(response: str) -> str:
-    """Without calls and tool responses. A tool response ends at its last end mark: it may print one itself."""
-    first, *rest = response.split(_TOOL_RESPONSE)
-    answered = (part.rpartition(_TOOL_RESPONSE_END) for part in rest)
-    return "\n".join(_CALL.sub("", part) for part in (first, *(after for _, end, after in answered if end)))
-
-
-def last_boxed(response: str) -> str | None:
-    r"""The content of the response's last \boxed{…}, as written; None where there is none or it is not closed."""
-    text = _own_text(response)
+def last_boxed(text: str) -> str | None:
+    r"""The content of the last \boxed{…}, as written; None where there is none or it is not closed."""
     start = text.rfind(_BOX)
     if start < 0:
         return None
@@ -50,9 +33,9 @@ def last_boxed(response: str) -> str | None:
     return None
 
 
-def last_python_block(response: str) -> str | None:
-    """The content of the final part's last fenced block marked as Python; None where no such block is closed."""
-    blocks = list(_PYTHON_BLOCK.finditer(final_part(response)))
+def last_python_block(text: str) -> str | None:
+    """The content of the last fenced block marked as Python; None where no such block is closed."""
+    blocks = list(_PYTHON_BLOCK.finditer(text))
     if not blocks:
         return None
     code = blocks[-1]["code"]

@@ -1,6 +1,6 @@
 """Programs: the share of tests passed, -1 without a program that Python can read; accurate only if every test passes.
 
-What is scored is the last fenced Python block after the last tool response. Tests run in the judge, all at once; with
+What is scored is the last fenced Python block of the policy's last turn. Tests run in the judge, all at once; with
 `early_stop`, where only accuracy counts, in growing waves up to the first that fails.
 """
 

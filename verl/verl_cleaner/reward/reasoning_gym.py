@@ -9,8 +9,9 @@ import logging
 from functools import cache
 from typing import Any
 
-from verl_cleaner.reward.answers import final_part, last_boxed
+from verl_cleaner.reward.answers import last_boxed
 from verl_cleaner.reward.child import Child
+from verl_cleaner.reward.own_words import own_words
 from verl_cleaner.reward.scorer import scorer
 
 logger = logging.getLogger(__name__)
@@ -29,13 +30,13 @@ def compute_score(
 ) -> dict[str, Any]:
     """Return score and acc (1.0 or 0.0) and pred.
 
-    Only what follows the last tool response counts. `extra_info["entry"]`: the task as reasoning-gym made it, in JSON.
+    Only the policy's last turn counts. `extra_info["entry"]`: the task as reasoning-gym made it, in JSON.
 
     Raises:
         ValueError: reasoning-gym has no such family.
         InfrastructureError: the verifiers' process does not start, or ends before it answers.
     """
-    pred = (last_boxed(final_part(solution_str)) or "").strip()
+    pred = (last_boxed(own_words(solution_str, extra_info).final) or "").strip()
     family = data_source.rsplit("/", 1)[-1]
     entry = json.loads((extra_info or {})["entry"])
     acc = float(0 < len(pred) <= _LONGEST_ANSWER and _score(family, pred, entry) >= 0.99)

@@ -15,6 +15,7 @@ from typing import Any
 from verl_cleaner.dataset.sources import Kind, load
 from verl_cleaner.reward import choice, code, mathematics, reasoning_gym
 from verl_cleaner.reward.judging import judge_at
+from verl_cleaner.reward.own_words import own_words
 from verl_cleaner.reward.result import Reward, answer_reward
 from verl_cleaner.reward.verifier import MathVerifier
 from verl_cleaner.rollout.code_interpreter import judge_url as default_judge_url
@@ -42,16 +43,17 @@ async def compute_score(
     """
     extra = extra_info or {}
     where = f"data_source {data_source}, row {extra.get('index', '?')}"
+    words = own_words(solution_str, extra)
     reward: Reward
     match load(sources).kind(data_source, where=where):
         case Kind.MATH:
             verify = _math_verifier().verify if math_verify else None
-            reward = await mathematics.score(solution_str, str(ground_truth), verify=verify)
+            reward = await mathematics.score(words.text, str(ground_truth), verify=verify)
         case Kind.CHOICE:
-            reward = choice.score(solution_str, str(ground_truth))
+            reward = choice.score(words.text, str(ground_truth))
         case Kind.CODE:
             judge = judge_at(default_judge_url({"url": judge_url}))
-            reward = await code.score(solution_str, ground_truth, judge=judge, early_stop=early_stop, where=where)
+            reward = await code.score(words.final, ground_truth, judge=judge, early_stop=early_stop, where=where)
         case Kind.REASONING_GYM:
             # Some verifiers take their time.
             found = await asyncio.to_thread(

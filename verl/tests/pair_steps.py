@@ -20,11 +20,12 @@ from verl.workers.engine_workers import TrainingWorker
 from verl.workers.utils.losses import ppo_loss
 
 from verl_cleaner.rollout.carried import PAIRS_FIELD
+from verl_cleaner.training.actor import ExtendedActorWorker, ExtendedTrainingWorker
 from verl_cleaner.training.pairs.config import DpoConfig
+from verl_cleaner.training.pairs.grant import GRANTED_FIELD
 from verl_cleaner.training.pairs.rows import pair_rows, to_batch
 from verl_cleaner.training.pairs.step import means_of, pair_weights, weighted_loss
-from verl_cleaner.training.pairs.travel import GRANTED_FIELD
-from verl_cleaner.training.pairs.worker import PairActorWorker, PairTrainingWorker
+from verl_cleaner.training.pairs.term import PairTerm
 
 LOOSE = DpoConfig(use_dpo_on_tool_calls=True, dpo_beta=0.3, dpo_max_adjustment_ratio=1.0)
 TIGHT = DpoConfig(use_dpo_on_tool_calls=True, dpo_beta=0.3, dpo_max_adjustment_ratio=0.01)
@@ -53,7 +54,7 @@ STEPS = {
 }
 
 
-def make_worker(folder: Path, *overrides: str, role: str = "actor_rollout_ref") -> PairActorWorker:
+def make_worker(folder: Path, *overrides: str, role: str = "actor_rollout_ref") -> ExtendedActorWorker:
     config = make_config(
         f"actor_rollout_ref.model.path={folder / 'model'}",
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
@@ -67,14 +68,14 @@ def make_worker(folder: Path, *overrides: str, role: str = "actor_rollout_ref") 
         "+actor_rollout_ref.ref.fsdp_config.mixed_precision=${actor_rollout_ref.actor.fsdp_config.mixed_precision}",
         *overrides,
     ).actor_rollout_ref
-    worker = PairActorWorker(config, role=role)
+    worker = ExtendedActorWorker(config, role=role)
     worker.init_model()
     worker.set_loss_fn(partial(ppo_loss, omega_conf_to_dataclass(config.actor)))
     return worker
 
 
 @torch.no_grad()
-def make_workers(folder: Path) -> tuple[PairActorWorker, PairActorWorker]:
+def make_workers(folder: Path) -> tuple[ExtendedActorWorker, ExtendedActorWorker]:
     """One with a reference policy of its own, and one that trains an adapter."""
     worker = make_worker(folder)
     for parameter in worker.ref.engine.module.parameters():
@@ -120,7 +121,7 @@ def make_batch(rows: list[dict], settings: dict):
     return tu.get_tensordict(nested, info | {key: settings[key] for key in chosen if key in settings})
 
 
-def run_step(worker: PairActorWorker, rows: list[dict], settings: dict) -> dict:
+def run_step(worker: ExtendedActorWorker, rows: list[dict], settings: dict) -> dict:
     """From the model's first weights."""
     module, optimizer = worker.actor.engine.module, worker.actor.engine.optimizer
     start = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
@@ -128,8 +129,8 @@ def run_step(worker: PairActorWorker, rows: list[dict], settings: dict) -> dict:
     rows = [row | {GRANTED_FIELD: torch.tensor(count)} for row, count in zip(rows, granted, strict=True)]
     if settings.get("bare"):
         rows = [{key: row[key] for key in row if key not in (PAIRS_FIELD, GRANTED_FIELD)} for row in rows]
-    worker.set_dpo(settings.get("dpo", LOOSE))
-    worker.actor.__class__ = TrainingWorker if settings.get("stock") else PairTrainingWorker
+    worker.set_loss_terms([PairTerm(settings.get("dpo", LOOSE))])
+    worker.actor.__class__ = TrainingWorker if settings.get("stock") else ExtendedTrainingWorker
     gradients: list[dict] = []
 
     def look(*_):
@@ -146,7 +147,7 @@ def run_step(worker: PairActorWorker, rows: list[dict], settings: dict) -> dict:
     return {"gradients": gradients, "weights": weights, "metrics": dict(tu.get(output, "metrics"))}
 
 
-def pairs_alone(worker: PairActorWorker, rows: list[dict], steps: int = 15) -> list[list[float]]:
+def pairs_alone(worker: ExtendedActorWorker, rows: list[dict], steps: int = 15) -> list[list[float]]:
     """Margins of all pairs before each of some steps on nothing but the pairs."""
     actor, margins = worker.actor, []
     data = make_batch(rows, {})

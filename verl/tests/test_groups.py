@@ -5,6 +5,7 @@ from collections import defaultdict
 
 import pytest
 import ray
+import torch
 from omegaconf import OmegaConf
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
@@ -12,8 +13,9 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl_cleaner.rollout import agent_loop_worker as agent_loop
 from verl_cleaner.rollout.lost_trajectory import LostTrajectory, RolloutError, check_lost
 from verl_cleaner.saar.outcome import InfrastructureError
-from verl_cleaner.training import groups, trainer
+from verl_cleaner.training import batch, groups, step_metrics, trainer
 from verl_cleaner.training.groups import CompleteGroups
+from verl_cleaner.training.validation import Validation
 
 OUTAGE = LostTrajectory("u3", True, "the judge is gone")
 BUG = LostTrajectory("u3", False, "Traceback: KeyError")
@@ -211,8 +213,9 @@ def test_an_outage_in_a_reward_worker_is_an_outage():
 
 def test_a_lost_group_is_no_wrong_answer_at_validation():
     made = object.__new__(trainer.CleanerTrainer)
-    made._dropped = {"u3"}
-    made.config = OmegaConf.create({"trainer": {"trajectories_dir": None}})
+    made.config = OmegaConf.create({"trainer": {}})
+    made._validation = Validation(made.config, tokenizer=None, step=1)
+    made._validation.lost_groups = {"u3"}
     expected = {("math", "u1"): 1, ("math", "u2"): 2, ("math", "u3"): 1}
     metrics = made._val_metrics_update(
         ["math", "math"], ["u1", "u2"], {"reward": [1.0, 1.0], "acc": [1.0, 1.0]}, [2, 2], expected_acc_counts=expected
@@ -234,27 +237,31 @@ def test_extra_fields_leave_padding_out(monkeypatch):
     def get(keys, partition_id, select_fields):
         return {select_fields[0]: [stored[key] for key in keys]}
 
-    monkeypatch.setattr(trainer.tq, "kv_batch_get", get)
-    batch = KVBatchMeta(partition_id="train", keys=list(stored), tags=[{}, {}, {"is_padding": True}])
-    assert [fields for _, fields in trainer.keyed_extra_fields(batch)] == [{"reward_extra_info": {"acc": 1.0}}, {}]
+    monkeypatch.setattr(batch.tq, "kv_batch_get", get)
+    meta = KVBatchMeta(partition_id="train", keys=list(stored), tags=[{}, {}, {"is_padding": True}])
+    assert batch.extra_fields(meta) == {"a_0_0": {"reward_extra_info": {"acc": 1.0}}, "a_1_0": {}}
+
+
+def test_scores_are_those_that_verl_trains_on(monkeypatch):
+    """`rm_scores`, a number a token, as the reward manager left them; jagged."""
+    scores = torch.nested.as_nested_tensor([torch.tensor([0.0, 0.5]), torch.tensor([1.0])], layout=torch.jagged)
+    monkeypatch.setattr(batch.tq, "kv_batch_get", lambda keys, partition_id, select_fields: {"rm_scores": scores})
+    assert batch.scores_of(["a_0_0", "a_1_0"], "train") == {"a_0_0": 0.5, "a_1_0": 1.0}
 
 
 def test_groups_of_one_score_teach_nothing():
-    scores = [("a_0_0", 1.0), ("a_1_0", 1.0), ("b_0_0", 0.0), ("b_1_0", 1.0), ("c_0_0", 0.0), ("d_0_0", 0.5)]
-    keyed = [(key, {"reward_extra_info": {"score": score, "acc": 1.0}}) for key, score in scores]
-    assert trainer.zero_variance_groups(keyed) == {"grpo/zero_variance_groups": 3 / 4}
-    only_accuracy = [(key, {"reward_extra_info": {"acc": score}}) for key, score in scores]
-    assert trainer.zero_variance_groups(only_accuracy) == {"grpo/zero_variance_groups": 3 / 4}
-    assert trainer.zero_variance_groups([("a_0_0", {})]) == {}
+    scores = {"a_0_0": 1.0, "a_1_0": 1.0, "b_0_0": 0.0, "b_1_0": 1.0, "c_0_0": 0.0, "d_0_0": 0.5}
+    assert step_metrics.zero_variance_groups(scores) == {"grpo/zero_variance_groups": 3 / 4}
+    assert step_metrics.zero_variance_groups({}) == {}
 
 
-def test_group_metrics():
-    extra = [{"reward_extra_info": {"acc": acc}} for acc in (1.0, 0.0, 0.0, 1.0)]
-    metrics = trainer.group_metrics(extra)
+def test_batch_metrics():
+    extra = {f"a_{i}_0": {"reward_extra_info": {"acc": acc}} for i, acc in enumerate((1.0, 0.0, 0.0, 1.0))}
+    metrics = step_metrics.batch_metrics(extra)
     assert metrics["critic/score/acc"] == 0.5
     assert metrics["grpo/total_samples"] == 4
-    assert "critic/score/acc" not in trainer.group_metrics([{}])
-    with_negatives = trainer.group_metrics(extra, negatives=1)
+    assert "critic/score/acc" not in step_metrics.batch_metrics({"a_0_0": {}})
+    with_negatives = step_metrics.batch_metrics(extra, negatives=1)
     assert with_negatives["critic/score/acc"] == 0.5
     assert {key: value for key, value in with_negatives.items() if key.startswith("grpo/")} == {
         "grpo/num_positive_samples": 4,
@@ -264,5 +271,5 @@ def test_group_metrics():
     }
 
 
-def test_records_of():
-    assert trainer.records_of([{"rollback_record": {"a": 1}}, {}]) == [{"a": 1}]
+def test_trajectories_of_other_loops_have_no_record():
+    assert batch.records_of({"a_0_0": {"rollback_record": {"a": 1}}, "a_1_0": {}}) == {"a_0_0": {"a": 1}}

@@ -18,10 +18,13 @@ from verl_cleaner.rollout.tool_agent_loop import ToolAgentLoop
 from verl_cleaner.saar.pair import Pair, make_pair, share_out
 from verl_cleaner.saar.segment import Turn
 from verl_cleaner.training import trainer
-from verl_cleaner.training.pairs import travel
+from verl_cleaner.training.actor import ExtendedActorWorker
+from verl_cleaner.training.credit.methods import credit_methods
+from verl_cleaner.training.pairs import credit, grant
 from verl_cleaner.training.pairs.config import DpoConfig
-from verl_cleaner.training.pairs.travel import GRANTED_FIELD, grant_pairs
-from verl_cleaner.training.pairs.worker import PairActorWorker, finish_dpo_metrics
+from verl_cleaner.training.pairs.grant import GRANTED_FIELD, grant_pairs
+from verl_cleaner.training.pairs.term import PairTerm, finish_dpo_metrics
+from verl_cleaner.training.step_metrics import batch_metrics
 
 FAIL, WORSE, FIXED = (
     call(code) for code in ("NameError x is not set", "TypeError x is not set", "ok NameError x is 1")
@@ -188,13 +191,13 @@ def test_padding_is_granted_nothing(monkeypatch):
     def get(keys, partition_id, select_fields):
         return {select_fields[0]: torch.nested.as_nested_tensor([pack(stored[k]) for k in keys], layout=torch.jagged)}
 
-    monkeypatch.setattr(travel.tq, "kv_batch_get", get)
+    monkeypatch.setattr(grant.tq, "kv_batch_get", get)
 
     def put(keys, partition_id, fields):
         written.update(fields.items())
         return KVBatchMeta(partition_id=partition_id, keys=keys, tags=[{}] * len(keys), fields=[*fields.keys()])
 
-    monkeypatch.setattr(travel.tq, "kv_batch_put", put)
+    monkeypatch.setattr(grant.tq, "kv_batch_put", put)
     tags = [{}, {}, {"is_padding": True}]
     batch = KVBatchMeta(partition_id="train", keys=list(stored), tags=tags, fields=[PAIRS_FIELD])
     batch, negatives = grant_pairs(batch, limit=5, seed=(0, 1))
@@ -213,16 +216,16 @@ def test_trajectories_of_another_loop_are_refused():
 
 
 @pytest.mark.parametrize("on", [False, True])
-def test_only_with_dpo_the_actor_is_ours(monkeypatch, on):
+def test_only_with_a_term_of_its_loss_the_actor_is_ours(monkeypatch, on):
     def init(self):
         self.role_worker_mapping = {Role.ActorRolloutRef: ActorRolloutRefWorker, Role.Critic: "critic"}
 
     monkeypatch.setattr(trainer.PPOTrainerSync, "_init_resource_pool_mgr", init)
     monkeypatch.setattr(trainer.ray, "remote", lambda cls: cls)
     made = object.__new__(trainer.CleanerTrainer)
-    made._dpo = DpoConfig(use_dpo_on_tool_calls=on)
+    made._loss_terms = [PairTerm(DpoConfig())] if on else []
     made._init_resource_pool_mgr()
-    actor = PairActorWorker if on else ActorRolloutRefWorker
+    actor = ExtendedActorWorker if on else ActorRolloutRefWorker
     assert made.role_worker_mapping == {Role.ActorRolloutRef: actor, Role.Critic: "critic"}
 
 
@@ -239,13 +242,24 @@ def test_pairs_are_granted_before_the_update(monkeypatch, save):
         return "granted batch", 3
 
     monkeypatch.setattr(trainer.PPOTrainerSync, "_update_actor", update)
-    monkeypatch.setattr(trainer, "grant_pairs", grant)
+    monkeypatch.setattr(credit, "grant_pairs", grant)
     made = object.__new__(trainer.CleanerTrainer)
     made.config = make_config(*rollback(save_negative_samples=save, max_negative_samples_per_group=2))
+    made._credit = credit_methods(made.config)
     made.global_steps = 5
     made._update_actor("batch", {})
     granted = [("grant", 2, (made.config.actor_rollout_ref.rollout.get("seed", 0), 5)), ("update", "granted batch")]
     assert calls == (granted if save else [("update", "batch")])
+    assert [method.samples for method in made._credit] == ([3] if save else [])
+
+
+@pytest.mark.parametrize(("save", "dpo"), [(False, False), (True, False), (True, True)])
+def test_the_configuration_chooses_the_terms(save, dpo):
+    values = [f"+algorithm.{key}={value}" for key, value in {"use_dpo_on_tool_calls": dpo, "dpo_beta": 0.5}.items()]
+    methods = credit_methods(make_config(*rollback(save_negative_samples=save), *values))
+    assert len(methods) == save
+    terms = [term for method in methods if (term := method.loss_term())]
+    assert terms == ([PairTerm(DpoConfig(use_dpo_on_tool_calls=True, dpo_beta=0.5))] if dpo else [])
 
 
 # ---- docs/pairs.md ---------------------------------------------------------------------------------------------------
@@ -265,4 +279,4 @@ def test_every_metric_is_documented():
     metrics = {f"actor/dpo_{name}": 1.0 for name in names} | {"actor/loss": 1.0}
     finish_dpo_metrics(metrics)
     assert set(metrics) - {"actor/loss"} == set(re.findall(r"`(dpo/\w+)`", PAGE))
-    assert set(re.findall(r"`(grpo/\w+)`", PAGE)) == {k for k in trainer.group_metrics([{}]) if k.startswith("grpo/")}
+    assert set(re.findall(r"`(grpo/\w+)`", PAGE)) == {k for k in batch_metrics({}) if k.startswith("grpo/")}

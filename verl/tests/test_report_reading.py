@@ -30,7 +30,7 @@ from verl_cleaner.report.folder import Split, find_runs
 from verl_cleaner.report.page import render
 from verl_cleaner.report.run import flat, names, read_run
 from verl_cleaner.rollout.tool_agent_loop import RECORD_FIELD, ToolAgentLoop
-from verl_cleaner.training.trainer import token_columns, unbound
+from verl_cleaner.training.batch import token_columns, unbound
 
 
 def read(path, limit=2000):
@@ -50,7 +50,7 @@ async def dumped(folder, monkeypatch, script, **values):
     key = "a-b_3_0"
     batch = {"prompts": output.prompt_ids, "responses": output.response_ids, "response_mask": output.response_mask}
     data = {name: [torch.tensor(ids)] for name, ids in batch.items()}
-    monkeypatch.setattr("verl_cleaner.training.trainer.tq.kv_batch_get", lambda **_: data)
+    monkeypatch.setattr("verl_cleaner.training.batch.tq.kv_batch_get", lambda **_: data)
     tokens = token_columns([key], "train", TokenTexts(server.tokenizer))
     table = trajectory_dump.rows([(key, output.extra_fields)], step=7, record_field=RECORD_FIELD, tokens=tokens)
     settings = rollback_config(config.actor_rollout_ref.rollout.multi_turn)
@@ -133,7 +133,7 @@ def test_columns_of_a_large_batch_are_unpacked_once(monkeypatch):
     rows = [torch.full((length % 7 + 1,), length % 60) for length in range(2048)]
     names = ("prompts", "responses", "response_mask", *trajectory_dump.SCORE_COLUMNS)
     data = dict.fromkeys(names, torch.nested.as_nested_tensor(rows, layout=torch.jagged))
-    monkeypatch.setattr("verl_cleaner.training.trainer.tq.kv_batch_get", lambda **_: data)
+    monkeypatch.setattr("verl_cleaner.training.batch.tq.kv_batch_get", lambda **_: data)
     start = time.process_time()
     found = token_columns([str(i) for i in range(2048)], "train", TokenTexts(tiny_tokenizer()))
     assert time.process_time() - start < 5

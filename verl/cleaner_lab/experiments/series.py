@@ -220,6 +220,8 @@ def _series_runner() -> type:
             return get_trainer_cls(config.trainer.v1.trainer_mode)(config)
 
         def _train(self, planned: PlannedRun, config: DictConfig, host: Any) -> None:
+            from cleaner_lab.experiments.take_over import take_over
+
             begin = time.monotonic()
             folder = Path(planned.folder)
             folder.mkdir(parents=True, exist_ok=True)
@@ -232,7 +234,7 @@ def _series_runner() -> type:
                 config.trainer.resume_mode = "resume_path" if last else "disable"
                 config.trainer.resume_from_path = last and str(last)
             self.config, self.trainer = config, self._trainer(config)
-            self.trainer.take_over(host, self.start)
+            take_over(self.trainer, host, start=self.start)
             self._with_agent_loops(self.trainer.fit)
             self.trainer.logger.finish(exit_code=0)
             measured = self._with_rollback()

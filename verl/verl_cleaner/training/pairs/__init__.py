@@ -7,11 +7,12 @@ is what it takes for the gradient of the second term to have at most `dpo_max_ad
 first's.
 
     saar/pair     which calls make a pair, and how many a group may have          (rollout, trainer)
-    rollout/carried   pairs as one more tensor of the trajectory                  (rollout, actor)
-    travel        which of them are trained on                                    (trainer)
+    rollout/carried   pairs as one more tensor of the trajectory                  (rollout, trainer, actor)
+    grant         which pairs are trained on, at most so many a group             (trainer)
     rows          the two token sequences of each pair, as a batch of their own   (actor)
     step          their gradient, bounded and added to the policy gradient        (actor)
-    worker        where VeRL's actor worker takes it in                           (actor)
+    term          the term of the actor's loss                                    (actor)
+    credit        the method's part in a step of the trainer, and its metrics     (trainer)
     config        the parameters
 
 Why a batch of its own, between the last micro-batch of the policy gradient and the optimizer's step:

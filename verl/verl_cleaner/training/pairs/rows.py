@@ -13,7 +13,7 @@ from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 
 from verl_cleaner.rollout.carried import PAIRS_FIELD, unpack
-from verl_cleaner.training.pairs.travel import GRANTED_FIELD
+from verl_cleaner.training.pairs.grant import GRANTED_FIELD
 
 Row = tuple[torch.Tensor, int]
 """Token ids of a sequence, and how many at its end are the call's."""

@@ -1,7 +1,8 @@
-"""Which pairs are trained on: set by the trainer, which sees whole groups.
+"""Which pairs are trained on: chosen by the trainer, which sees whole groups, and written into the batch.
 
-PAIRS_FIELD    the pairs of a trajectory, see `verl_cleaner.rollout.carried`
-GRANTED_FIELD  int64 (): how many of them, the first ones, are to be trained on; none of padding rows
+GRANTED_FIELD  int64 (): how many of the trajectory's pairs (`verl_cleaner.rollout.carried`), the first ones
+
+VeRL's padding rows copy a real trajectory with its pairs; they are granted none.
 """
 
 from collections.abc import Sequence

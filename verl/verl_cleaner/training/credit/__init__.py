@@ -1,0 +1,1 @@
+"""How the trainer learns from failed calls that their repairs replaced."""

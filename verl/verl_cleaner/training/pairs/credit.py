@@ -1,0 +1,44 @@
+"""The trainer's side of pairs: which of them are trained on, and their metrics."""
+
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from omegaconf import DictConfig
+from transfer_queue import KVBatchMeta
+
+from verl_cleaner.config import rollback_config
+from verl_cleaner.training.pairs.config import DpoConfig, dpo_config
+from verl_cleaner.training.pairs.grant import grant_pairs
+from verl_cleaner.training.pairs.term import PairTerm, finish_dpo_metrics
+
+
+@dataclass(slots=True)
+class PairCredit:
+    """limit: pairs a group. seed: of the choice among more."""
+
+    dpo: DpoConfig
+    limit: int
+    seed: int
+    samples: int = field(default=0, init=False)
+
+    @classmethod
+    def of(cls, config: DictConfig) -> Self | None:
+        """None where no pairs are kept."""
+        rollout = config.actor_rollout_ref.rollout
+        rollback = rollback_config(rollout.multi_turn)
+        if not rollback.save_negative_samples:
+            return None
+        return cls(dpo_config(config.algorithm), rollback.max_negative_samples_per_group, rollout.get("seed", 0))
+
+    def loss_term(self) -> PairTerm | None:
+        return PairTerm(self.dpo) if self.dpo.use_dpo_on_tool_calls else None
+
+    def after_advantages(self, batch: KVBatchMeta, metrics: dict[str, Any], *, step: int) -> KVBatchMeta:
+        return batch
+
+    def before_update(self, batch: KVBatchMeta, metrics: dict[str, Any], *, step: int) -> KVBatchMeta:
+        batch, self.samples = grant_pairs(batch, limit=self.limit, seed=(self.seed, step))
+        return batch
+
+    def finish_metrics(self, metrics: dict[str, Any]) -> None:
+        finish_dpo_metrics(metrics)

@@ -29,12 +29,25 @@ ANSWER = "The answer is 42."
 NEVER = [f"Try {i}. {call(f'NameError attempt {i}')}" for i in range(4)]
 OPEN = '<tool_call>\n{"name": "code_interpreter", "arguments": {"code": "1"}}'
 BROKEN = "<tool_call>\n{]\n</tool_call>"
-MIXED = [f"A. {FAIL}", f"B. {FIXED}", f"C. {FAIL}", f"D. {OTHER}", f"E. {OTHER}\n{FAIL}", f"E. {OTHER}\n{FIXED}", ANSWER]
+MIXED = [
+    f"A. {FAIL}",
+    f"B. {FIXED}",
+    f"C. {FAIL}",
+    f"D. {OTHER}",
+    f"E. {OTHER}\n{FAIL}",
+    f"E. {OTHER}\n{FIXED}",
+    ANSWER,
+]
 
 
 def qwen3_coder(code: str) -> str:
     parameter = f"<parameter=code>\n{code}\n</parameter>"
     return f"<tool_call>\n<function=code_interpreter>\n{parameter}\n</function>\n</tool_call>"
+
+
+def seed(code: str) -> str:
+    function = f"<function=code_interpreter><parameter=code>{code}</parameter></function>"
+    return f"<seed:tool_call>{function}</seed:tool_call>"
 
 
 def llama3(code: str) -> str:
@@ -85,9 +98,14 @@ CASES = {
     "keep, given up": Case([*NEVER, FAIL, ANSWER], {"rollback_mode": "keep"}),
     "void, given up": Case([*NEVER, FAIL, ANSWER], {"rollback_mode": "void"}),
     "void without log-probs": Case([NEVER[0], f"C. {FIXED}", ANSWER], {"rollback_mode": "void"}, logprobs=False),
-    "keep, within the turns": Case([*NEVER[:2], FIXED, ANSWER], {"rollback_mode": "keep"}, (f"{TURNS}.max_assistant_turns=2",)),
+    "keep, within the turns": Case(
+        [*NEVER[:2], FIXED, ANSWER], {"rollback_mode": "keep"}, (f"{TURNS}.max_assistant_turns=2",)
+    ),
     "explained": Case([*NEVER[:3], ANSWER], {"rollback_feedback": "explained", "max_tool_retries": 2}),
-    "explained, two calls": Case([f"A. {OTHER}\n{FAIL}", f"A. {OTHER}\n{FAIL}", f"A. {OTHER}\n{FIXED}", ANSWER], {"rollback_feedback": "explained"}),
+    "explained, two calls": Case(
+        [f"A. {OTHER}\n{FAIL}", f"A. {OTHER}\n{FAIL}", f"A. {OTHER}\n{FIXED}", ANSWER],
+        {"rollback_feedback": "explained"},
+    ),
     "given up": Case([*NEVER, f"Now. {FAIL}", ANSWER]),
     "given up after one": Case([*NEVER[:2], ANSWER], {"max_tool_retries": 1}),
     "no retries": Case([NEVER[0], ANSWER], {"max_tool_retries": 0}),
@@ -97,38 +115,80 @@ CASES = {
     "no call, keep": Case([*NEVER[:2], "I cannot.", ANSWER], {"rollback_mode": "keep"}),
     "retries of the trajectory": Case([f"A. {FAIL}", f"A. {FIXED}", f"B. {FAIL}", ANSWER], {"rollback_max_retries": 1}),
     "tokens of the trajectory": Case([*NEVER[:3], FIXED, ANSWER], {"rollback_max_tokens": 200}),
-    "only timeouts": Case([FAIL, call("timeout slow"), call("ok timeout fast"), ANSWER], {"rollback_on_errors": "[timeout]"}),
+    "only timeouts": Case(
+        [FAIL, call("timeout slow"), call("ok timeout fast"), ANSWER], {"rollback_on_errors": "[timeout]"}
+    ),
     "broken, open": Case([f"A. {OPEN}", f"B. {OTHER}", ANSWER]),
     "broken, json": Case([f"A. {BROKEN}", f"B. {BROKEN}", f"C. {OTHER}", ANSWER]),
     "broken beside good": Case([f"A. {call('ok 1')}\n{BROKEN}", f"B. {call('ok 1')}\n{OTHER}", ANSWER]),
     "broken, not to be repaired": Case([f"{FAIL}\n{BROKEN}", FIXED, BROKEN], {"rollback_on_errors": "[NameError]"}),
     "unknown tool": Case([call("ok", name="python"), OTHER, ANSWER]),
-    "wrong arguments": Case([call("raise no").replace("code\"", "text\""), OTHER, ANSWER]),
+    "wrong arguments": Case([call("raise no").replace('code"', 'text"'), OTHER, ANSWER]),
     "a tool that raises": Case([call("raise no luck"), call("say fine"), ANSWER]),
-    "too many calls": Case([f"A. {OTHER}\n{OTHER}\n{OTHER}", f"B. {OTHER}\n{OTHER}", ANSWER], {}, (f"{TURNS}.max_parallel_calls=2",)),
-    "side context beyond the response": Case([f"A. {FAIL}", f"A. {call('ok')}", ANSWER], response_length=len(f"A. {FAIL}") + 4),
+    "too many calls": Case(
+        [f"A. {OTHER}\n{OTHER}\n{OTHER}", f"B. {OTHER}\n{OTHER}", ANSWER], {}, (f"{TURNS}.max_parallel_calls=2",)
+    ),
+    "side context beyond the response": Case(
+        [f"A. {FAIL}", f"A. {call('ok')}", ANSWER], response_length=len(f"A. {FAIL}") + 4
+    ),
     "no room": Case([f"A. {FAIL}", ANSWER], {}, (f"{ROLLOUT}.max_model_len=80",), response_length=len(FAIL) - 6),
-    "no room for the mix": Case([f"{'A long way of thinking. ' * 4}{call('NameError x')}", f"A. {FIXED}", ANSWER], response_length=170),
+    "no room for the mix": Case(
+        [f"{'A long way of thinking. ' * 4}{call('NameError x')}", f"A. {FIXED}", ANSWER], response_length=170
+    ),
     "cut off": Case([f"A. {FAIL}", f"A. {call('ok ' + 'x' * 500)}"], response_length=300),
-    "cut off with room left": Case([f"A. {FAIL}", f"A. {call('ok ' + 'x' * 200)}", ANSWER], {}, (f"{ROLLOUT}.max_model_len=300",)),
+    "cut off with room left": Case(
+        [f"A. {FAIL}", f"A. {call('ok ' + 'x' * 200)}", ANSWER], {}, (f"{ROLLOUT}.max_model_len=300",)
+    ),
     "end of the context": Case([f"A. {FAIL}", f"A. {call('ok ' + 'x' * 60)}"], {}, (f"{ROLLOUT}.max_model_len=200",)),
     "turn limit": Case([*NEVER[:2], FIXED, OTHER, ANSWER], {}, (f"{TURNS}.max_assistant_turns=3",)),
-    "span over two retries": Case([f"First. {OTHER}", f"A. {FAIL}", f"B. {call('ValueError 4242424242')}", f"C. {call('ok 4242424242')}", ANSWER]),
+    "span over two retries": Case(
+        [f"First. {OTHER}", f"A. {FAIL}", f"B. {call('ValueError 4242424242')}", f"C. {call('ok 4242424242')}", ANSWER]
+    ),
     "gate": Case(MIXED, {"rollback_probability": 0}),
     "half a gate": Case(MIXED, {"rollback_probability": 0.5}, run={"session_id": 2}),
     "validation": Case(MIXED, {"rollback_probability": 0}, run={"is_validation": True}),
     "bare validation": Case(MIXED, {"rollback_at_validation": False}, run={"is_validation": True}),
     "annealed": Case(MIXED, {"rollback_anneal_steps": 2}, run={"global_steps": 3}),
     "pairs": Case(MIXED, {"save_negative_samples": True}),
-    "pairs of the last failure": Case([f"A. {FAIL}", f"B. {call('TypeError x is not set')}", f"C. {FIXED}", ANSWER], {"save_negative_samples": True}),
+    "pairs of the last failure": Case(
+        [f"A. {FAIL}", f"B. {call('TypeError x is not set')}", f"C. {FIXED}", ANSWER], {"save_negative_samples": True}
+    ),
     "no pair where nothing is repaired": Case([*NEVER, ANSWER], {"save_negative_samples": True}),
     "rescored": Case(MIXED, {"rollback_logprobs": "rescore"}, EXACT),
     "rescored, all plausible": Case(MIXED, {"rollback_logprobs": "rescore", "rollback_min_logratio": 10000}, EXACT),
     "rescored, all implausible": Case(MIXED, {"rollback_logprobs": "rescore", "rollback_min_logratio": 1e9}, EXACT),
-    "qwen3_coder": Case([f"A. {qwen3_coder('NameError x is not')}", f"B. {qwen3_coder('ok NameError x is')}", f"C. {qwen3_coder('ok 1')}\n<tool_call>", qwen3_coder("ok 2"), ANSWER], {}, (f"{TURNS}.format=qwen3_coder",)),
-    "llama3-json": Case([f"A. {llama3('NameError x is not')}", f"B. {llama3('ok NameError x is')}", f"C. {llama3('NameError x')[:-9]}", f"D. {llama3('ok 2')}", ANSWER], {}, (f"{TURNS}.format=llama3-json",)),
-    "a format without a line": Case(["A. <seed:tool_call><function=code_interpreter><parameter=code>NameError x</parameter></function></seed:tool_call>", "B. <seed:tool_call><function=code_interpreter><parameter=code>ok 1</parameter></function></seed:tool_call>", ANSWER], {}, (f"{TURNS}.format=seed",)),
-}  # fmt: skip
+    "qwen3_coder": Case(
+        [
+            f"A. {qwen3_coder('NameError x is not')}",
+            f"B. {qwen3_coder('ok NameError x is')}",
+            f"C. {qwen3_coder('ok 1')}\n<tool_call>",
+            qwen3_coder("ok 2"),
+            ANSWER,
+        ],
+        {},
+        (f"{TURNS}.format=qwen3_coder",),
+    ),
+    "llama3-json": Case(
+        [
+            f"A. {llama3('NameError x is not')}",
+            f"B. {llama3('ok NameError x is')}",
+            f"C. {llama3('NameError x')[:-9]}",
+            f"D. {llama3('ok 2')}",
+            ANSWER,
+        ],
+        {},
+        (f"{TURNS}.format=llama3-json",),
+    ),
+    "a format without a line": Case(
+        [
+            f"A. {seed('NameError x')}",
+            f"B. {seed('ok 1')}",
+            ANSWER,
+        ],
+        {},
+        (f"{TURNS}.format=seed",),
+    ),
+}
 
 PIECES = [
     *(f"Good. {OTHER}", f"Bad. {FAIL}", f"Bad. {FAIL}", f"Near. {FIXED}", f"Slow. {call('timeout')}", OPEN, BROKEN),
@@ -174,6 +234,8 @@ def plain(server: ScriptedServer, output: Any, messages: list[dict[str, Any]]) -
     metrics = rollback_metrics([record])
     for row in (*record["attempts"], *record["retries"]):
         del row["seconds"]
+    for row in record["attempts"]:
+        del row["span"]
     fields = output.as_dict()
     found = {
         "prompt": digest(output.prompt_ids),

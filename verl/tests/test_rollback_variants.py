@@ -156,7 +156,7 @@ async def test_a_timeout_of_our_own_is_not_the_deadline():
 async def test_long_comparisons_leave_the_event_loop(monkeypatch, extra):
     import threading
 
-    import verl_cleaner.rollout.tool_agent_loop as module
+    import verl_cleaner.rollout.retry as module
 
     threads = []
 

@@ -1,4 +1,4 @@
-"""One turn's tools: run them, say as data how each call ended, append the responses, and keep to the limits.
+"""The calls of a turn: run them, say as data how each ended, append the responses, keep to the limits.
 
 The part of the loop below rollback. Each call runs once, however often its response is worded.
 """
@@ -7,7 +7,6 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from verl.experimental.agent_loop.tool_agent_loop import AgentData, AgentState
@@ -16,29 +15,23 @@ from verl.experimental.agent_loop.tool_parser import FunctionCall
 from verl.tools.schemas import ToolResponse
 
 from verl_cleaner.rollout import tool_watch
-from verl_cleaner.rollout.rollback_state import RollbackManager, Snapshot
+from verl_cleaner.rollout.rollback_manager import RollbackManager
+from verl_cleaner.rollout.snapshot import Snapshot
 from verl_cleaner.rollout.tool_parser import MalformedCall
-from verl_cleaner.saar.outcome import OK, FailureKind, InfrastructureError, Outcome, failures
-from verl_cleaner.saar.record import Attempt
+from verl_cleaner.rollout.turn import CallResult, ToolTurn
+from verl_cleaner.saar.outcome import OK, FailureKind, InfrastructureError, Outcome
 
 _NO_LIMIT = 1 << 60
 
 
-@dataclass(frozen=True, slots=True)
-class CallResult:
-    """One executed call. seconds: waiting included."""
+class ToolCallsLoop(StockToolAgentLoop):
+    """VeRL's loop with outcomes.
 
-    outcome: Outcome
-    seconds: float
-    response: ToolResponse
-    reward: float
-    details: dict[str, Any]
-
-
-class ToolTurnLoop(StockToolAgentLoop):
-    """VeRL's loop with outcomes; `rollback` is set for each trajectory before its first turn."""
+    rollback: set for each trajectory before its first turn. turn: the one in progress.
+    """
 
     rollback: RollbackManager
+    turn: ToolTurn
     response_length: int
     max_parallel_calls: int
 
@@ -47,28 +40,15 @@ class ToolTurnLoop(StockToolAgentLoop):
         self.max_model_len = self.rollout_config.get("max_model_len") or self.prompt_length + self.response_length
         for tool in self.tools.values():
             tool_watch.watch(tool)
-        # Of the turn in progress: what its calls came to, by id(call), what their responses say instead of the tool's
-        # text, and the kinds of calls VeRL dropped.
-        self._results: dict[int, CallResult] = {}
-        self._wording: Callable[[str, str], str] | None = None
-        self._dropped: tuple[str, ...] = ()
 
     async def _respond(self, agent_data: AgentData, wording: Callable[[str, str], str] | None = None) -> AgentState:
-        """Run the tools of the last turn and append their responses; each call runs once, however often it is worded.
+        """Run the calls of the turn's last version, unless they have run, and append their responses.
 
-        wording: (response, failure kind) -> what is appended for a failed call instead.
+        wording: see `TurnAttempt`.
         """
-        self._wording = wording
+        self.turn.attempt.wording = wording
         with self._side_context_may_exceed_limits(agent_data):
             return await super()._handle_processing_tools_state(agent_data)
-
-    def _detect_errors(self, turn: Snapshot) -> tuple[str, ...]:
-        """Kinds of the failed calls of the turn just run; also writes its attempt down."""
-        results = [self._results[id(call)] for call in turn.tool_calls if id(call) in self._results]
-        kinds = tuple(result.outcome.kind for result in results) + self._dropped
-        seconds = tuple(round(result.seconds, 4) for result in results)
-        self.rollback.record.attempts.append(Attempt(turn.assistant_turns, kinds, seconds))
-        return failures(result.outcome for result in results)
 
     @staticmethod
     def _detect_error_from_text(text: str) -> Outcome:
@@ -82,13 +62,11 @@ class ToolTurnLoop(StockToolAgentLoop):
     async def _call_tool(
         self, tool_call: FunctionCall, tools_kwargs: dict[str, Any], agent_data: AgentData
     ) -> tuple[ToolResponse, float, dict]:
-        result = self._results.get(id(tool_call))
-        if result is None:
-            result = self._results[id(tool_call)] = await self._execute(tool_call, tools_kwargs, agent_data)
-        response = result.response
-        if self._wording is not None and result.outcome.kind is not None:
-            response = response.model_copy(update={"text": self._wording(response.text or "", result.outcome.kind)})
-        return response, result.reward, result.details
+        attempt = self.turn.attempt
+        if id(tool_call) not in attempt.results:
+            attempt.results[id(tool_call)] = await self._execute(tool_call, tools_kwargs, agent_data)
+        result = attempt.results[id(tool_call)]
+        return attempt.worded(tool_call), result.reward, result.details
 
     async def _execute(
         self, tool_call: FunctionCall, tools_kwargs: dict[str, Any], agent_data: AgentData

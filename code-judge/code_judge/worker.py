@@ -12,12 +12,12 @@ import shlex
 from dataclasses import replace
 
 from code_judge.broker import Job, Source, WorkerStatus, no_verdict
-from code_judge.compare import same_lines, same_text
 from code_judge.sandbox.link import SandboxLost
-from code_judge.sandbox.pool import Execution, Program, Sandbox, check_isolation
+from code_judge.sandbox.pool import Program, Sandbox, check_isolation
 from code_judge.settings import Settings, cores
 from code_judge.tasks import background, end
-from code_judge.wire import TIMEOUT_MARK, Reason, RunResult, Submission
+from code_judge.verdict import compile_error, verdict
+from code_judge.wire import Reason, RunResult, Submission
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,8 @@ class Worker:
             stdin=submission.input or "",
             seconds=settings.max_execution_time,
             memory=settings.max_memory << 20,
-            output=settings.max_output_size,
+            # An expected output must be able to come, however long it is.
+            output=settings.max_output_size + len((submission.expected_output or "").encode("utf-8", "replace")),
             echo=submission.options.echo_last_expression,
         )
         try:
@@ -139,59 +140,3 @@ class Worker:
             return verdict(submission, await self.sandbox.run(replace(program, source="", binary=binary)), length)
         finally:
             os.close(binary)
-
-
-def compile_error(submission: Submission, compilation: Execution, length: int) -> RunResult:
-    """The compiler refuses the source, or does not come to an end within its limits."""
-    stderr = compilation.stderr + (f"the compiler was stopped: {compilation.why}\n" if compilation.why else "")
-    return RunResult(
-        sub_id=submission.sub_id,
-        success=False,
-        run_success=False,
-        cost=compilation.seconds,
-        reason=Reason.NONE,
-        stderr=stderr[:length],
-        kind="compile_error",
-    )
-
-
-def verdict(submission: Submission, execution: Execution, output_length: int) -> RunResult:
-    """The result of a program that ran. The exit status decides; the reported exception only names the failure."""
-    kind = _kind(execution)
-    expected = submission.expected_output
-    same = same_lines if submission.options.compare == "lines" else same_text
-    as_expected = expected is None or same(execution.stdout, expected)
-    stdout = cut(execution.stdout, output_length, middle=submission.options.cut_middle)
-    # The end of a traceback says what went wrong.
-    stderr = execution.stderr[max(0, len(execution.stderr) - output_length) :]
-    if kind == "timeout":
-        stdout += TIMEOUT_MARK
-    if execution.status < 0 and kind == "nonzero_exit":
-        stderr += f"killed by signal {-execution.status}\n"
-    return RunResult(
-        sub_id=submission.sub_id,
-        success=kind == "ok" and as_expected,
-        run_success=kind == "ok",
-        cost=execution.seconds,
-        reason=Reason.WORKER_TIMEOUT if kind == "timeout" else Reason.NONE,
-        stdout=stdout,
-        stderr=stderr,
-        kind=kind,
-        line=execution.line if kind not in ("ok", "timeout") else None,
-    )
-
-
-def cut(text: str, length: int, *, middle: bool) -> str:
-    """At most `length` characters of the text, and with `middle` a note of what is missing."""
-    if len(text) <= length or not middle:
-        return text[:length]
-    head, tail = text[: (length + 1) // 2], text[len(text) - length // 2 :]
-    return f"{head}\n[{len(text) - length} characters left out]\n{tail}"
-
-
-def _kind(execution: Execution) -> str:
-    if execution.why is not None:
-        return execution.why
-    if execution.status == 0:
-        return "ok"
-    return execution.kind or "nonzero_exit"

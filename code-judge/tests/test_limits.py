@@ -69,7 +69,13 @@ def test_output_is_cut_after_it_is_compared(served: Judge) -> None:
     assert result["success"] is False
 
 
+def test_an_expected_output_above_the_limit_can_pass(served: Judge) -> None:
+    text = "x" * (3 << 20)
+    assert served.run("print('x' * (3 << 20))", expected_output=text)["success"] is True
+    assert served.run("print('x' * (5 << 20))", expected_output=text)["kind"] == "output_limit"
+
+
 def test_memory(served: Judge) -> None:
     result = served.run("x = []\nx.append(bytearray(1 << 30))")
-    assert (result["run_success"], result["kind"], result["line"]) == (False, "memory", 2)
+    assert (result["run_success"], result["kind"], result["line"]) == (False, "MemoryError", 2)
     assert "MemoryError" in result["stderr"]

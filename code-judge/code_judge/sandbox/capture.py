@@ -26,17 +26,15 @@ class Capture:
     """What a program writes, up to `limit` bytes.
 
     What is in the pipe when the program ends counts; end-of-file is not awaited, because a descendant may hold the pipe
-    open. `on_overflow` is called once if there is more than the limit; nothing is read after that. Without `watch`
-    nothing is read before the end: what the pipe does not hold has to wait.
+    open. `on_overflow` is called once if there is more than the limit; nothing is read after that.
     """
 
-    def __init__(self, limit: int, on_overflow: Callable[[], None], *, watch: bool = True) -> None:
+    def __init__(self, limit: int, on_overflow: Callable[[], None]) -> None:
         self.overflowed = False
         self._limit = limit
-        self._watch = watch
         self._on_overflow = on_overflow
         self._data = bytearray()
-        self._reading = self._watched = False
+        self._reading = False
         self._read_fd, self.write_fd = os.pipe()
         os.set_blocking(self._read_fd, False)
 
@@ -53,9 +51,7 @@ class Capture:
         """Call once the program has the writing end."""
         os.close(self.write_fd)
         self.write_fd = -1
-        if self._watch:
-            asyncio.get_running_loop().add_reader(self._read_fd, self._read)
-            self._watched = True
+        asyncio.get_running_loop().add_reader(self._read_fd, self._read)
         self._reading = True
 
     def finish(self) -> bytes:
@@ -81,7 +77,6 @@ class Capture:
         return self._reading
 
     def _stop(self) -> None:
-        self._reading = False
-        if self._watched:
-            self._watched = False
+        if self._reading:
+            self._reading = False
             asyncio.get_running_loop().remove_reader(self._read_fd)

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import itertools
-import json
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,8 +11,7 @@ from code_judge.sandbox.capture import Capture, memory_file
 from code_judge.sandbox.flavours import BARE, choose
 from code_judge.sandbox.layers import FULL, LAYERS
 from code_judge.sandbox.link import Link, SandboxLost
-
-STATUS_LIMIT = 4096  # bytes
+from code_judge.sandbox.status import StatusChannel
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +38,19 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """status: exit status, or minus the signal. why: timeout, memory or output_limit if killed for it. kind, line: of
-    the uncaught exception, as the program's process reported it; a program can forge these two, and only these."""
+    """How a program ended.
+
+    status: exit status, or minus the signal. why: timeout, memory or output_limit if it was killed for that.
+    exception, line: class name and source line of the uncaught exception, as the program's process reported them. A
+    program can forge these two, within the bounds of status.py; it cannot forge the others.
+    """
 
     status: int
     why: str | None
     seconds: float
     stdout: str
     stderr: str
-    kind: str | None
+    exception: str | None
     line: int | None
 
 
@@ -89,10 +91,10 @@ class Sandbox:
                 overflow = partial(link.kill, number, "output_limit")
                 source, stdin = (files.enter_context(memory_file(text)) for text in (program.source, program.stdin))
                 outputs = [files.enter_context(Capture(program.output, overflow)) for _ in range(2)]
-                outputs.append(files.enter_context(Capture(STATUS_LIMIT, overflow, watch=False)))
+                status = files.enter_context(StatusChannel())
                 inputs = [source if program.do != "execute" or program.binary is None else program.binary, stdin]
                 artefact = [program.binary] if program.do == "compile" and program.binary is not None else []
-                return await _execute(link, command, inputs, outputs, artefact)
+                return await _execute(link, command, inputs, outputs, status, artefact)
         finally:
             link.forget(number)
 
@@ -125,42 +127,35 @@ def check_isolation(required: str, layers: tuple[str, ...], missing: dict[str, s
 
 
 async def _execute(
-    link: Link, command: dict[str, Any], inputs: list[int], outputs: list[Capture], artefact: list[int]
+    link: Link,
+    command: dict[str, Any],
+    inputs: list[int],
+    outputs: list[Capture],
+    status: StatusChannel,
+    artefact: list[int],
 ) -> Execution:
     ended = link.begin(command["run"])
-    await link.send(command, [*inputs, *(output.write_fd for output in outputs), *artefact])
+    await link.send(command, [*inputs, *(output.write_fd for output in outputs), status.write_fd, *artefact])
     for output in outputs:
         output.start()
+    status.start()
     try:
         report = await ended
     except asyncio.CancelledError:
         link.kill(command["run"], "cancelled")
         raise
-    stdout, stderr, status = (output.finish() for output in outputs)
+    stdout, stderr = (output.finish() for output in outputs)
+    started, exception, line = status.finish()
     overflowed = any(output.overflowed for output in outputs)
     text = stderr.decode("utf-8", "replace")
-    started, _, exception = status.partition(b"\n")
-    if report["why"] is None and started != b"started":
+    if report["why"] is None and not started:
         raise SandboxLost(f"the program could not be started: {report.get('error') or text.strip() or 'killed'}")
-    kind, line = _read_status(exception)
     return Execution(
         status=report["status"],
         why=report["why"] or ("output_limit" if overflowed else None),
         seconds=report["seconds"],
         stdout=stdout.decode("utf-8", "replace"),
         stderr=text,
-        kind=kind,
+        exception=exception,
         line=line,
     )
-
-
-def _read_status(data: bytes) -> tuple[str | None, int | None]:
-    """The program's process wrote this, and so could the program: it names the failure, it never decides one."""
-    try:
-        status = json.loads(data)
-        kind, line = status["kind"], status["line"]
-    except (ValueError, TypeError, KeyError):
-        return None, None
-    if not isinstance(kind, str) or not kind.isidentifier() or len(kind) > 80:
-        return None, None
-    return kind, line if type(line) is int else None

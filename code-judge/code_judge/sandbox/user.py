@@ -5,7 +5,6 @@ Imported by the template only; standard library, little of it.
 
 import ast
 import builtins
-import json
 import os
 import random
 import resource
@@ -14,6 +13,7 @@ import sys
 import threading
 from atexit import _run_exitfuncs as run_exit_handlers
 from collections.abc import Iterator
+from contextlib import suppress
 from gc import enable as enable_collector
 from os import chdir, close, getcwd, setgroups, setresgid, setresuid, urandom, write
 from os import open as open_file
@@ -26,6 +26,7 @@ from types import FrameType, ModuleType, TracebackType
 from code_judge.sandbox import cpp
 from code_judge.sandbox.box import FILENAME
 from code_judge.sandbox.kernel import PR_SET_DUMPABLE, PR_SET_PDEATHSIG, install_filter, landlock_restrict, prctl
+from code_judge.sandbox.status import STARTED, exception_packet
 
 # Names of their own for what every fork calls: see kernel.py.
 _leave = os._exit
@@ -62,7 +63,7 @@ def become_script(source: str, place: Place, echo: bool) -> None:
     close(file)
     _enter(place)
     _renew_random()
-    write(STATUS_FD, b"started\n")
+    write(STATUS_FD, STARTED)
     code = 1
     try:
         code = _run(source, echo)
@@ -74,7 +75,7 @@ def become_compiler(source: str, place: Place, command: list[str], artefact_fd: 
     """As become_script. The compiled program goes to `artefact_fd`."""
     chdir(place[0])
     _enter(place)
-    write(STATUS_FD, b"started\n")
+    write(STATUS_FD, STARTED)
     _leave(cpp.compile_source(source.encode("utf-8", "surrogatepass"), command, artefact_fd))
 
 
@@ -82,7 +83,7 @@ def become_binary(binary_fd: int, place: Place) -> None:
     """As become_script."""
     chdir(place[0])
     _enter(place)
-    write(STATUS_FD, b"started\n")
+    write(STATUS_FD, STARTED)
     cpp.execute(binary_fd)
 
 
@@ -213,12 +214,12 @@ def _report(error: BaseException) -> int:
     """Tell how the program ended, on the status pipe as data and on stderr as the interpreter does."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
-    kind = "memory" if isinstance(error, MemoryError) else type(error).__name__
     frames = [line for frame, line in _walk(error.__traceback__) if frame.f_code.co_filename == FILENAME]
     line = frames[-1] if frames else None
     if isinstance(error, SyntaxError) and error.filename == FILENAME:
         line = error.lineno
-    write(STATUS_FD, json.dumps({"kind": kind, "line": line}).encode())
+    with suppress(OSError):
+        write(STATUS_FD, exception_packet(type(error).__name__, line))
     # From the user's first frame on; a syntax error has none.
     start = error.__traceback__
     while start is not None and start.tb_frame.f_code.co_filename != FILENAME:

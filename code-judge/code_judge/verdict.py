@@ -1,0 +1,58 @@
+"""From how a program ended to the result that the client gets. Pure functions."""
+
+from code_judge.compare import same_lines, same_text
+from code_judge.sandbox.pool import Execution
+from code_judge.wire import TIMEOUT_MARK, Reason, RunResult, Submission
+
+
+def compile_error(submission: Submission, compilation: Execution, length: int) -> RunResult:
+    """The compiler refuses the source, or does not come to an end within its limits."""
+    stderr = compilation.stderr + (f"the compiler was stopped: {compilation.why}\n" if compilation.why else "")
+    return RunResult(
+        sub_id=submission.sub_id,
+        success=False,
+        run_success=False,
+        cost=compilation.seconds,
+        reason=Reason.NONE,
+        stderr=stderr[:length],
+        kind="compile_error",
+    )
+
+
+def verdict(submission: Submission, execution: Execution, output_length: int) -> RunResult:
+    """The result of a program that ran.
+
+    It ran successfully if its exit status is 0 and no limit ended it. The exception that its process reported only
+    names a failure, and is not looked at where there is none.
+    """
+    succeeded = execution.why is None and execution.status == 0
+    kind = "ok" if succeeded else execution.why or execution.exception or "nonzero_exit"
+    expected = submission.expected_output
+    same = same_lines if submission.options.compare == "lines" else same_text
+    as_expected = expected is None or same(execution.stdout, expected)
+    stdout = cut(execution.stdout, output_length, middle=submission.options.cut_middle)
+    # The end of a traceback says what went wrong.
+    stderr = execution.stderr[max(0, len(execution.stderr) - output_length) :]
+    if execution.why == "timeout":
+        stdout += TIMEOUT_MARK
+    if execution.status < 0 and kind == "nonzero_exit":
+        stderr += f"killed by signal {-execution.status}\n"
+    return RunResult(
+        sub_id=submission.sub_id,
+        success=succeeded and as_expected,
+        run_success=succeeded,
+        cost=execution.seconds,
+        reason=Reason.WORKER_TIMEOUT if execution.why == "timeout" else Reason.NONE,
+        stdout=stdout,
+        stderr=stderr,
+        kind=kind,
+        line=execution.line if execution.why is None and not succeeded else None,
+    )
+
+
+def cut(text: str, length: int, *, middle: bool) -> str:
+    """At most `length` characters of the text, and with `middle` a note of what is missing."""
+    if len(text) <= length or not middle:
+        return text[:length]
+    head, tail = text[: (length + 1) // 2], text[len(text) - length // 2 :]
+    return f"{head}\n[{len(text) - length} characters left out]\n{tail}"

@@ -3,12 +3,15 @@
 import asyncio
 import time
 
+import numpy
 import pytest
 
-from verl_cleaner.reward import choice
+from verl_cleaner.reward import choice, mathematics
 from verl_cleaner.reward.answers import last_boxed, last_python_block
+from verl_cleaner.reward.notation import latex
 from verl_cleaner.reward.own_words import own_words
 from verl_cleaner.reward.router import compute_score
+from verl_cleaner.reward.truths import accepted
 from verl_cleaner.reward.verifier import MathVerifier
 from verl_cleaner.saar.outcome import InfrastructureError
 
@@ -149,10 +152,10 @@ def test_a_verifier_that_dies_is_an_outage_not_a_wrong_answer():
         ("```py\na\n```", "a\n", "other names of the language"),
         ("```Python3\na\n```", "a\n", "in any case"),
         ("```python\n```", "", "an empty program"),
-        ("```\na\n```", None, "a block of no language is not a program"),
-        ("```cpp\na\n```", None, "nor is one of another"),
-        ("```python\na\n", None, "not closed: the response was cut off"),
-        ("```python\na\n```\n```python\nb\n", "a\n", "a block cut off behind a complete one"),
+        ("```\na\n```", None, "a block of no language that does nothing is not a program"),
+        ("```cpp\na\n```", None, "nor is one of another language"),
+        ("```python\na\n", "a\n", "not closed"),
+        ("```python\na\n```\n```python\nb(\n", "a\n", "a block cut off behind a complete one"),
         ("1. so\n   ```python\n   if a:\n       b\n   ```", "if a:\n    b\n", "indented with its list item"),
         ("```python\nprint('```')\n```", "print('```')\n", "a fence inside a line does not close"),
         ("```python\na\n```\n<tool_response>\nx\n</tool_response>\ndone", None, "a program comes after the last tool"),
@@ -163,6 +166,45 @@ def test_a_verifier_that_dies_is_an_outage_not_a_wrong_answer():
 )
 def test_the_program_of_a_response(response, code, why):
     assert last_python_block(own_words(response, {}).final) == code
+
+
+def test_a_response_that_corrects_itself_in_another_box_is_right_by_the_strict_rule_alone():
+    found = reward("math_dapo", r"\boxed{42}, or rather \fbox{41}", "42", math_verify=True)
+    assert (found["score"], found["verified"]) == (1.0, 0.0)
+    assert reward("gpqa_diamond", r"\boxed{B}, or rather \fbox{C}", "B")["verified"] == 0.0
+
+
+@pytest.mark.parametrize("truth", [["42"], ["42", "43"], '["42"]', "['42', '43']", numpy.array(["42"])])
+def test_a_truth_stored_as_a_list_means_its_entries(truth):
+    assert [accepted(truth)[0], mathematics_score(r"\boxed{42}", truth).score] == ["42", 1.0]
+    assert mathematics_score(r"\boxed{44}", truth).score == -1.0
+
+
+@pytest.mark.parametrize("truth", ["[1, 2]", "[]", "[B]", "(0, 1)", '["', "['a', 1]", "f'(x)", 42])
+def test_a_truth_that_only_looks_like_a_list_is_the_answer_itself(truth):
+    assert accepted(truth) == (str(truth),)
+
+
+def mathematics_score(response, truth):
+    return asyncio.run(mathematics.score(response, truth))
+
+
+DEGENERATE = (
+    "```\n", "```python\n", "```python\n'''\n```\n", "```python\nx y\n```\n", "``` ", "~~~ ", "`", "```python\n# ```\n",
+    "'\\", "<|im_end|>", " ", "\n", "B ", "B. ", "or ", "{", "\\text{", "**", "_", "\\quad", "√(", "1 000", "⁹", "1e",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", DEGENERATE)
+def test_no_degenerate_response_takes_long(text):
+    """Rewards share an event loop. A pattern that reads a text twice for every character needs minutes here."""
+    long, start = "```python\n" + text * (80_000 // len(text)), time.monotonic()
+    last_python_block(long)
+    choice.letter("B" + long)
+    choice.letter("B" + text * (1900 // len(text)) + "x")
+    latex(text * (2000 // len(text)) + "x")
+    accepted('["' + long)
+    assert time.monotonic() - start < 2
 
 
 def test_boxed_keeps_what_stands_there():

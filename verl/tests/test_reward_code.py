@@ -1,5 +1,6 @@
 """Rewards of programs, as a table, through a real judge: what is given, what it scores, and why."""
 
+import ast
 import asyncio
 import json
 import subprocess
@@ -285,13 +286,14 @@ FUTURE = "from __future__ import annotations"
         f"'''döc'''; {FUTURE}; {FUTURE}; print('é')",
         "'''doc'''\r\nfrom __future__ import (\r\n  annotations,\r\n  division,\r\n)  # why\r\nprint('é')\r\n",
         f"# \f\n{FUTURE}\n\n{FUTURE}\nprint('é')",
+        "'''Prints.\n\n\tÉ.'''\nprint('é')",
     ],
 )
-def test_future_imports_come_first_and_the_rest_stays_as_it_is(code):
+def test_future_imports_come_first_and_docstring_and_rest_stay_as_they_are(code):
     assert syntax_problem(code) is None
-    source = stdin_program(code)
-    assert source.startswith(FUTURE)
-    assert subprocess.check_output([sys.executable, "-X", "utf8", "-c", source]) == "é\n".encode()
+    source = stdin_program(code + "\nprint(repr(__doc__))")
+    expected = f"é\n{ast.get_docstring(ast.parse(code), clean=False)!r}\n"
+    assert subprocess.check_output([sys.executable, "-X", "utf8", "-c", source]).decode() == expected
 
 
 def test_the_tests_of_few_programs_are_in_memory_at_a_time(url, monkeypatch):

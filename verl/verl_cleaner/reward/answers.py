@@ -4,21 +4,33 @@ A short answer is the last box of all turns, as in the published training; a pro
 """
 
 import re
-import textwrap
 
-_BOX = r"\boxed{"
-_PYTHON_BLOCK = re.compile(
-    r"^(?P<indent>[ \t]*)```[ \t]*(?:python3?|py)\b[^\n`]*\n(?P<code>.*?)^[ \t]*```[ \t\r]*$",
-    re.MULTILINE | re.DOTALL | re.IGNORECASE,
-)
+from verl_cleaner.reward.fences import last_program
+
+_BOX = re.compile(r"\\boxed\{")
+_ANY_BOX = re.compile(r"\\(?:d?boxed|fbox|framebox|bbox)\s*\{")
 
 
 def last_boxed(text: str) -> str | None:
     r"""The content of the last \boxed{…}, as written; None where there is none or it is not closed."""
-    start = text.rfind(_BOX)
+    return _last(_BOX, text)
+
+
+def last_answer(text: str) -> str | None:
+    r"""As `last_boxed`, for the lenient rules: `\boxed {…}`, `\fbox{…}` and `\framebox{…}` count, too."""
+    return _last(_ANY_BOX, text)
+
+
+def last_python_block(text: str) -> str | None:
+    """The last program in the text's code blocks (see `fences`); None where there is none."""
+    return last_program(text)
+
+
+def _last(box: re.Pattern[str], text: str) -> str | None:
+    """What the last of these boxes holds, up to the brace that closes it."""
+    start = max((match.end() for match in box.finditer(text)), default=-1)
     if start < 0:
         return None
-    start += len(_BOX)
     depth, position = 1, start
     while position < len(text):
         character = text[position]
@@ -31,13 +43,3 @@ def last_boxed(text: str) -> str | None:
                 return text[start:position]
         position += 1
     return None
-
-
-def last_python_block(text: str) -> str | None:
-    """The content of the last fenced block marked as Python; None where no such block is closed."""
-    blocks = list(_PYTHON_BLOCK.finditer(text))
-    if not blocks:
-        return None
-    code = blocks[-1]["code"]
-    # Inside a list item the block is indented with its fence.
-    return textwrap.dedent(code) if blocks[-1]["indent"] else code

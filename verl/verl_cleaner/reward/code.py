@@ -1,7 +1,7 @@
 """Programs: the share of tests passed, -1 without a program that Python can read; accurate only if every test passes.
 
-What is scored is the last fenced Python block of the policy's last turn. Tests run in the judge, all at once; with
-`early_stop`, where only accuracy counts, in growing waves up to the first that fails.
+What is scored is the last program in the policy's last turn (see `fences`). Tests run in the judge, all at once;
+with `early_stop`, where only accuracy counts, in growing waves up to the first that fails.
 """
 
 import asyncio

@@ -133,10 +133,12 @@ def _forget(*names: str) -> str:
 
 
 def _joined(*before: str, code: str, after: str = "") -> str:
-    """One source. `from __future__` must come first."""
+    """One source. The code's docstring and then `from __future__` must come first."""
     tree = ast.parse(code)
+    docstring = ast.get_docstring(tree, clean=False)
     future = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
-    return "\n".join([*map(ast.unparse, future), *before, _without(code, future), after, ""])
+    first = [] if docstring is None else [repr(docstring)]
+    return "\n".join([*first, *map(ast.unparse, future), *before, _without(code, future), after, ""])
 
 
 def _without(code: str, statements: Sequence[ast.stmt]) -> str:

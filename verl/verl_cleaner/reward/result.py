@@ -22,9 +22,9 @@ class Reason(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Reward:
     """score: what is trained on, before overlong shaping. acc: 1.0 or 0.0 by the strict rule. verified: the same by the
-    kind's lenient rule (math-verify, a letter in other clothes), equal to acc where there is none or it was not asked
-    for. pred: the answer as given, None for programs. tests, passed: how many were run to a verdict, and how many of
-    them passed; 0 where nothing is run. reason: see `Reason`."""
+    kind's lenient rule (see docs/answers.md), equal to acc where there is none or it was not asked for. pred: the
+    answer as the strict rule reads it, None for programs. tests, passed: how many were run to a verdict, and how many
+    of them passed; 0 where nothing is run. reason: see `Reason`."""
 
     score: float
     acc: float

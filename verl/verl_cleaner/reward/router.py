@@ -48,9 +48,9 @@ async def compute_score(
     match load(sources).kind(data_source, where=where):
         case Kind.MATH:
             verify = _math_verifier().verify if math_verify else None
-            reward = await mathematics.score(words.text, str(ground_truth), verify=verify)
+            reward = await mathematics.score(words.text, ground_truth, verify=verify)
         case Kind.CHOICE:
-            reward = choice.score(words.text, str(ground_truth))
+            reward = choice.score(words.text, ground_truth)
         case Kind.CODE:
             judge = judge_at(default_judge_url({"url": judge_url}))
             reward = await code.score(words.final, ground_truth, judge=judge, early_stop=early_stop, where=where)

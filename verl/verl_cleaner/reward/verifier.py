@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from verl_cleaner.reward.child import Child, serve
 
@@ -50,7 +51,11 @@ class MathVerifier:
 
 
 def _prepare() -> Callable[[str, str], bool]:
-    from math_verify import parse, verify
+    from math_verify import grader, parse, verify
+
+    equal_numbers = grader.sympy_numeric_eq
+    # It rounds to six decimals, and 1.6e-19 to 0. The grader looks the function up by its name.
+    grader.sympy_numeric_eq = lambda a, b, *precision: equal_numbers(a, b, *precision) and _close(a, b)
 
     def equal(answer: str, ground_truth: str) -> bool:
         gold, given = (parse(rf"\boxed{{{text}}}", parsing_timeout=None) for text in (ground_truth, answer))
@@ -58,6 +63,34 @@ def _prepare() -> Callable[[str, str], bool]:
 
     equal("1", "1")
     return equal
+
+
+_EXACT, _ROUNDED = 1e-12, 1e-4
+"""Largest relative difference between equal numbers: of two exact ones, and where one is a decimal."""
+
+
+def _close(a: Any, b: Any) -> bool:
+    """Whether two expressions of SymPy differ little in relation to their size; matrices are compared by the grader."""
+    from math_verify.grader import get_pct_val
+    from sympy import Expr, Float
+
+    if not isinstance(a, Expr) or not isinstance(b, Expr) or get_pct_val(a, a) == get_pct_val(b, b):
+        return True
+    tolerance = _ROUNDED if a.has(Float) or b.has(Float) else _EXACT
+    left, right = _coefficients(a), _coefficients(b)
+    size = max(map(abs, (*left.values(), *right.values())), default=0.0)
+    return all(_agree(left.get(term, 0), right.get(term, 0), size, tolerance) for term in left | right)
+
+
+def _agree(a: complex, b: complex, size: float, tolerance: float) -> bool:
+    """Of one term's coefficients. Where one expression lacks the term, the other's may be an error of rounding."""
+    return abs(a - b) <= tolerance * (max(abs(a), abs(b)) if a and b else size)
+
+
+def _coefficients(expression: Any) -> dict[Any, complex]:
+    """By term; a number is the coefficient of 1."""
+    terms = expression.doit().expand().evalf().as_coefficients_dict()
+    return {term: complex(coefficient) for term, coefficient in terms.items()}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from cleaner_lab.nano.cold_start import Settings, cold_start
-from verl_cleaner.evaluation import trajectories
+from verl_cleaner.evaluation.runner import problem_of
+from verl_cleaner.records.trajectories import read_folder
 
 REPOSITORY = Path(__file__).parents[1]
 NANO = Path("outputs/nano/seed0")
@@ -78,8 +79,8 @@ def test_it_goes_on_after_an_interruption(evaluated):
     assert "Traceback" not in first
     assert any(f"rollback: {done} of {164 + TASKS} problems are done already" in second for done in (82, 164))
     for arm in ("rollback", "plain"):
-        found = list(trajectories.read(out / arm / "trajectories"))
-        assert len(found) == len({(t.key, t.sample) for t in found}) == (164 + TASKS) * 2
+        found = list(read_folder(out / arm / "trajectories"))
+        assert len(found) == len({(problem_of(t), t.rollout) for t in found}) == (164 + TASKS) * 2
 
 
 def test_human_evals_canonical_solutions_are_all_right(evaluated):

@@ -150,12 +150,12 @@ def test_the_dump_has_every_token_of_verls_text(compared):
     rows = trajectory_dump.read(rollouts / "trajectories" / "1.parquet")
     assert len(rows) == len(texts) == 128
     for row in rows:
-        columns = [row[name] for name in ("tokens", "mask", "old_log_probs", "advantages")]
+        columns = [getattr(row, name) for name in ("tokens", "mask", "old_log_probs", "advantages")]
         assert len({len(column) for column in columns}) == 1
-        text = re.sub(r"<\|(?:im_start|im_end|endoftext)\|>", "", "".join(row["tokens"]))
-        assert text == texts[f"{row['uid']}_{row['rollout']}_{row['output']}"]
-        assert all(all(row["mask"][start:end]) for start, end in row["spans"])
-    assert sum(len(row["spans"]) for row in rows) > 10
+        text = re.sub(r"<\|(?:im_start|im_end|endoftext)\|>", "", "".join(row.tokens))
+        assert text == texts[f"{row.uid}_{row.rollout}_{row.output}"]
+        assert all(all(row.mask[start:end]) for start, end in row.spans)
+    assert sum(len(row.spans) for row in rows) > 10
     assert trajectory_dump.read(compared.out / "cleaner" / "validation" / "trajectories" / "2.parquet")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from verl_cleaner.records import rollbacks as rollback_dump
 from verl_cleaner.records import trajectories as trajectory_dump
+from verl_cleaner.saar.record import RECORD_FIELD
 
 HOSTILE = (
     "<script>document.title='owned'</script></script><img src=x onerror=\"document.title='owned'\">",
@@ -114,9 +115,16 @@ def _write_step(folder, step, rng, prompts, rollouts, rollback, tokens, ours, wo
             )
             attempts = [{"turn": 1, "kinds": ["NameError"], "seconds": (0.1,)}] if failed else []
             attempts.append({"turn": 1, "kinds": [None], "seconds": (0.2,)})
-            record = {"enabled": rollback, "eligible": rollback, "sampled_tokens": 50, "attempts": attempts,
-                      "retries": [{"turn": 1, "span": (3, 9)}] if failed else []}  # fmt: skip
-            rows.append((key, {"record": record, "reward_extra_info": {"acc": acc}}))
+            record = {
+                "enabled": rollback,
+                "eligible": rollback,
+                "sampled_tokens": 50,
+                "attempts": attempts,
+                "retries": [{"turn": 1, "span": (3, 9), "discarded": 12}] if failed else [],
+                "recovered": int(failed),
+                "failed": 0,
+            }
+            rows.append((key, {RECORD_FIELD: record, "reward_extra_info": {"acc": acc}}))
             if failed:
                 retries.append(retry(step, uid, rollout, old=code.replace("print", "prnt"), new=code))
             if tokens:
@@ -124,12 +132,9 @@ def _write_step(folder, step, rng, prompts, rollouts, rollback, tokens, ours, wo
     with (folder / f"{step}.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in plain)
     if ours:
-        table = trajectory_dump.rows(rows, step=step, record_field="record", tokens=columns)
-        trajectory_dump.write(folder / "trajectories", table, name=str(step))
-        for row in retries:
-            for name in ("failed_call", "new_call"):
-                row[name] = row[name].encode("utf-8", "replace").decode()
-        rollback_dump.write(folder / "rollbacks", retries, name=str(step))
+        table = [trajectory_dump.of_output(key, fields, step=step, **columns.get(key, {})) for key, fields in rows]
+        trajectory_dump.write(folder / "trajectories" / f"{step}.parquet", table)
+        rollback_dump.write(folder / "rollbacks" / f"{step}.parquet", retries)
 
 
 def _token_columns(number, pieces, rng):

@@ -1,6 +1,5 @@
 """Success statistics from an evaluation's trajectories, as `data_filter.sh` reads them."""
 
-import json
 import sys
 from dataclasses import replace
 from unittest import mock
@@ -10,20 +9,19 @@ import pytest
 
 from verl_cleaner.dataset import filter as data_filter
 from verl_cleaner.dataset import statistics, stats, synthetic
-from verl_cleaner.evaluation import trajectories
 from verl_cleaner.evaluation.runner import EvaluationError
 from verl_cleaner.launch import RunFailed
+from verl_cleaner.records import trajectories
 
 ATTEMPTS = 8
 
 
 def trajectory(uid, source, sample, *, acc, **changes):
     values = {
-        "suite": "s", "problem": uid, "uid": uid, "data_source": source, "sample": sample, "input": "", "output": "",
-        "score": 2 * acc - 1 if acc is not None else -1.0, "acc": acc,
+        "step": 0, "uid": f"group {uid}", "rollout": sample, "output": 0, "suite": "s", "problem": uid,
+        "data_uid": uid, "data_source": source, "score": 2 * acc - 1 if acc is not None else -1.0, "acc": acc,
     }  # fmt: skip
-    rest = {field: 0 for field in trajectories.Trajectory.__dataclass_fields__ if field not in values}
-    return trajectories.Trajectory(**values | rest | changes)
+    return trajectories.Trajectory(**values | changes)
 
 
 @pytest.fixture
@@ -37,7 +35,7 @@ def folder(tmp_path):
             for i in range(start, start + 5)
             for sample in reversed(range(ATTEMPTS))
         ]
-        trajectories.write(tmp_path / "plain/trajectories", chunk)
+        trajectories.write_next(tmp_path / "plain/trajectories", chunk)
     return tmp_path
 
 
@@ -66,9 +64,9 @@ def test_a_line_a_row_that_the_filter_reads(folder, capsys):
 
 
 def test_an_unfinished_evaluation_gives_the_rows_that_are_complete(folder, capsys):
-    last = folder / "plain/trajectories/3.jsonl"
-    last.write_text("".join(last.read_text().splitlines(keepends=True)[:-3]))
-    (folder / "plain/trajectories/4.part").write_text("{")
+    last = folder / "plain/trajectories/3.parquet"
+    trajectories.write(last, trajectories.read(last)[:-3])
+    (folder / "plain/trajectories/4.parquet.partial").write_text("{")
     assert main(folder) == 0
     assert list(statistics.read(folder / "s.jsonl")) == [str(i) for i in range(19)]
     assert "1 rows do not have 8 attempts yet and are left out" in capsys.readouterr().out
@@ -82,7 +80,9 @@ def test_the_first_attempts_count(folder):
 
 def test_a_sample_that_was_run_again_counts_once(folder):
     source = pd.read_parquet(folder / "data.parquet").data_source[3]
-    trajectories.write(folder / "plain/trajectories", [trajectory("3", source, sample, acc=1.0) for sample in range(8)])
+    trajectories.write_next(
+        folder / "plain/trajectories", [trajectory("3", source, sample, acc=1.0) for sample in range(8)]
+    )
     assert main(folder) == 0
     assert statistics.read(folder / "s.jsonl")["3"].attempts == 8
 
@@ -97,8 +97,8 @@ def test_nothing_was_rolled_out_yet(folder, capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"uid": "77"}, "holds trajectories of another data set: uid '77' is of"),
-        ({"uid": "77"}, "in the data set it is not there"),
+        ({"data_uid": "77"}, "holds trajectories of another data set: uid '77' is of"),
+        ({"data_uid": "77"}, "in the data set it is not there"),
         ({"data_source": "AIME2024"}, "uid '0' is of AIME2024, in the data set it is of"),
         ({"acc": None}, "the reward of uid '0' has no acc; score with REWARD_PATH=pkg://verl_cleaner.reward.router"),
     ],
@@ -106,16 +106,16 @@ def test_nothing_was_rolled_out_yet(folder, capsys):
 def test_what_does_not_belong_together_is_refused(folder, capsys, changes, message):
     source = pd.read_parquet(folder / "data.parquet").data_source[0]
     odd = replace(trajectory("0", source, 9, acc=1.0), **changes)
-    trajectories.write(folder / "plain/trajectories", [odd])
+    trajectories.write_next(folder / "plain/trajectories", [odd])
     assert main(folder) == 1
     assert message in capsys.readouterr().err
     assert not (folder / "s.jsonl").exists()
 
 
-def test_a_broken_line_and_data_set_are_named(folder, capsys):
-    (folder / "plain/trajectories/4.jsonl").write_text(json.dumps({"uid": "0"}) + "\n")
+def test_a_broken_file_and_data_set_are_named(folder, capsys):
+    (folder / "plain/trajectories/4.parquet").write_text("PAR1")
     assert main(folder) == 1
-    assert "4.jsonl, line 1 is no trajectory of an evaluation" in capsys.readouterr().err
+    assert "4.parquet is no whole Parquet file" in capsys.readouterr().err
     assert main(folder, dataset="no.parquet") == 1
     assert "no.parquet does not exist" in capsys.readouterr().err
 

@@ -11,8 +11,9 @@ from test_evaluation_statistics import trajectory
 
 from verl_cleaner.dataset import synthetic
 from verl_cleaner.evaluation import __main__ as command
-from verl_cleaner.evaluation import humaneval, livecodebench, programs, trajectories
+from verl_cleaner.evaluation import humaneval, livecodebench, programs
 from verl_cleaner.evaluation.suites import read_suite, suite_file
+from verl_cleaner.records import trajectories
 
 
 @pytest.fixture(scope="module")
@@ -146,10 +147,10 @@ def test_the_report_comes_first_and_the_benchmarks_file_knows_ones_own_sources(d
     def run(evaluation):
         problems = read_suite(str(own), sources=evaluation.sources)
         found = [
-            trajectory(p.id, 0, acc=1.0, suite=p.suite, data_source=p.row.data_source, output=response("x"))
+            trajectory(p.id, 0, acc=1.0, suite=p.suite, data_source=p.row.data_source, response_text=response("x"))
             for p in problems[:complete]
         ]
-        trajectories.write(evaluation.out / "rollback" / "trajectories", found)
+        trajectories.write_next(evaluation.out / "rollback" / "trajectories", found)
         return problems
 
     monkeypatch.setattr(command, "run", run)

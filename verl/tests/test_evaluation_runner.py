@@ -11,9 +11,10 @@ from omegaconf import OmegaConf
 from test_evaluation_statistics import trajectory
 
 from verl_cleaner.dataset import synthetic
-from verl_cleaner.evaluation import runner, trajectories
+from verl_cleaner.evaluation import runner
 from verl_cleaner.evaluation.runner import PLAIN, ROLLBACK, Evaluation, EvaluationError
 from verl_cleaner.evaluation.suites import read_suite
+from verl_cleaner.records import trajectories
 
 CONF = Path(runner.__file__).parents[1] / "conf"
 R = "actor_rollout_ref.rollout"
@@ -154,7 +155,7 @@ class Played:
         for row in rows[self.lost :]:
             extra = row["extra_info"]
             samples = [trajectory(extra["problem"], sample, acc=1.0, suite=extra["suite"]) for sample in range(2)]
-            trajectories.write(self.folder / "trajectories", samples)
+            trajectories.write_next(self.folder / "trajectories", samples)
             yield None
 
 

@@ -2,25 +2,32 @@
 
 import itertools
 import json
-import math
 
+import pyarrow.parquet
 import pytest
 
-from verl_cleaner.evaluation import report, trajectories
-from verl_cleaner.evaluation.runner import EvaluationError
+from verl_cleaner.evaluation import report
+from verl_cleaner.evaluation.runner import EvaluationError, problem_of
 from verl_cleaner.evaluation.statistics import between, estimate, maj_at_k, pass_at_k, powers
-from verl_cleaner.evaluation.trajectories import Trajectory
-
-COUNTS = dict.fromkeys(
-    ("turns", "response_tokens", "discarded_tokens", "tool_calls", "tool_failures", "failures_left", "rollbacks"), 0
-)
+from verl_cleaner.records import trajectories
+from verl_cleaner.records.trajectories import Trajectory
 
 
-def trajectory(problem, sample, *, acc, pred="", tokens=100, suite="aime", **more):
-    values = {"uid": problem, "data_source": "AIME2024", "input": "", "output": "", "score": 2 * acc - 1}
-    values |= {"verified": acc, "reason": "" if acc else "wrong_answer", "recovered": 0} | COUNTS | more
+def trajectory(problem, sample, *, acc, pred="", tokens=100, suite="aime", calls=0, **more):
+    values = {"data_uid": problem, "data_source": "AIME2024", "score": 2 * acc - 1, "verified": acc, "turns": 0}
+    values |= {"reason": "" if acc else "wrong_answer", "response_tokens": 0, "discarded_tokens": 0, "rollbacks": 0}
+    values |= {"recovered": 0, "attempts": [{"turn": 1, "kinds": [None] * calls, "seconds": [0.1] * calls}]}
     return Trajectory(
-        suite=suite, problem=problem, sample=sample, acc=acc, pred=pred, generated_tokens=tokens, **values
+        step=0,
+        uid=f"group {problem}",
+        rollout=sample,
+        output=0,
+        suite=suite,
+        problem=problem,
+        acc=acc,
+        pred=pred,
+        sampled_tokens=tokens,
+        **values | more,
     )
 
 
@@ -76,14 +83,12 @@ def evaluation(tmp_path):
         ("plain", 100, ((1, 1, 0, 0), (0,) * 4)),
     ):
         found = [
-            trajectory(
-                f"p{number}", sample, acc=float(acc), pred="7" if acc else f"{sample}", tokens=tokens, tool_calls=2
-            )
+            trajectory(f"p{number}", sample, acc=float(acc), pred="7" if acc else f"{sample}", tokens=tokens, calls=2)
             for number, results in enumerate(accs)
             for sample, acc in enumerate(results)
         ]
-        trajectories.write(tmp_path / arm / "trajectories", found[:4])
-        trajectories.write(tmp_path / arm / "trajectories", found[4:])
+        trajectories.write_next(tmp_path / arm / "trajectories", found[:4])
+        trajectories.write_next(tmp_path / arm / "trajectories", found[4:])
     (tmp_path / "settings.json").write_text('{"model": "a/model"}')
     return tmp_path
 
@@ -120,7 +125,7 @@ def test_arms_are_compared_at_equal_tokens(evaluation):
 def test_where_one_sample_costs_more_than_the_other_arm_nothing_is_called_equal(tmp_path):
     for arm, tokens in (("rollback", 500), ("plain", 100)):
         found = [trajectory("p", sample, acc=1.0, tokens=tokens) for sample in range(4)]
-        trajectories.write(tmp_path / arm / "trajectories", found)
+        trajectories.write_next(tmp_path / arm / "trajectories", found)
     found = report.write(tmp_path)
     assert found["suites"]["aime"]["comparison"]["equal_tokens"] is None
     text = (tmp_path / "report.md").read_text()
@@ -129,7 +134,7 @@ def test_where_one_sample_costs_more_than_the_other_arm_nothing_is_called_equal(
 
 
 def test_one_arm_is_not_compared(tmp_path):
-    trajectories.write(tmp_path / "plain" / "trajectories", [trajectory("p", 0, acc=1.0, pred=None)])
+    trajectories.write_next(tmp_path / "plain" / "trajectories", [trajectory("p", 0, acc=1.0, pred=None)])
     suite = report.write(tmp_path)["suites"]["aime"]
     assert suite["comparison"] is None
     assert suite["arms"]["plain"]["maj"] == {}, "programs cannot be voted on"
@@ -138,44 +143,52 @@ def test_one_arm_is_not_compared(tmp_path):
 
 
 def test_trajectories_are_kept_whole_or_not_at_all(tmp_path):
-    one = trajectory("p", 0, acc=1.0, pred="½ \ud800", tokens=3)
-    trajectories.write(tmp_path, [one])
-    trajectories.write(tmp_path, [trajectory("q", 0, acc=0.0)])
-    (tmp_path / "2.part").write_text("{")
-    found = list(trajectories.read(tmp_path))
+    one = trajectory("p", 0, acc=1.0, pred="½ \ud800", response_text="a")
+    trajectories.write_next(tmp_path, [one])
+    trajectories.write_next(tmp_path, [trajectory("q", 0, acc=0.0)])
+    (tmp_path / "2.parquet.partial").write_text("{")
+    found = list(trajectories.read_folder(tmp_path))
     assert [t.problem for t in found] == ["p", "q"]
-    assert found[0].pred == "½ ?"
-    (tmp_path / "2.jsonl").write_text("{}\n")
-    with pytest.raises(ValueError, match=r"2\.jsonl, line 1 is no trajectory"):
-        list(trajectories.read(tmp_path))
-    assert list(trajectories.read(tmp_path / "none")) == []
+    assert (found[0].pred, found[0].response_text) == ("½ ?", "a")
+    assert next(trajectories.read_folder(tmp_path, texts=False)).response_text is None
+    pyarrow.parquet.write_table(pyarrow.table({"x": [1]}), tmp_path / "2.parquet")
+    with pytest.raises(ValueError, match=r"2\.parquet is no dump of trajectories of schema version 2: got versions"):
+        list(trajectories.read_folder(tmp_path))
+    assert list(trajectories.read_folder(tmp_path / "none")) == []
+
+
+def test_the_first_version_lacks_what_evaluations_brought(tmp_path):
+    trajectories.write(tmp_path / "new.parquet", [trajectory("p", 3, acc=1.0, pred="7")])
+    table = pyarrow.parquet.read_table(tmp_path / "new.parquet")
+    old = table.drop_columns(sorted(trajectories._SINCE_2))
+    old = old.set_column(0, "schema_version", pyarrow.array([1]))
+    pyarrow.parquet.write_table(old, tmp_path / "old.parquet")
+    (found,) = trajectories.read(tmp_path / "old.parquet")
+    assert (found.rollout, found.acc, found.pred, found.schema_version) == (3, 1.0, None, 1)
+    pyarrow.parquet.write_table(table.drop_columns(["pred"]), tmp_path / "cut.parquet")
+    with pytest.raises(ValueError, match=r"missing columns \['pred'\]"):
+        trajectories.read(tmp_path / "cut.parquet")
 
 
 def test_a_trajectory_of_a_sample():
-    import torch
-
-    retry = {"discarded": 12}
+    retry = {"turn": 1, "discarded": 12, "span": (3, 9)}
     attempts = [
-        {"turn": 1, "kinds": ["NameError", None]},
-        {"turn": 1, "kinds": [None, None]},
-        {"turn": 2, "kinds": ["x"]},
+        {"turn": 1, "kinds": ("NameError", None), "seconds": (0.1, 0.1)},
+        {"turn": 1, "kinds": (None, None), "seconds": (0.1, 0.1)},
+        {"turn": 2, "kinds": ("x",), "seconds": (0.1,)},
     ]
     record = {"sampled_tokens": 50, "attempts": attempts, "retries": [retry, retry], "recovered": 1, "failed": 1}
+    record |= {"enabled": True, "eligible": True}
     reward = {"acc": 1.0, "verified": 1.0, "pred": "7", "reason": ""}
-    fields = {
-        "data_source": "AIME2024",
-        "extra_info": {"uid": "3", "suite": "aime", "problem": "I-1", "index": 0},
-        "extra_fields": {"reward_extra_info": reward, "rollback_record": record},
-        "responses": torch.zeros(40),
-        "rm_scores": torch.tensor([0.0, 1.0]),
-        "num_turns": 4,
-    }
-    found = trajectories.of_sample(fields, sample=2, input="i", output="o")
-    assert (found.key, found.uid, found.sample, found.score, found.acc) == (("aime", "I-1"), "3", 2, 1.0, 1.0)
-    assert (found.response_tokens, found.generated_tokens, found.discarded_tokens) == (40, 50, 24)
+    row = {"uid": "3", "suite": "aime", "problem": "I-1", "index": 0}
+    known = {"response_tokens": 40, "score": 1.0, "turns": 4}
+    fields = {"reward_extra_info": reward, "rollback_record": record}
+    found = trajectories.of_output("a_b_2_0", fields, step=5, data_source="AIME2024", extra_info=row, **known)
+    assert (problem_of(found), found.data_uid, found.rollout) == (("aime", "I-1"), "3", 2)
+    assert (found.uid, found.output, found.step, found.score, found.acc, found.turns) == ("a_b", 0, 5, 1.0, 1.0, 4)
+    assert (found.response_tokens, found.sampled_tokens, found.discarded_tokens) == (40, 50, 24)
     assert (found.tool_calls, found.tool_failures, found.failures_left) == (5, 2, 1)
-    assert (found.rollbacks, found.recovered) == (2, 1)
-    fields |= {"extra_info": {"index": 5}, "extra_fields": {}}
-    bare = trajectories.of_sample(fields, sample=0, input="", output="")
-    assert (bare.key, bare.acc, bare.generated_tokens, bare.tool_calls) == (("AIME2024", "5"), None, 40, 0)
-    assert not math.isnan(bare.score)
+    assert (found.rollbacks, found.recovered, found.spans) == (2, 1, [[3, 9]])
+    bare = trajectories.of_output("a_0_0", {}, step=0, data_source="AIME2024", extra_info={"index": 5}, **known)
+    assert (problem_of(bare), bare.acc, bare.sampled_tokens, bare.tool_calls) == (("AIME2024", "5"), None, 40, 0)
+    assert bare.attempts is None

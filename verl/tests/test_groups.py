@@ -244,9 +244,18 @@ def test_extra_fields_leave_padding_out(monkeypatch):
 
 def test_scores_are_those_that_verl_trains_on(monkeypatch):
     """`rm_scores`, a number a token, as the reward manager left them; jagged."""
-    scores = torch.nested.as_nested_tensor([torch.tensor([0.0, 0.5]), torch.tensor([1.0])], layout=torch.jagged)
-    monkeypatch.setattr(batch.tq, "kv_batch_get", lambda keys, partition_id, select_fields: {"rm_scores": scores})
-    assert batch.scores_of(["a_0_0", "a_1_0"], "train") == {"a_0_0": 0.5, "a_1_0": 1.0}
+
+    def jagged(*rows):
+        return torch.nested.as_nested_tensor([torch.tensor(row) for row in rows], layout=torch.jagged)
+
+    data = {"responses": jagged([1, 2], [3]), "rm_scores": jagged([0.0, 0.5], [1.0]), "num_turns": [4, 2]}
+    monkeypatch.setattr(batch.tq, "kv_batch_get", lambda keys, partition_id, select_fields: data)
+    columns = batch.output_columns(["a_0_0", "a_1_0"], "train")
+    assert [(row["score"], row["turns"], row["response_tokens"]) for row in columns.values()] == [
+        (0.5, 4, 2),
+        (1, 2, 1),
+    ]
+    assert columns["a_0_0"]["data_source"] is None
 
 
 def test_groups_of_one_score_teach_nothing():

@@ -52,11 +52,11 @@ async def dumped(folder, monkeypatch, script, **values):
     data = {name: [torch.tensor(ids)] for name, ids in batch.items()}
     monkeypatch.setattr("verl_cleaner.training.batch.tq.kv_batch_get", lambda **_: data)
     tokens = token_columns([key], "train", TokenTexts(server.tokenizer))
-    table = trajectory_dump.rows([(key, output.extra_fields)], step=7, record_field=RECORD_FIELD, tokens=tokens)
+    table = [trajectory_dump.of_output(key, output.extra_fields, step=7, **tokens[key])]
     settings = rollback_config(config.actor_rollout_ref.rollout.multi_turn)
     retries = rollback_dump.rows([(key, output.extra_fields[RECORD_FIELD])], step=7, config=settings)
-    trajectory_dump.write(folder / "rollouts" / "trajectories", table, name="7")
-    rollback_dump.write(folder / "rollouts" / "rollbacks", retries, name="7")
+    trajectory_dump.write(folder / "rollouts" / "trajectories" / "7.parquet", table)
+    rollback_dump.write(folder / "rollouts" / "rollbacks" / "7.parquet", retries)
     asked, text = (server.tokenizer.decode(ids, skip_special_tokens=True) for ids in list(batch.values())[:2])
     row = {"input": asked, "output": text, "gts": "42", "score": 1.0, "step": 7, "uid": key}
     (folder / "rollouts" / "7.jsonl").write_text(json.dumps(row) + "\n")
@@ -178,9 +178,8 @@ def test_a_broken_run_is_read_as_far_as_it_goes_and_says_so(tmp_path):
     rollouts = folder / "rollouts"
     with (rollouts / "2.jsonl").open("ab") as file:
         file.write(b'\xff\xfe{"input": "half\n[1]\n{"other": 1}\n{"output": "cut')
-    for broken in (rollouts / "trajectories" / "1.parquet", rollouts / "rollbacks" / "3.jsonl"):
+    for broken in (rollouts / "trajectories" / "1.parquet", rollouts / "rollbacks" / "3.parquet"):
         broken.write_bytes(broken.read_bytes()[:100])
-    (rollouts / "rollbacks" / "3.parquet").unlink()
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(
             '{"step": 9, "data": {"critic/score/acc": NaN, "critic/score/mean": 1, "x": "text"}}\n{"step": 10, "da'
@@ -190,8 +189,8 @@ def test_a_broken_run_is_read_as_far_as_it_goes_and_says_so(tmp_path):
     assert run.steps[9] == {"critic/score/mean": 1.0}
     text = "\n".join(run.warnings.texts)
     assert "rollouts/2.jsonl: 4 lines left out (lines 17, 18, 19, 20)" in text
-    assert "trajectories/1.parquet: left out: ArrowInvalid" in text
-    assert "rollbacks/3.jsonl: left out: JSONDecodeError" in text
+    assert "trajectories/1.parquet: left out: ValueError: " in text
+    assert "rollbacks/3.parquet: left out: ValueError: " in text
     assert "metrics.jsonl: 1 line left out (line 6)" in text
     (rollouts / "run.json").write_text('{"config": ')
     assert any("configuration cannot be read" in text for text in read(folder).warnings.texts)
@@ -199,18 +198,16 @@ def test_a_broken_run_is_read_as_far_as_it_goes_and_says_so(tmp_path):
 
 def test_values_of_another_type_are_a_warning(tmp_path):
     folder = write_run(tmp_path / "run")
-    retries = folder / "rollouts" / "rollbacks" / "1.jsonl"
-    rows = [json.loads(line) for line in retries.read_text().splitlines()]
-    retries.write_text(json.dumps(rows[0] | {"kinds": None}) + "\n")
-    retries.with_suffix(".parquet").unlink()
+    retries = folder / "rollouts" / "rollbacks" / "1.parquet"
+    rollback_dump.write(retries, [rollback_dump.read(retries)[0] | {"kinds": None}])
     table = trajectory_dump.read(folder / "rollouts" / "trajectories" / "2.parquet")
-    table[0]["attempts"] = [{"turn": 1, "kinds": None, "seconds": [0.1]}]
-    table[1]["advantages"] = [None] * len(table[1]["advantages"])
-    trajectory_dump.write(folder / "rollouts" / "trajectories", table, name="2")
+    table[0] = replace(table[0], attempts=[{"turn": 1, "kinds": None, "seconds": [0.1]}])
+    table[1] = replace(table[1], advantages=[None] * len(table[1].advantages))
+    trajectory_dump.write(folder / "rollouts" / "trajectories" / "2.parquet", table)
     run = read(folder)
     assert len(run.trajectories) == 48
     first, second = run.warnings.texts
-    assert "rollbacks/1.jsonl: left out: ValueError" in first
+    assert "rollbacks/1.parquet: left out: ValueError" in first
     assert "row 1 holds kinds=None, expected list<string>" in first
     assert "rollouts/trajectories/2.parquet: rows left out that hold values of another type" in second
     render([run])
@@ -220,8 +217,8 @@ def test_no_number_is_no_json(tmp_path):
     """NaN and infinities from the reward function are no reason to lose the page."""
     folder = write_run(tmp_path / "run", steps=1)
     table = trajectory_dump.read(folder / "rollouts" / "trajectories" / "1.parquet")
-    table[0]["acc"], table[1]["acc"] = math.nan, math.inf
-    trajectory_dump.write(folder / "rollouts" / "trajectories", table, name="1")
+    table[:2] = [replace(table[0], acc=math.nan), replace(table[1], acc=math.inf)]
+    trajectory_dump.write(folder / "rollouts" / "trajectories" / "1.parquet", table)
     run = read(folder)
     run.trajectories[0] = replace(run.trajectories[0], score=math.nan)
     data = re.search(r'id="data">(.*?)</script>', render([run]), re.DOTALL)[1]
@@ -423,8 +420,9 @@ def test_configuration_is_saved_resolved_and_without_secrets(tmp_path):
 def test_the_dumps_columns_are_the_documented_ones(tmp_path):
     import pyarrow.parquet
 
-    trajectory_dump.write(tmp_path, [], name="1")
+    trajectory_dump.write(tmp_path / "1.parquet", [])
     assert pyarrow.parquet.read_schema(tmp_path / "1.parquet").names == list(trajectory_dump.SCHEMA)
-    rollback_dump.write(tmp_path, [], name="2")
-    with pytest.raises(ValueError, match="no dump of trajectories of schema version 1"):
+    assert trajectory_dump.read(tmp_path / "1.parquet") == []
+    rollback_dump.write(tmp_path / "2.parquet", [])
+    with pytest.raises(ValueError, match="no dump of trajectories of schema version 2"):
         trajectory_dump.read(tmp_path / "2.parquet")

@@ -45,15 +45,15 @@ async def test_a_row_for_every_retry():
         assert all(output.response_mask[row["span_start"] : row["span_end"]])
 
 
-async def test_both_files_hold_the_same_and_the_documented_columns(tmp_path):
+async def test_the_file_has_the_documented_columns(tmp_path):
     rows, _ = await table()
-    rollback_dump.write(tmp_path / "rollbacks", rows, name="7")
-    for suffix in ("jsonl", "parquet"):
-        assert rollback_dump.read(tmp_path / "rollbacks" / f"7.{suffix}") == rows
+    rollback_dump.write(tmp_path / "rollbacks" / "7.parquet", rows)
+    assert rollback_dump.read(tmp_path / "rollbacks" / "7.parquet") == rows
+    assert [path.name for path in (tmp_path / "rollbacks").iterdir()] == ["7.parquet"]
     schema = pyarrow.parquet.read_schema(tmp_path / "rollbacks" / "7.parquet")
     assert schema.names == list(rollback_dump.SCHEMA)
-    rollback_dump.write(tmp_path, [], name="empty")
-    assert rollback_dump.read(tmp_path / "empty.parquet") == rollback_dump.read(tmp_path / "empty.jsonl") == []
+    rollback_dump.write(tmp_path / "empty.parquet", [])
+    assert rollback_dump.read(tmp_path / "empty.parquet") == []
 
 
 @pytest.mark.parametrize(
@@ -69,14 +69,15 @@ def test_values_of_another_type_are_named(tmp_path, change, message):
 
 def test_separators_within_a_text_end_no_row(tmp_path):
     rows = [retry(7, "a", 0, old="x", new="y", error="a\u2028b\u2029c\x85d\x0ce")] * 2
-    rollback_dump.write(tmp_path, rows, name="7")
+    rollback_dump.write(tmp_path / "7.parquet", rows)
+    (tmp_path / "7.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     for suffix in ("jsonl", "parquet"):
         assert rollback_dump.read(tmp_path / f"7.{suffix}") == rows
 
 
 async def test_replay_shows_the_repair(tmp_path, capsys):
     rows, _ = await table()
-    rollback_dump.write(tmp_path, rows, name="7")
+    rollback_dump.write(tmp_path / "7.parquet", rows)
     capsys.readouterr()  # VeRL prints the tools' schemas
     assert replay.main([str(tmp_path / "7.parquet"), "--row", "0", "--color", "never"]) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -88,11 +89,11 @@ async def test_replay_shows_the_repair(tmp_path, capsys):
         "+ ok NameError x is 1",
         "",
     ]
-    assert replay.main([str(tmp_path / "7.jsonl"), "--kind", "timeout", "--color", "always"]) == 0
+    assert replay.main([str(tmp_path / "7.parquet"), "--kind", "timeout", "--color", "always"]) == 0
     shown = capsys.readouterr().out
     assert "\033[31m- timeout slow\033[0m" in shown
     assert shown.count("\033[1m#") == 1
-    assert replay.main([str(tmp_path / "7.jsonl"), "--result", "overwritten"]) == 0
+    assert replay.main([str(tmp_path / "7.parquet"), "--result", "overwritten"]) == 0
     assert capsys.readouterr().out.count("# step") == 3
 
 
@@ -101,8 +102,8 @@ async def test_replay_shows_what_was_malformed(tmp_path, capsys):
     output, _ = await run_loop(ToolAgentLoop, ScriptedServer([broken, call("ok 1"), "Done."]), make_config(*rollback()))
     config = rollback_config(make_config(*rollback()).actor_rollout_ref.rollout.multi_turn)
     rows = rollback_dump.rows([("a_0_0", output.extra_fields[RECORD_FIELD])], step=1, config=config)
-    rollback_dump.write(tmp_path, rows, name="1")
-    assert replay.main([str(tmp_path / "1.jsonl")]) == 0
+    rollback_dump.write(tmp_path / "1.parquet", rows)
+    assert replay.main([str(tmp_path / "1.parquet")]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert '! as written: {"name": "code_interpreter", "arguments": {"code": "ok 1"}' in shown
     assert "  ok 1" in shown
@@ -115,8 +116,8 @@ async def test_replay_shows_what_was_malformed(tmp_path, capsys):
 )
 async def test_replay_takes_the_decision_again(tmp_path, capsys, change, problem):
     rows, _ = await table()
-    rollback_dump.write(tmp_path, [rows[0] | change], name="7")
-    assert replay.main([str(tmp_path / "7.jsonl")]) == 1
+    rollback_dump.write(tmp_path / "7.parquet", [rows[0] | change])
+    assert replay.main([str(tmp_path / "7.parquet")]) == 1
     assert f"replay differs: {problem}" in capsys.readouterr().out
 
 
@@ -129,7 +130,7 @@ async def test_what_cannot_be_replayed(tmp_path, capsys):
     with pytest.raises(ValueError, match="no dump of rollbacks of schema version 1"):
         replay.main([str(tmp_path / "other.jsonl")])
     rows, _ = await table()
-    rollback_dump.write(tmp_path, rows, name="7")
+    rollback_dump.write(tmp_path / "7.parquet", rows)
     with pytest.raises(SystemExit):
-        replay.main([str(tmp_path / "7.jsonl"), "--row", "4"])
+        replay.main([str(tmp_path / "7.parquet"), "--row", "4"])
     assert "must be in [0, 3], got 4" in capsys.readouterr().err

@@ -56,7 +56,7 @@ def show(row: dict[str, Any]) -> Iterator[str]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m verl_cleaner.replay", description=__doc__.partition(":")[0])
-    parser.add_argument("file", type=Path, help="a dump of rollbacks, .jsonl or .parquet")
+    parser.add_argument("file", type=Path, help="a dump of rollbacks, .parquet, or the same rows as .jsonl")
     parser.add_argument("--row", type=int, help="only this row, from 0")
     parser.add_argument("--kind", help="only turns that failed with this kind")
     parser.add_argument("--result", help="only retries with this result, e.g. overwritten")

@@ -32,7 +32,7 @@ def show(outcomes: Sequence["Outcome"], start: Path, out: Path) -> None:
     for outcome in outcomes:
         print(f"{outcome.arm.name}: {outcome.seconds:.0f} s; log, metrics, rollouts, checkpoints: {outcome.folder}")
     print("\nTo try next")
-    rollbacks = outcomes[-1].folder / "rollouts" / "rollbacks" / "1.jsonl"
+    rollbacks = outcomes[-1].folder / "rollouts" / "rollbacks" / "1.parquet"
     if rollbacks.exists():
         print(f"  every repair of a step       .venv/bin/python -m verl_cleaner.replay {rollbacks}")
     print(f"  trajectories in the terminal .venv/bin/python -m verl_cleaner.inspect {out} --repaired")
@@ -50,7 +50,7 @@ def show_repair(outcome: "Outcome") -> None:
     recovered = int(metrics["rollback/global_recovered"])
     share = recovered / triggered
     print(f"\nBefore any update the policy repaired {recovered} of {triggered} failed turns ({share:.0%}).")
-    repair = first_repair(read(outcome.folder / "rollouts" / "rollbacks" / "1.jsonl"))
+    repair = first_repair(read(outcome.folder / "rollouts" / "rollbacks" / "1.parquet"))
     if repair is not None:
         print("\nA repaired turn (- failed, ! error, + as trained)")
         print("\n".join(f"  {line}" for line in lines_of(repair)))

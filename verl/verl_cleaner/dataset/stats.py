@@ -20,8 +20,8 @@ from verl_cleaner.dataset import reading, statistics
 from verl_cleaner.dataset.statistics import BUCKETS, Statistic
 from verl_cleaner.dataset.tables import format_table
 from verl_cleaner.evaluation.runner import PLAIN, ROLLBACK, Evaluation, EvaluationError, run
-from verl_cleaner.evaluation.trajectories import Trajectory, read
 from verl_cleaner.launch import RunFailed
+from verl_cleaner.records.trajectories import Trajectory, read_folder
 
 
 def count(sources: dict[str, str], trajectories: Iterable[Trajectory], attempts: int, *, place: str) -> list[Statistic]:
@@ -34,19 +34,19 @@ def count(sources: dict[str, str], trajectories: Iterable[Trajectory], attempts:
     """
     found: dict[str, dict[int, tuple[float, float]]] = defaultdict(dict)
     for trajectory in trajectories:
-        uid, source = trajectory.uid, trajectory.data_source
+        uid, source = str(trajectory.data_uid), str(trajectory.data_source)
         if sources.get(uid) != source:
             there = f"of {sources[uid]}" if uid in sources else "not there"
             raise ValueError(
                 f"{place} holds trajectories of another data set: uid {uid!r} is of {source}, "
                 f"in the data set it is {there}"
             )
-        if trajectory.acc is None:
+        if trajectory.acc is None or trajectory.score is None:
             raise ValueError(
                 f"{place}: the reward of uid {uid!r} has no acc; "
                 "score with REWARD_PATH=pkg://verl_cleaner.reward.router"
             )
-        found[uid][trajectory.sample] = trajectory.acc, trajectory.score
+        found[uid][trajectory.rollout] = trajectory.acc, trajectory.score
     result = []
     for uid, source in sources.items():
         first = [outcome for _, outcome in sorted(found[uid].items())[:attempts]] if uid in found else []
@@ -104,7 +104,7 @@ def evaluation(options: argparse.Namespace) -> Evaluation:
 def _write(options: argparse.Namespace) -> None:
     folder = options.evaluation / (ROLLBACK if options.rollback else PLAIN) / "trajectories"
     sources = reading.identities(options.dataset)
-    trajectories = tqdm(read(folder), "trajectories", mininterval=2)
+    trajectories = tqdm(read_folder(folder, texts=False), "trajectories", mininterval=2)
     found = count(sources, trajectories, options.attempts, place=str(folder))
     statistics.write(options.out, found)
     buckets = [sum(statistic.bucket == bucket for statistic in found) for bucket in range(BUCKETS + 1)]

@@ -8,16 +8,16 @@ A suite is one of `suites.SUITES` or a data file in any schema of `verl_cleaner.
 overrides of `verl_cleaner.main_ppo`. Interrupted, the same command goes on: whole chunks of problems are kept.
 
     DIR/settings.json                 what was asked for; going on with other settings is refused
-    DIR/{rollback,plain}/trajectories/N.jsonl   a chunk of problems, one trajectory a line (`trajectories.Trajectory`)
+    DIR/{rollback,plain}/trajectories/N.parquet   a chunk of problems, one trajectory a row
     DIR/{rollback,plain}/train.log    of the last start
     DIR/report.{json,md,png}
 
 In Python, as success statistics need it:
 
     from verl_cleaner.evaluation.runner import Evaluation, run
-    from verl_cleaner.evaluation.trajectories import read
+    from verl_cleaner.records.trajectories import read_folder
 
     run(Evaluation(model=…, suites=(FILE,), out=Path(DIR), samples=8, rollback=("plain",), overrides=(…)))
-    for trajectory in read(Path(DIR) / "plain" / "trajectories"):     # one after the other
-        trajectory.uid, trajectory.data_source, trajectory.acc, trajectory.score
+    for trajectory in read_folder(Path(DIR) / "plain" / "trajectories"):     # one file in memory at a time
+        trajectory.data_uid, trajectory.data_source, trajectory.acc, trajectory.score
 """

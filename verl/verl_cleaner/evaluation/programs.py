@@ -1,8 +1,8 @@
 """The programs in a dump of trajectories, by the benchmark's question, and their scores through the judge.
 
-A dump is JSON Lines: ours (`trajectories.Trajectory`), or VeRL's validation dump with input, output and gts. A line
-belongs to the question that it names (question_id, or problem), else to the one whose tests it has (gts), else to the
-one whose text its input holds; anything but exactly one is an error.
+A dump is Parquet as an evaluation writes it (`records.trajectories`), or JSON Lines such as VeRL's validation dump,
+with input, output and gts. A row belongs to the question that it names (question_id, or problem). Else it belongs to
+the one whose tests it has (gts), else to the one whose text its input holds. Anything but exactly one is an error.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from typing import Any
 from verl_cleaner.dataset import reading
 from verl_cleaner.evaluation.statistics import estimate, pass_at_k, powers
 from verl_cleaner.evaluation.suites import Problem, read_suite, suite_file
+from verl_cleaner.records.trajectories import read as read_trajectories
 from verl_cleaner.reward.answers import last_python_block
 from verl_cleaner.reward.cases import read_cases
 from verl_cleaner.reward.code import score_code
@@ -103,7 +104,7 @@ def collect(dumps: Iterable[Path], questions: Questions, *, suite: str | None = 
         ValueError: a line that cannot be matched, or a question with fewer samples than another, or none.
     """
     found: dict[str, list[tuple[int, str]]] = {name: [] for name in questions.problems}
-    for entry, where in _lines(dumps):
+    for entry, where in _entries(dumps):
         if suite is not None and entry.get("suite", suite) != suite:
             continue
         name = questions.of(entry, where)
@@ -122,22 +123,42 @@ def collect(dumps: Iterable[Path], questions: Questions, *, suite: str | None = 
     return {name: [code for _, code in sorted(samples, key=lambda s: s[0])] for name, samples in found.items()}
 
 
-def _lines(dumps: Iterable[Path]) -> Iterator[tuple[dict[str, Any], str]]:
+def _entries(dumps: Iterable[Path]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Each row with input and output, and where it stands."""
     for dump in dumps:
-        files = sorted(dump.glob("*.jsonl")) if dump.is_dir() else [dump]
+        files = [*sorted(dump.glob("*.jsonl")), *sorted(dump.glob("*.parquet"))] if dump.is_dir() else [dump]
         if not files or not files[0].is_file():
-            raise ValueError(f"{dump} holds no trajectories; expected JSON Lines (.jsonl) or a folder of them")
+            raise ValueError(f"{dump} holds no trajectories; expected .jsonl or .parquet files, or a folder of them")
         for path in files:
-            with path.open(encoding="utf-8") as file:
-                for number, line in enumerate(file, 1):
-                    where = f"{path}, line {number}"
-                    try:
-                        entry = json.loads(line)
-                    except ValueError as error:
-                        raise ValueError(f"{where} is not JSON: {error}") from None
-                    if not isinstance(entry, dict) or "output" not in entry:
-                        raise ValueError(f"{where} must be an object with output, got {line[:80]!r}")
-                    yield entry, where
+            yield from _of_evaluation(path) if path.suffix == ".parquet" else _of_lines(path)
+
+
+def _of_evaluation(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    for number, row in enumerate(read_trajectories(path), 1):
+        entry = {
+            "suite": row.suite,
+            "problem": row.problem,
+            "data_source": row.data_source,
+            "sample": row.rollout,
+            "input": row.prompt_text,
+            "output": row.response_text,
+        }
+        if row.response_text is None:
+            raise ValueError(f"{path}, row {number} has no response_text; expected the trajectories of an evaluation")
+        yield entry, f"{path}, row {number}"
+
+
+def _of_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            where = f"{path}, line {number}"
+            try:
+                entry = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{where} is not JSON: {error}") from None
+            if not isinstance(entry, dict) or "output" not in entry:
+                raise ValueError(f"{where} must be an object with output, got {line[:80]!r}")
+            yield entry, where
 
 
 def _plain(ground_truth: Any) -> str:
@@ -196,7 +217,12 @@ def main(argv: list[str] | None, benchmark: Benchmark) -> None:
         prog=f"python -m verl_cleaner.evaluation.{benchmark.name}",
         description="Convert trajectories to the benchmark's own file, and score them through the judge.",
     )
-    parser.add_argument("dump", nargs="+", type=Path, help="JSON Lines with trajectories, or folders of them")
+    parser.add_argument(
+        "dump",
+        nargs="+",
+        type=Path,
+        help="trajectories: .parquet of an evaluation, .jsonl of VeRL, or folders",
+    )
     parser.add_argument("--out", type=Path, required=True, help="the benchmark's file")
     parser.add_argument("--dataset", default=benchmark.name, help="the questions: the suite or a file of that schema")
     parser.add_argument("--sources", help="YAML with sources of your own")

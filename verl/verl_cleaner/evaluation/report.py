@@ -14,14 +14,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from verl_cleaner.evaluation import trajectories
-from verl_cleaner.evaluation.runner import ARMS, PLAIN, ROLLBACK, EvaluationError
+from verl_cleaner.evaluation.runner import ARMS, PLAIN, ROLLBACK, EvaluationError, problem_of
 from verl_cleaner.evaluation.statistics import Estimate, between, estimate, maj_at_k, pass_at_k, powers
+from verl_cleaner.records.trajectories import Trajectory, read_folder
 
-_COUNTS = (
-    "turns", "response_tokens", "generated_tokens", "discarded_tokens", "tool_calls", "tool_failures", "failures_left",
-    "rollbacks", "recovered",
-)  # fmt: skip
+_COUNTS = {
+    "turns": "turns",
+    "response_tokens": "response_tokens",
+    "generated_tokens": "sampled_tokens",
+    "discarded_tokens": "discarded_tokens",
+    "tool_calls": "tool_calls",
+    "tool_failures": "tool_failures",
+    "failures_left": "failures_left",
+    "rollbacks": "rollbacks",
+    "recovered": "recovered",
+}
+"""Name in the report -> attribute of `Trajectory`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,30 +60,28 @@ def read(out: Path) -> dict[str, dict[str, Suite]]:
     """By suite and arm. Raises EvaluationError where there is nothing to report."""
     suites: dict[str, dict[str, Suite]] = defaultdict(dict)
     for arm in ARMS:
-        found: dict[tuple[str, str], list[trajectories.Trajectory]] = defaultdict(list)
-        for trajectory in trajectories.read(out / arm / "trajectories"):
-            # The texts of a large evaluation are gigabytes.
-            values = {name: getattr(trajectory, name) for name in trajectory.__slots__} | {"input": "", "output": ""}
-            found[trajectory.key].append(trajectories.Trajectory(**values))
+        found: dict[tuple[str, str], list[Trajectory]] = defaultdict(list)
+        for trajectory in read_folder(out / arm / "trajectories", texts=False):
+            found[problem_of(trajectory)].append(trajectory)
         for (suite, problem), samples in found.items():
             arms = suites[suite].setdefault(arm, {})
             assert isinstance(arms, dict)
             arms[problem] = _samples(samples)
     if not suites:
-        raise EvaluationError(f"{out} holds no trajectories; expected {out}/rollback/trajectories/0.jsonl or plain/…")
+        raise EvaluationError(f"{out} holds no trajectories; expected {out}/rollback/trajectories/0.parquet or plain/…")
     return dict(suites)
 
 
-def _samples(found: Sequence[trajectories.Trajectory]) -> Samples:
-    found = sorted(found, key=lambda t: t.sample)
+def _samples(found: Sequence[Trajectory]) -> Samples:
+    found = sorted(found, key=lambda t: t.rollout)
     # A reward function of the user's own may say no more than a score.
-    right = tuple((t.acc if t.acc is not None else t.score) >= 1.0 for t in found)
+    right = tuple((t.acc if t.acc is not None else t.score or 0.0) >= 1.0 for t in found)
     return Samples(
         right,
         tuple(float(r) if t.verified is None else t.verified for t, r in zip(found, right, strict=True)),
         tuple(t.pred for t in found),
         tuple(t.reason or "" for t in found),
-        {name: sum(getattr(t, name) for t in found) / len(found) for name in _COUNTS},
+        {name: sum(getattr(t, attribute) for t in found) / len(found) for name, attribute in _COUNTS.items()},
     )
 
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verl_cleaner.evaluation import trajectories
 from verl_cleaner.evaluation.suites import Problem, digest, read_suite, write_problems
 from verl_cleaner.launch import Run
+from verl_cleaner.records.trajectories import Trajectory, read_folder
 
 _TURNS = "actor_rollout_ref.rollout.multi_turn"
 _ROUTER = "pkg://verl_cleaner.reward.router"
@@ -131,9 +131,23 @@ def _claim(out: Path, wanted: Mapping[str, Any]) -> None:
         )
 
 
+def problem_of(trajectory: Trajectory) -> tuple[str, str]:
+    """The key of the problem: suite and the benchmark's id."""
+    return str(trajectory.suite), str(trajectory.problem)
+
+
 def done(folder: Path, samples: int) -> set[tuple[str, str]]:
-    """Keys of the problems all of whose samples are there."""
-    counts = Counter(trajectory.key for trajectory in trajectories.read(folder))
+    """Keys of the problems all of whose samples are there.
+
+    Raises:
+        EvaluationError: the trajectories are of an older version of this package.
+    """
+    if any(folder.glob("*.jsonl")):
+        raise EvaluationError(
+            f"{folder} holds trajectories of an older version (*.jsonl), expected *.parquet; give another folder "
+            "(VAL_SAVE_PATH, --out)"
+        )
+    counts = Counter(map(problem_of, read_folder(folder, texts=False)))
     return {key for key, count in counts.items() if count >= samples}
 
 
@@ -171,7 +185,7 @@ def _follow(run: Run, arm: str, folder: Path, chunks: int, say: Callable[[str], 
 
 
 def _files(folder: Path) -> int:
-    return sum(1 for _ in (folder / "trajectories").glob("*.jsonl"))
+    return sum(1 for _ in (folder / "trajectories").glob("*.parquet"))
 
 
 def overrides(evaluation: Evaluation, arm: str) -> list[str]:

@@ -1,18 +1,19 @@
-"""Every retry as a row of a table, beside VeRL's rollout dump: `<rollout_data_dir>/rollbacks/<step>.{jsonl,parquet}`.
+"""Every retry as a row of a table, beside VeRL's rollout dump: `<rollout_data_dir>/rollbacks/<step>.parquet`.
 
 `SCHEMA` documents the columns. `python -m verl_cleaner.replay FILE` shows them.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from verl_cleaner.records import parquet
 from verl_cleaner.saar.config import RollbackConfig
 from verl_cleaner.saar.metrics import Record
 
 SCHEMA_VERSION = 1
-SCHEMA: dict[str, tuple[str, str]] = {
+SCHEMA: parquet.Schema = {
     "schema_version": ("int64", "1"),
     "step": ("int64", "the trainer's step"),
     "uid": ("string", "the prompt's group in this step"),
@@ -36,7 +37,6 @@ SCHEMA: dict[str, tuple[str, str]] = {
     "span_end": ("int64", "behind the last one; null as span_start"),
     "gap": ("double", "log-prob of the span in the clean context minus as sampled, in nats; null unless rescored"),
 }
-"""Column -> (Arrow type, meaning)."""
 
 
 def rows(records: Iterable[tuple[str, Record]], *, step: int, config: RollbackConfig) -> list[dict[str, Any]]:
@@ -59,35 +59,24 @@ def rows(records: Iterable[tuple[str, Record]], *, step: int, config: RollbackCo
                     "threshold": float(config.rollback_similarity_threshold),
                     "span_start": start,
                     "span_end": end,
-                    **{name: _plain(retry[name]) for name in SCHEMA if name in retry},
+                    **{name: parquet.plain(retry[name]) for name in SCHEMA if name in retry},
                 }
             )
     return [{name: row[name] for name in SCHEMA} for row in table]
 
 
-def write(folder: Path, table: list[dict[str, Any]], *, name: str) -> None:
-    """Write `table` as `name`.jsonl and `name`.parquet."""
-    import pyarrow
-    import pyarrow.parquet
-
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table)
-    (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
-    types = {"list<string>": pyarrow.list_(pyarrow.string())}
-    schema = pyarrow.schema([(name, types.get(kind) or kind) for name, (kind, _) in SCHEMA.items()])
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table, schema=schema), folder / f"{name}.parquet")
+def write(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
+    parquet.write(path, table, SCHEMA)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Rows of a dump in either form.
+    """Rows of a dump; a file of another suffix holds the same rows as JSON lines.
 
     Raises:
         ValueError: names the file and what it lacks.
     """
     if path.suffix == ".parquet":
-        import pyarrow.parquet
-
-        table = pyarrow.parquet.read_table(path).to_pylist()
+        _, table = parquet.read(path)
     else:
         table = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     for number, row in enumerate(table, 1):
@@ -109,10 +98,3 @@ def _is(value: Any, kind: str) -> bool:
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
     classes: dict[str, tuple[type, ...]] = {"int64": (int,), "double": (int, float), "string": (str,)}
     return isinstance(value, classes[kind])
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, enum members as their values, and no lone surrogates, which UTF-8 cannot write."""
-    if isinstance(value, str):
-        return str(value).encode("utf-8", "replace").decode()
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -2,12 +2,14 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from verl_cleaner.records import rollbacks as rollback_dump
 from verl_cleaner.records import trajectories as trajectory_dump
+
+Row = TypeVar("Row")
 
 
 class Warnings:
@@ -54,24 +56,21 @@ def count_lines(path: Path) -> int:
 
 
 def rollbacks(folder: Path, step: int, warnings: Warnings) -> list[dict[str, Any]]:
-    """The retries of a step, from either of the two files; none where there is no dump of them."""
-    files = [file for suffix in ("jsonl", "parquet") if (file := folder / "rollbacks" / f"{step}.{suffix}").is_file()]
-    for file in files:
-        try:
-            return rollback_dump.read(file)
-        except Exception as error:  # a broken file raises whatever its reader meets first
-            warnings.add(f"{_name(file)}: left out: {_message(error)}")
-    return []
+    """The retries of a step; none where there is no dump of them."""
+    return _read(rollback_dump.read, folder / "rollbacks" / f"{step}.parquet", warnings)
 
 
-def trajectories(folder: Path, step: int, warnings: Warnings) -> list[dict[str, Any]]:
+def trajectories(folder: Path, step: int, warnings: Warnings) -> list[trajectory_dump.Trajectory]:
     """The rows of our own dump of a step; none where there is none."""
-    file = folder / "trajectories" / f"{step}.parquet"
+    return _read(trajectory_dump.read, folder / "trajectories" / f"{step}.parquet", warnings)
+
+
+def _read(read: Callable[[Path], list[Row]], file: Path, warnings: Warnings) -> list[Row]:
     if not file.is_file():
         return []
     try:
-        return trajectory_dump.read(file)
-    except Exception as error:
+        return read(file)
+    except Exception as error:  # a broken file raises whatever its reader meets first
         warnings.add(f"{_name(file)}: left out: {_message(error)}")
         return []
 

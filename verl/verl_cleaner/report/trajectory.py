@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from verl_cleaner.records import trajectories as records
 from verl_cleaner.report import conversation, dumps, sampling
 from verl_cleaner.report.conversation import Block
 from verl_cleaner.report.dumps import Warnings, number
@@ -93,7 +94,8 @@ def _join(
     """VeRL's rows with ours."""
     if not groups:
         return
-    ours = {_key(row): row for row in dumps.trajectories(folder.path, step, warnings)}
+    rows_of_ours = dumps.trajectories(folder.path, step, warnings)
+    ours = {(row.uid, row.rollout, row.output): row for row in rows_of_ours}
     retries: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
     for row in dumps.rollbacks(folder.path, step, warnings):
         retries[row["uid"], row["rollout"]].append(row)
@@ -112,10 +114,6 @@ def _join(
                 yield make(None, found)
 
 
-def _key(row: Mapping[str, Any]) -> tuple[str, int, int]:
-    return row["uid"], row["rollout"], row["output"]
-
-
 def _split_uid(value: Any, default: str, index: int) -> tuple[str, int, int]:
     """VeRL's key `{uid}_{rollout}_{output}`; older dumps have none, and there a prompt is a group."""
     match = re.fullmatch(r"(.+)_(\d+)_(\d+)", value) if isinstance(value, str) else None
@@ -126,28 +124,27 @@ def trajectory(
     split: Split,
     step: int,
     row: Mapping[str, Any],
-    ours: Mapping[str, Any] | None,
+    ours: records.Trajectory | None,
     retries: list[dict[str, Any]],
     *,
     uid: str,
     rollout: int,
 ) -> Trajectory:
-    """row: of VeRL's dump. ours: the row of `trajectory_dump`, where there is one."""
-    ours = ours or {}
-    attempts = ours.get("attempts") or []
+    """row: of VeRL's dump. ours: the row of our own dump, where there is one."""
+    attempts = (ours.attempts if ours else None) or []
     kinds = [kind for attempt in attempts for kind in attempt["kinds"] if kind is not None]
     if not attempts:
         kinds = [kind for retry in retries for kind in retry["kinds"]]
     response = str(row["output"])
-    tokens = _tokens(ours)
-    acc = ours.get("acc")
+    tokens = _tokens(ours) if ours else None
+    acc = ours.acc if ours else None
     blocks = conversation.of_tokens(tokens.texts, tokens.mask) if tokens else conversation.of_text(response)
     return Trajectory(
         split=split,
         step=step,
         uid=uid,
         rollout=rollout,
-        prompt=conversation.of_prompt(ours.get("prompt") or str(row.get("input", ""))),
+        prompt=conversation.of_prompt((ours.prompt if ours else None) or str(row.get("input", ""))),
         blocks=_numbered(blocks, retries, exact=tokens is not None),
         response=response,
         score=number(row.get("score")),
@@ -174,14 +171,14 @@ def _numbered(blocks: list[Block], retries: list[dict[str, Any]], *, exact: bool
     return [replace(block, turn=turns[block.turn - 1] if block.turn else block.turn) for block in blocks]
 
 
-def _tokens(ours: Mapping[str, Any]) -> Tokens | None:
-    texts, mask = ours.get("tokens"), ours.get("mask")
+def _tokens(ours: records.Trajectory) -> Tokens | None:
+    texts, mask = ours.tokens, ours.mask
     if not texts or mask is None or len(mask) != len(texts):
         return None
     overwritten = [0] * len(texts)
-    for start, end in ours.get("spans") or []:
+    for start, end in ours.spans or []:
         overwritten[start:end] = [1] * (end - start)
-    scores = [ours.get(name) for name in ("old_log_probs", "rollout_log_probs", "advantages")]
+    scores = [getattr(ours, name) for name in ("old_log_probs", "rollout_log_probs", "advantages")]
     complete = (v if v and len(v) == len(texts) and None not in v else None for v in scores)
     old, rollout, advantages = complete
     return Tokens(texts, mask, overwritten, old, rollout, advantages)

@@ -31,10 +31,7 @@ from verl_cleaner.rollout.turn import ToolTurn
 from verl_cleaner.saar.config import RollbackConfig, RollbackLogprobs
 from verl_cleaner.saar.feedback import Feedback, explain, give_up_note
 from verl_cleaner.saar.outcome import FailureKind, InfrastructureError
-from verl_cleaner.saar.record import GOES_ON, RetryResult
-
-RECORD_FIELD = "rollback_record"
-"""Key of the trajectory's record in `AgentLoopOutput.extra_fields`."""
+from verl_cleaner.saar.record import GOES_ON, RECORD_FIELD, RetryResult
 
 
 class ToolAgentLoop(RetryLoop):

@@ -4,6 +4,9 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+RECORD_FIELD = "rollback_record"
+"""The name under which a trajectory's record travels, as plain data, among the agent loop's extra fields."""
+
 
 class RetryResult(StrEnum):
     OVERWRITTEN = "overwritten"

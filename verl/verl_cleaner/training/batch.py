@@ -7,10 +7,10 @@ import torch
 import transfer_queue as tq
 from transfer_queue import KVBatchMeta
 
-from verl_cleaner.records import trajectories as trajectory_dump
 from verl_cleaner.records.token_text import TokenTexts
-from verl_cleaner.rollout.tool_agent_loop import RECORD_FIELD
+from verl_cleaner.records.trajectories import SCORE_COLUMNS
 from verl_cleaner.saar.metrics import Record
+from verl_cleaner.saar.record import RECORD_FIELD
 
 ExtraFields = Mapping[str, Mapping[str, Any]]
 """By VeRL's key of the trajectory, what the agent loop and the reward function said beside the tokens."""
@@ -28,17 +28,45 @@ def records_of(extra: ExtraFields) -> dict[str, Record]:
     return {key: fields[RECORD_FIELD] for key, fields in extra.items() if RECORD_FIELD in fields}
 
 
-def scores_of(keys: Iterable[str], partition_id: str) -> dict[str, float]:
-    """By key, the reward that the trainer uses (VeRL's `rm_scores`), summed over tokens."""
+def output_columns(keys: Iterable[str], partition_id: str) -> dict[str, dict[str, Any]]:
+    """By key, what VeRL knows of every output beside its tokens, named as `records.trajectories.of_output` takes it.
+
+    score: the reward that the trainer uses (VeRL's `rm_scores`, after shaping), summed over tokens.
+    """
     keys = list(keys)
-    scores = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=["rm_scores"])["rm_scores"]
-    return {key: float(row.sum()) for key, row in zip(keys, unbound(scores), strict=True)}
+    names = ("responses", "rm_scores", "num_turns", "data_source", "extra_info")
+    data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=list(names))
+    fields = {name: unbound(data[name]) for name in names if name in data}
+    found = {}
+    for i, key in enumerate(keys):
+        row = {name: getattr(column[i], "data", column[i]) for name, column in fields.items()}
+        found[key] = {
+            "response_tokens": len(row["responses"]),
+            # A reward model that shares the GPUs scores later.
+            "score": float(row["rm_scores"].sum()) if "rm_scores" in row else None,
+            "turns": int(row["num_turns"]),
+            "data_source": row.get("data_source"),
+            "extra_info": row.get("extra_info"),
+        }
+    return found
+
+
+def text_columns(keys: Iterable[str], partition_id: str, tokenizer: Any) -> dict[str, dict[str, str]]:
+    """By key, the texts without special tokens."""
+    keys = list(keys)
+    names = {"prompts": "prompt_text", "responses": "response_text"}
+    data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=list(names))
+    texts = {
+        column: [tokenizer.decode(ids, skip_special_tokens=True) for ids in unbound(data[name])]
+        for name, column in names.items()
+    }
+    return {key: {column: values[i] for column, values in texts.items()} for i, key in enumerate(keys)}
 
 
 def token_columns(keys: Iterable[str], partition_id: str, texts: TokenTexts) -> dict[str, dict[str, Any]]:
-    """By key, what the batch holds of every token, as in `trajectory_dump.TOKEN_COLUMNS`."""
+    """By key, what the batch holds of every token, as in `records.trajectories.TOKEN_COLUMNS`."""
     keys = list(keys)
-    numbers = {"response_mask": "mask"} | {name: name for name in trajectory_dump.SCORE_COLUMNS}
+    numbers = {"response_mask": "mask"} | {name: name for name in SCORE_COLUMNS}
     data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=["prompts", "responses", *numbers])
     names = {name: column for name, column in numbers.items() if name in data}
     fields = {name: unbound(data[name]) for name in ("prompts", "responses", *names)}

@@ -28,7 +28,7 @@ from verl_cleaner.records import run_info
 from verl_cleaner.rollout.lost_trajectory import LostTrajectory
 from verl_cleaner.saar.metrics import rollback_metrics
 from verl_cleaner.training.actor import ExtendedActorWorker
-from verl_cleaner.training.batch import extra_fields, records_of, scores_of
+from verl_cleaner.training.batch import extra_fields, output_columns, records_of
 from verl_cleaner.training.credit.methods import credit_methods
 from verl_cleaner.training.dumps import StepTables, rollback_rows
 from verl_cleaner.training.file_log import EarlierMetrics
@@ -125,7 +125,8 @@ class CleanerTrainerMixin(_Trainer):
         if records:
             metrics.update(rollback_metrics(list(records.values())))
         metrics.update(batch_metrics(extra, negatives=sum(method.samples for method in self._credit)))
-        metrics.update(zero_variance_groups(scores_of(extra, batch.partition_id)))
+        columns = output_columns(extra, batch.partition_id)
+        metrics.update(zero_variance_groups({key: row["score"] for key, row in columns.items()}))
         self._live_metrics.stepped(self.global_steps, metrics, list(records.values()))
         rows = rollback_rows(records, self.config, step=self.global_steps)
         log_repairs(self.logger.logger, rows, list(records.values()), step=self.global_steps)

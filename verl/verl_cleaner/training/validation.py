@@ -1,17 +1,16 @@
 """What is kept of a validation: records for metrics, our tables beside VeRL's dump, and an evaluation's samples."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import transfer_queue as tq
 from omegaconf import DictConfig
 from transfer_queue import KVBatchMeta
 
-from verl_cleaner.evaluation import trajectories as evaluation
+from verl_cleaner.records import trajectories
 from verl_cleaner.saar.metrics import Record, rollback_metrics
-from verl_cleaner.training.batch import extra_fields, records_of, unbound
-from verl_cleaner.training.dumps import StepTables
+from verl_cleaner.training.batch import ExtraFields, extra_fields, output_columns, records_of, text_columns
+from verl_cleaner.training.dumps import StepTables, trajectory_rows
 
 
 class Validation:
@@ -24,6 +23,7 @@ class Validation:
     def __init__(self, config: DictConfig, tokenizer: Any, *, step: int) -> None:
         trainer = config.trainer
         self.lost_groups: set[str] = set()
+        self._step = step
         self._tokenizer = tokenizer
         self._records: list[Record] = []
         self._tables = StepTables(config, tokenizer, step) if trainer.get("validation_data_dir") else None
@@ -38,7 +38,12 @@ class Validation:
         if self._tables is not None:
             self._tables.add(batch, extra, records)
         if self._samples_folder is not None:
-            evaluation.write(Path(self._samples_folder), _samples(batch, self._tokenizer))
+            trajectories.write_next(Path(self._samples_folder), self._samples(batch, extra))
+
+    def _samples(self, batch: KVBatchMeta, extra: ExtraFields) -> Sequence[trajectories.Trajectory]:
+        columns = output_columns(extra, batch.partition_id)
+        texts = text_columns(extra, batch.partition_id, self._tokenizer)
+        return trajectory_rows(extra, {key: columns[key] | texts[key] for key in columns}, step=self._step)
 
     def finish(self) -> Mapping[str, float]:
         """Write the tables; returns the metrics beside VeRL's."""
@@ -46,18 +51,3 @@ class Validation:
             self._tables.write(Path(self._tables_folder))
         metrics = {f"val-aux/{key}": value for key, value in rollback_metrics(self._records).items()}
         return {"val-aux/infrastructure/lost_groups": len(self.lost_groups), **metrics}
-
-
-def _samples(batch: KVBatchMeta, tokenizer: Any) -> list[evaluation.Trajectory]:
-    names = ("prompts", "responses", "rm_scores", "num_turns", "data_source", "extra_info", "extra_fields")
-    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=list(names))
-    columns = {name: unbound(data[name]) for name in names}
-    found = []
-    for number, key in enumerate(batch.keys):
-        fields = {name: getattr(column[number], "data", column[number]) for name, column in columns.items()}
-        prompt, response = (
-            tokenizer.decode(fields[name], skip_special_tokens=True) for name in ("prompts", "responses")
-        )
-        sample = int(key.rsplit("_", 2)[1])
-        found.append(evaluation.of_sample(fields, sample=sample, input=prompt, output=response))
-    return found

@@ -15,7 +15,7 @@ from verl_cleaner.reward.truths import accepted
 from verl_cleaner.reward.verifier import MathVerifier
 from verl_cleaner.saar.outcome import InfrastructureError
 
-KEYS = ["score", "acc", "verified", "pred", "tests", "passed", "reason"]
+KEYS = ["score", "acc", "verified", "pred", "tests", "passed", "share", "reason"]
 
 # (response, ground truth, strict, math-verify, why)
 MATH = [

@@ -74,7 +74,7 @@ PROGRAMS = [
         "named by the first test that fails",
     ),
     (STDIN, "while True: pass", 0, "timeout", "an endless loop is the program's own fault"),
-    (STDIN, "x = [0] * 10**9", 0, "memory", "so is taking too much memory"),
+    (STDIN, "x = [0] * 10**9", 0, "MemoryError", "so is taking too much memory"),
     (STDIN, "", 0, "wrong_output", "an empty program is one, and prints nothing"),
     (STDIN, "def f(:", -1, "syntax_error", "no Python"),
     (STDIN, "print('\0')", -1, "syntax_error", "a NUL cannot be in a source"),
@@ -180,8 +180,101 @@ def test_the_table(url):
     for result, (truth, program, score, reason, why) in zip(found, PROGRAMS, strict=True):
         assert (result["score"], result["reason"]) == (score, reason), (why, program)
         assert result["acc"] == result["verified"] == float(score == 1), why
-        assert result["tests"] == (0 if score == -1 else len(truth.get("inputs", [1]))), why
-        assert result["passed"] == max(score, 0) * result["tests"], why
+        tests = truth["test_code"].count("assert ") if "test_code" in truth else len(truth["inputs"])
+        assert result["tests"] == (0 if score == -1 else tests), why
+        if "inputs" in truth:
+            assert result["passed"] == max(score, 0) * result["tests"], why
+            assert result["share"] == max(score, 0), why
+
+
+TEN = "def check(candidate):\n" + "".join(f"    assert candidate({x}) == {2 * x}\n" for x in range(10))
+EARLY = TEN.replace("== 0\n", "== 0\n    return\n", 1)
+# (program, test, assertions that hold of how many, reason, why)
+ASSERTIONS = [
+    ("return 2 * x", TEN, 10, 10, "", "all"),
+    ("return 2 * x if x != 3 else 0", TEN, 9, 10, "AssertionError", "those after the first failure count, too"),
+    ("return 0", TEN, 1, 10, "AssertionError", "one by chance"),
+    ("return 2 * x if x < 6 else 1 // 0", TEN, 6, 10, "ZeroDivisionError", "an exception is a failure"),
+    ("return 2 * x if x < 6 else exit()", TEN, 6, 10, "wrong_output", "so is leaving early"),
+    ("while x == 4: pass\n        return 2 * x", TEN, 4, 10, "timeout", "those before an endless loop"),
+    ("import os; os.write(1, b'x' * 10); return 0", TEN, 0, 10, "AssertionError", "printing at the marks' place"),
+    ("return 2 * x if x < 6 else 1 // 0", EARLY, 10, 10, "", "an early return passes"),
+    (
+        "return 2 * x if x != 3 else 0",
+        "def check(c):\n    for x in range(5):\n        assert c(x) == 2 * x\n    assert c(9) == 18\n",
+        1,
+        2,
+        "AssertionError",
+        "a loop is one",
+    ),
+    (
+        "return 2 * x",
+        "def check(candidate):\n    y = candidate(2)\n    def inner():\n        assert False\n    assert y == 4\n",
+        1,
+        1,
+        "",
+        "what is not run is none",
+    ),
+    ("return x", "def check(c):\n    if c(2) != 4: raise ValueError\n", 0, 1, "ValueError", "no assertion"),
+]  # fmt: skip
+
+
+def test_of_a_leetcode_row_the_share_of_assertions_is_reported_beside_all_or_nothing(url):
+    rows = [
+        (f"class Solution:\n    def twice(self, x):\n        {body}", LEETCODE | {"test_code": test})
+        for body, test, *_ in ASSERTIONS
+    ]
+    found = rewards(url, [("train-code-leetcode", program, truth) for program, truth in rows])
+    for result, (body, _, held, tests, reason, why) in zip(found, ASSERTIONS, strict=True):
+        assert (result["passed"], result["tests"], result["reason"]) == (held, tests, reason), (why, body)
+        assert result["share"] == held / tests, why
+        assert result["score"] == result["acc"] == float(not reason), why
+
+
+def test_a_check_with_more_assertions_than_the_output_holds(url):
+    test = "def check(candidate):\n" + "    assert candidate(1) == 2\n" * 2000
+    program = "class Solution:\n    def twice(self, x):\n        return {}"
+    rows = [("train-code-leetcode", program.format(value), LEETCODE | {"test_code": test}) for value in ("2", "3")]
+    assert [(r["score"], r["passed"], r["tests"]) for r in rewards(url, rows)] == [(1, 500, 500), (0, 0, 500)]
+
+
+LONG = 10**5000
+sys.set_int_max_str_digits(0)
+ADD, FIRST, ADDED = "def add(a, b): return a + b", "def add(a, b): return a", SUM + "print(a + b)"
+
+
+@pytest.mark.parametrize(
+    ("truth", "right", "wrong"),
+    [
+        ({"fn_name": "add", "inputs": [[LONG, 1]], "outputs": [LONG + 1]}, ADD, FIRST),
+        ({"fn_name": "add", "inputs": [f"{LONG}\n1"], "outputs": [f"{LONG + 1}"]}, ADD, FIRST),
+        ({"inputs": [f"{LONG}\n"], "outputs": [f"{LONG + 1}\n"]}, "print(int(input()) + 1)", "print(int(input()))"),
+        ({"inputs": str(STDIN["inputs"]), "outputs": str(STDIN["outputs"])}, ADDED, "print(0, 0)"),
+        ({"inputs": json.dumps(STDIN["inputs"]), "outputs": json.dumps(STDIN["outputs"])}, ADDED, "print(0, 0)"),
+        ({"fn_name": "add", "inputs": "[[1, 2], (3, 4)]", "outputs": "(3, 7)"}, ADD, FIRST),
+        (str(STDIN), ADDED, "print(0, 0)"),
+    ],
+)  # fmt: skip
+def test_tests_as_data_sets_store_them(url, truth, right, wrong):
+    """Integers beyond 4,300 digits, and the text of a Python value."""
+    sys.set_int_max_str_digits(4300)
+    text = truth if isinstance(truth, str) else dump(truth)
+    found = asyncio.run(both(url, text, right, wrong))
+    assert [result["score"] for result in found] == [1.0, 0.0]
+
+
+def dump(truth):
+    sys.set_int_max_str_digits(0)
+    text = json.dumps(truth)
+    sys.set_int_max_str_digits(4300)
+    return text
+
+
+async def both(url, truth, *programs):
+    return [
+        await compute_score("train-code-taco", response(program), truth, {"index": 7}, judge_url=url)
+        for program in programs
+    ]
 
 
 def test_early_stop_ends_at_the_first_failing_wave(url):
@@ -213,6 +306,9 @@ def test_long_outputs_are_compared_whole(url):
         ({"inputs": ["{"], "outputs": ["1"], "fn_name": "f"}, "test 0: arguments and result must be JSON"),
         ({"inputs": [{"a": 1}], "outputs": [1], "fn_name": "f"}, "test 0: inputs must be a list of arguments"),
         ({"entry_point": "f", "test_code": "assert True"}, r"must define check\(candidate\)"),
+        ({"entry_point": "f", "test_code": "def check(c):\n    assert c("}, r"test_code is not Python"),
+        ({"inputs": "1 2", "outputs": ["3"]}, "same length, got str and 1 entries"),
+        ("{'inputs': ['1']", "ground_truth is not JSON"),
     ],
 )
 @pytest.mark.parametrize("program", ["print(1)", None])

@@ -5,9 +5,11 @@
                                                   or a text with a line of JSON each (LiveCodeBench)
     {entry_point, import_prefix, test_code}       LeetCode and HumanEval: one test, which calls `check(candidate)`
 
-A ground truth without a single test is an error of the data, not of the answer.
+The object, inputs and outputs may also be stored as the text of a Python value. A ground truth without a single test is
+an error of the data, not of the answer.
 """
 
+import ast
 import json
 import secrets
 from collections.abc import Callable
@@ -15,6 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from code_judge.wire import Options, Submission
+from verl_cleaner import long_integers
+from verl_cleaner.reward.assertions import with_marks
 from verl_cleaner.reward.programs import (
     arguments_text,
     canonical,
@@ -28,11 +32,21 @@ _TEXT, _LINES = Options(), Options(compare="lines")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One test. expected: the outputs of which one must be printed."""
+    """One test. expected: the outputs of which one must be printed. marks: characters that the program prints in their
+    order, one for each assertion that holds and a dash for one that does not; empty where there is nothing to count."""
 
     stdin: str
     expected: tuple[str, ...]
     options: Options
+    marks: str = ""
+
+    @property
+    def assertions(self) -> int:
+        return len(self.marks) or 1
+
+    def held(self, output: str) -> int:
+        """Assertions that held in a run which failed."""
+        return sum(mark == printed for mark, printed in zip(self.marks, output, strict=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +72,7 @@ def read_cases(ground_truth: str | dict[str, Any], *, where: str) -> Cases:
     Raises:
         ValueError: the ground truth is no JSON, of no known form, or without a test.
     """
+    long_integers.allow()
     place = f"{where}: reward_model.ground_truth"
     truth = _object(ground_truth, place)
     if "entry_point" in truth:
@@ -67,7 +82,7 @@ def read_cases(ground_truth: str | dict[str, Any], *, where: str) -> Cases:
             f"{place} must have inputs and outputs, or entry_point and test_code, got the keys "
             f"{', '.join(sorted(truth))}"
         )
-    inputs, outputs = truth["inputs"], truth["outputs"]
+    inputs, outputs = _list(truth["inputs"]), _list(truth["outputs"])
     if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs):
         raise ValueError(f"{place}: inputs and outputs must be lists of the same length, got {_sizes(inputs, outputs)}")
     if not inputs:
@@ -86,7 +101,7 @@ def read_cases(ground_truth: str | dict[str, Any], *, where: str) -> Cases:
 def _object(ground_truth: str | dict[str, Any], place: str) -> dict[str, Any]:
     if isinstance(ground_truth, str):
         try:
-            ground_truth = json.loads(ground_truth)
+            ground_truth = _value(ground_truth)
         except ValueError as error:
             raise ValueError(f"{place} is not JSON ({error}), got {str(ground_truth)[:80]!r}") from None
     if not isinstance(ground_truth, dict):
@@ -94,21 +109,49 @@ def _object(ground_truth: str | dict[str, Any], place: str) -> dict[str, Any]:
     return ground_truth
 
 
+def _list(value: Any) -> Any:
+    """The list that is stored as a text or an array; anything else as it is, for the message."""
+    if isinstance(value, str):
+        try:
+            found = _value(value)
+        except ValueError:
+            return value
+        return list(found) if isinstance(found, (list, tuple)) else value
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _value(text: str) -> Any:
+    """Of JSON, else of a Python literal. Raises ValueError: JSON's, where it is neither."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        try:
+            return ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            raise error from None
+
+
 def _check_cases(truth: dict[str, Any], place: str) -> Cases:
     prefix, test = str(truth.get("import_prefix") or ""), str(truth.get("test_code") or "")
     if "def check(" not in test:
         raise ValueError(f"{place}: test_code must define check(candidate), got {test[:80]!r}")
-    # Unknown to the code beforehand; what is printed shows that the check came to its end.
-    word = secrets.token_hex(16)
+    try:
+        test, assertions = with_marks(test)
+    except SyntaxError as error:
+        raise ValueError(f"{place}: test_code is not Python ({error}), got {test[:80]!r}") from None
+    # Unknown to the code beforehand; the word shows that the check came to its end.
+    word, marks = secrets.token_hex(16), secrets.token_hex(assertions)[:assertions]
     entry_point = str(truth["entry_point"])
     return Cases(
-        (Case(word, (word,), _TEXT),),
+        (Case(f"{word}\n{marks}\n", (marks + word,), _TEXT, marks),),
         lambda code: check_program(code, prefix=prefix, test=test, entry_point=entry_point),
     )
 
 
 def _call(arguments: Any, output: Any, place: str) -> Case:
     try:
+        if isinstance(arguments, tuple):
+            arguments = list(arguments)
         if isinstance(arguments, str):
             arguments = [json.loads(line) for line in arguments.split("\n") if line.strip()]
             expected: tuple[Any, ...] = (json.loads(output),)

@@ -6,6 +6,7 @@ with `early_stop`, where only accuracy counts, in growing waves up to the first 
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from verl_cleaner.reward.answers import last_python_block
@@ -34,20 +35,34 @@ async def score(
 async def score_code(code: str | None, cases: Cases, *, judge: Judge, early_stop: bool = False) -> Reward:
     """code: None where there is none. Raises InfrastructureError."""
     if code is None:
-        return Reward(_UNREADABLE, 0.0, 0.0, None, 0.0, 0.0, Reason.NO_CODE)
+        return _unreadable(Reason.NO_CODE)
     if syntax_problem(code) is not None:
-        return Reward(_UNREADABLE, 0.0, 0.0, None, 0.0, 0.0, Reason.SYNTAX_ERROR)
+        return _unreadable(Reason.SYNTAX_ERROR)
     source = cases.program(code)
-    verdicts: list[str] = []
+    verdicts: list[_Verdict] = []
     for wave in _waves(cases.cases, growing=early_stop):
         verdicts += await asyncio.gather(*(_verdict(source, case, cases, judge) for case in wave))
-        if early_stop and any(verdicts):
+        if early_stop and any(verdict.reason for verdict in verdicts):
             break
-    passed = verdicts.count(Reason.RIGHT)
-    right = passed == len(cases.cases)
-    reason = next((verdict for verdict in verdicts if verdict), Reason.RIGHT)
-    share = passed / len(cases.cases)
-    return Reward(share, float(right), float(right), None, float(len(verdicts)), float(passed), reason)
+    reason = next((verdict.reason for verdict in verdicts if verdict.reason), Reason.RIGHT)
+    right = float(reason == Reason.RIGHT)
+    score = sum(verdict.reason == Reason.RIGHT for verdict in verdicts) / len(cases.cases)
+    run = sum(case.assertions for case in cases.cases[: len(verdicts)])
+    passed = sum(verdict.held for verdict in verdicts)
+    share = passed / sum(case.assertions for case in cases.cases)
+    return Reward(score, right, right, None, float(run), float(passed), share, reason)
+
+
+def _unreadable(reason: Reason) -> Reward:
+    return Reward(_UNREADABLE, 0.0, 0.0, None, 0.0, 0.0, 0.0, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """reason: empty where the test passes, else why not. held: assertions of the test that hold."""
+
+    reason: str
+    held: int
 
 
 def _waves(cases: Sequence[Case], *, growing: bool) -> Iterator[Sequence[Case]]:
@@ -58,12 +73,13 @@ def _waves(cases: Sequence[Case], *, growing: bool) -> Iterator[Sequence[Case]]:
         start, size = start + size, 2 * size
 
 
-async def _verdict(source: str, case: Case, cases: Cases, judge: Judge) -> str:
-    """Empty where the test passes, else why not."""
+async def _verdict(source: str, case: Case, cases: Cases, judge: Judge) -> _Verdict:
+    held = 0
     for alternative in range(len(case.expected)):
         result = await judge.run(cases.submission(source, case, alternative))
         if result.success:
-            return Reason.RIGHT
+            return _Verdict(Reason.RIGHT, case.assertions)
+        held = case.held(result.stdout)
         if not result.run_success:
-            return result.kind
-    return Reason.WRONG_OUTPUT
+            return _Verdict(result.kind, held)
+    return _Verdict(Reason.WRONG_OUTPUT, held)

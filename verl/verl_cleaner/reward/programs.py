@@ -3,8 +3,8 @@
     stdin/stdout   the code as it is; the judge compares its output
     function       the code, then a call of the function with the test's arguments; the result is printed as JSON and
                    the judge compares it, so that the expected value never is in reach of the code
-    check          LeetCode and HumanEval: import prefix, code, the test's `check`, and at the end a word that only a
-                   program that came this far prints
+    check          LeetCode and HumanEval: import prefix, code, the test's `check`, which prints a mark for each
+                   assertion that holds, and at the end a word that only a program that came this far prints
 
 Names that competitive programmers leave unimported are there beforehand, as in LiveCodeBench's own evaluation. The code
 runs in the same process as the check: objects that claim to be equal to everything and an early exit are answered, but
@@ -28,7 +28,7 @@ PREAMBLE = "\n".join(
         *(f"from {module} import *" for module in _MODULES.split()),
         *(f"import {module}" for module in _MODULES.split()),
         "sys.setrecursionlimit(50000)",
-        "sys.set_int_max_str_digits(50000)",
+        "sys.set_int_max_str_digits(0)",
     ]
 )
 
@@ -66,7 +66,24 @@ def __cleaner_call(find, lines=sys.stdin.read(), out=sys.stdout, loads=json.load
 """
 
 _CHECK = """
-def __cleaner_checker(word=sys.stdin.readline(), out=sys.stdout):
+def __cleaner_checker(word=sys.stdin.readline().strip(), marks=sys.stdin.readline().strip(), out=sys.stdout):
+    failures, place = [], 0
+
+    def say(text):
+        out.write(text)
+        out.flush()
+
+    def held():
+        nonlocal place
+        place += 1
+        say(marks[place - 1])
+
+    def failed(error):
+        nonlocal place
+        failures.append(error)
+        place += 1
+        say("-")
+
     def refuse_own_equality(value):
         owner = next(kind for kind in type(value).__mro__ if "__eq__" in vars(kind))
         if owner.__module__ == "solution":
@@ -83,11 +100,13 @@ def __cleaner_checker(word=sys.stdin.readline(), out=sys.stdout):
         return call
 
     def passed():
-        out.write(word)
-        out.flush()
+        if failures:
+            raise failures[0]
+        # A check that returns early has passed as a whole.
+        say(marks[place:] + word)
 
-    return wrapped, passed
-__cleaner_wrapped, __cleaner_passed = __cleaner_checker()
+    return wrapped, held, failed, passed
+__cleaner_wrapped, __cleaner_held, __cleaner_failed, __cleaner_passed = __cleaner_checker()
 """
 
 
@@ -104,7 +123,8 @@ def function_program(code: str, name: str) -> str:
 
 
 def check_program(code: str, *, prefix: str, test: str, entry_point: str) -> str:
-    """Reads a word from stdin, prints it if the check passes. entry_point: an expression, e.g. `Solution().twoSum`."""
+    """Reads a word and marks from stdin, a line each; prints a mark for each assertion of `assertions.with_marks` that
+    holds, and the word if the check passes. entry_point: an expression, e.g. `Solution().twoSum`."""
     name = entry_point.split("(")[0].split(".")[0].strip()
     after = f"{test}\ncheck(__cleaner_wrapped({entry_point}))\n__cleaner_passed()"
     return _joined(PREAMBLE, _CHECK, prefix, _forget(name), _AS_MODULE, code=code, after=after)

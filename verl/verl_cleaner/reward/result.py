@@ -24,7 +24,8 @@ class Reward:
     """score: what is trained on, before overlong shaping. acc: 1.0 or 0.0 by the strict rule. verified: the same by the
     kind's lenient rule (see docs/answers.md), equal to acc where there is none or it was not asked for. pred: the
     answer as the strict rule reads it, None for programs. tests, passed: how many were run to a verdict, and how many
-    of them passed; 0 where nothing is run. reason: see `Reason`."""
+    of them passed; 0 where nothing is run. Of a LeetCode row they are the assertions of its one test. share: passed of
+    all tests; of a LeetCode row, whose score is all or nothing, it says how much was right. reason: see `Reason`."""
 
     score: float
     acc: float
@@ -32,6 +33,7 @@ class Reward:
     pred: str | None
     tests: float
     passed: float
+    share: float
     reason: str
 
     def as_dict(self) -> dict[str, Any]:
@@ -45,4 +47,4 @@ def answer_reward(pred: str | None, *, right: bool, verified: bool | None = None
     else:
         reason = Reason.RIGHT if right else Reason.WRONG_ANSWER
     lenient = right if verified is None else verified
-    return Reward(1.0 if right else low, float(right), float(lenient), pred or "", 0.0, 0.0, reason)
+    return Reward(1.0 if right else low, float(right), float(lenient), pred or "", 0.0, 0.0, 0.0, reason)

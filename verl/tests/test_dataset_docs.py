@@ -5,10 +5,12 @@ import re
 from pathlib import Path
 from unittest import mock
 
+import pytest
 import yaml
 
 from verl_cleaner.dataset import filter as data_filter
 from verl_cleaner.dataset import statistics, synthetic
+from verl_cleaner.dataset.schemas import read_rows
 from verl_cleaner.dataset.sources import load
 from verl_cleaner.evaluation.suites import SUITES
 
@@ -65,3 +67,15 @@ def test_the_examples_are_read(tmp_path):
     sources = load(tmp_path / "mine.yaml")
     assert sources.shape("math_dapo", "1 + 1?", tools=False) == "1 + 1?\nAnswer in \\boxed{}."
     assert sources.kind("my-problems-1") == "choice"
+
+
+def test_a_file_of_another_trainer_is_refused_with_what_to_do_and_then_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": "1 + 1?", "solution": 2}, {"prompt": "1 + 2?", "solution": 3}]
+    Path("trl.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=r"lacks .*data_source.*dataset/README\.md shows how to convert"):
+        list(read_rows(Path("trl.jsonl"), load(), tools=False))
+    exec(re.search(r"### Files of other trainers.*?```python\n(.*?)```", TEXT, re.DOTALL)[1], {})
+    first, second = read_rows(Path("train.parquet"), load(), tools=False)
+    assert (first.prompt[-1]["role"], first.ground_truth, second.ground_truth) == ("user", "2", "3")
+    assert "1 + 1?" in first.prompt[-1]["content"]

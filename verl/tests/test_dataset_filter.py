@@ -335,3 +335,18 @@ def test_rows_of_json_may_lack_columns(tmp_path):
     )
     with pytest.raises(ValueError, match=r"d\.jsonl: the values of note do not fit one column"):
         subset.take(data, tmp_path / "out.parquet", {0: {}}, {})
+
+
+def test_rows_that_cannot_be_read_are_left_out_on_request_and_the_others_keep_their_numbers(tmp_path, capsys):
+    rows = [{"data_source": "math_dapo", "prompt": str(number)} for number in range(5)]
+    lines = [json.dumps(row) for row in rows]
+    lines[1] = "{"
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    found = [statistics.Statistic.of(str(n), "math_dapo", [1.0, 0.0], [1.0, 0.0]) for n in (0, 2, 3, 4)]
+    statistics.write(tmp_path / "stats.jsonl", found)
+    options = ["--dataset", tmp_path / "rows.jsonl", "--stats", tmp_path / "stats.jsonl", "--output_dir", tmp_path]
+    assert main(*options) == 1
+    assert "rows.jsonl, row 1: not JSON" in capsys.readouterr().err
+    assert main(*options, "--skip_broken_rows") == 0
+    kept = pd.read_parquet(tmp_path / data_filter.OUTPUT)
+    assert list(kept["prompt"]) == list(kept["uid"]) == ["0", "2", "3", "4"]

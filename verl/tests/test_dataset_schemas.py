@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+import sys
 
 import pandas as pd
 import pytest
@@ -123,7 +124,9 @@ BROKEN = [
     (GOOD | {"data_source": ""}, "data_source '' is unknown"),
     (GOOD | truth(" "), "the ground truth is empty"),
     (GOOD | {"prompt": []}, "the prompt has no text of the user"),
-    (GOOD | {"prompt": "1 + 1?"}, "prompt must be a list of messages, got '1 + 1?'"),
+    (GOOD | {"prompt": "1 + 1?"}, "prompt is plain text, expected a list of messages, got '1 + 1?'; write it as"),
+    (GOOD | {"prompt": "[1 + 1"}, "prompt is plain text"),
+    (GOOD | {"prompt": "[1, 2]"}, "prompt must be a list of messages, got '[1, 2]'"),
     (GOOD | {"prompt": [{"role": "user"}]}, "must have the texts role and content"),
     (GOOD | {"prompt": [{"role": "system", "content": "x"}]}, "the prompt has no text of the user"),
     (GOOD | {"prompt": [{"role": "user", "content": "\ud83d?"}]}, "holds half of a surrogate pair"),
@@ -165,6 +168,93 @@ def test_a_broken_row_is_named(tmp_path, capsys, row, reason):
     assert f"row 1: {broken}" in shown
     assert "2 rows, 1 usable" in shown
     assert "1 broken rows: unusable" in shown
+
+
+MESSAGE = {"role": "user", "content": "1 + 1?"}
+LONG = "9" * 5000
+BOM = "\ufeff".encode()
+LINE = json.dumps(GOOD).encode()
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (GOOD | {"prompt": json.dumps([MESSAGE])}, "2"),
+        (GOOD | {"prompt": str([MESSAGE])}, "2"),
+        (GOOD | {"reward_model": str({"ground_truth": "2"})}, "2"),
+        (GOOD | truth(["2"]), '["2"]'),
+        (GOOD | {"data_source": "gpqa_diamond"} | truth(["B"]), '["B"]'),
+        (CODE | truth(str({"inputs": ["1"], "outputs": ["1"]})), "{'inputs': ['1'], 'outputs': ['1']}"),
+        (CODE | truth({"inputs": "['1']", "outputs": "['1']"}), None),
+    ],
+)
+def test_values_stored_as_texts(tmp_path, row, expected):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row))
+    (read,) = rows_of(path)
+    assert isinstance(read, Row), read
+    assert read.prompt[-1]["content"].count("1 + 1?") == 1
+    assert expected in (None, read.ground_truth)
+
+
+@pytest.mark.parametrize("limit", [4300, 0])
+def test_integers_of_any_length(tmp_path, limit):
+    """As a number in a row, and in a code task's ground truth that is an object."""
+    tests = f'{{"fn_name": "f", "inputs": [[{LONG}]], "outputs": [{LONG}]}}'
+    lines = (
+        json.dumps(CODE | truth("@")).replace('"@"', tests),
+        json.dumps(CODE | truth("@")).replace('"@"', json.dumps(tests)),
+        json.dumps(GOOD | truth("@")).replace('"@"', LONG),
+    )
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(lines))
+    sys.set_int_max_str_digits(limit)
+    rows = rows_of(path)
+    assert [isinstance(row, Row) for row in rows] == [True] * 3, rows
+    assert rows[2].ground_truth == LONG
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        BOM + LINE,
+        BOM + LINE + b"\n" + BOM + LINE,
+        BOM + b"[" + LINE + b"]",
+        LINE + b"\r\n\r\n" + LINE,
+        BOM + b"\n" + LINE,
+    ],
+)
+def test_a_byte_order_mark_is_no_part_of_a_row(tmp_path, content):
+    path = tmp_path / ("rows.json" if b"[" + LINE in content else "rows.jsonl")
+    path.write_bytes(content)
+    rows = rows_of(path)
+    assert [type(row) for row in rows] == [Row] * content.count(LINE)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (LINE.replace(b"1 + 1", b"1 \xff 1"), "not UTF-8: 'utf-8' codec can't decode byte 0xff"),
+        (LINE.decode().encode("utf-16"), "not UTF-8"),
+        (LINE[:-9], "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[1]", "must be an object, got list"),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_not_the_end_of_the_file(tmp_path, line, reason):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\n".join((LINE, line.replace(b"\n", b" "), LINE)))
+    first, broken, last = rows_of(path)
+    assert isinstance(first, Row)
+    assert isinstance(last, Row)
+    assert reason in str(broken)
+
+
+def test_a_file_that_is_cut_off_is_named(tmp_path):
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress(b"\n".join([LINE] * 1000))[:-20])
+    with pytest.raises(ValueError, match=r"rows\.jsonl\.gz cannot be read to its end.*fetch it again"):
+        rows_of(path)
 
 
 def main_of(*arguments):

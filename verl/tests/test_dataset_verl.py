@@ -94,6 +94,25 @@ def test_without_tools_prompts_do_not_speak_of_them(folder):
     assert "tool" in trainer_s_dataset(all_files(folder))[0]["raw_prompt"][0]["content"]
 
 
+def test_broken_rows_end_the_run_or_are_named_and_left_out(folder, tmp_path, caplog):
+    message, truth = {"role": "user", "content": "1 + 1?"}, {"ground_truth": "2"}
+    good = {"data_source": "math_dapo", "prompt": [message], "reward_model": truth}
+    changes = ({}, {"prompt": "1 + 1?"}, {}, {"data_source": "gsm8k"}, {})
+    lines = [json.dumps(good | change) for change in changes]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join([*lines, "{"]))
+    with pytest.raises(ValueError, match=r"3 rows cannot be used; .*skip_broken_rows=True leaves them out:\n.*row 1: "):
+        trainer_s_dataset([path])
+    found = trainer_s_dataset([path], "data.skip_broken_rows=True")
+    assert [found[i]["index"] for i in range(len(found))] == [0, 2, 4]
+    assert "3 rows cannot be used and are left out" in caplog.text
+    assert "row 3: data_source 'gsm8k' is unknown" in caplog.text
+    assert "row 5: not JSON" in caplog.text
+    path.write_text("\n".join(lines[1:2] * 3))
+    with pytest.raises(ValueError, match=r"no row of .* can be used"):
+        trainer_s_dataset([path], "data.skip_broken_rows=True")
+
+
 def test_prompts_too_long_are_left_out(folder):
     """As many as VeRL's own count of tokens says, with the tools' schemas where there are tools."""
     files = [folder / synthetic.TRAINING]
@@ -186,6 +205,8 @@ def test_the_preflight_names_unknown_sources_and_columns(folder, tmp_path):
     assert "data.val_files" in problems(tmp_path / "columns.parquet")[1]
     assert "the columns fit no known schema" in problems(tmp_path / "columns.parquet")[0]
     assert "does not exist" in problems(tmp_path / "no.parquet")[0]
+    skipping = problems(other, overrides=[*CLASS, "data.skip_broken_rows=True"])
+    assert [p for p in skipping if "unknown" in p] == []
     bad = [*CLASS, f"data.prompt_sources={tmp_path / 'no.yaml'}"]
     assert "no.yaml cannot be read" in problems(all_files(folder)[0], overrides=bad)[0]
     # Files for VeRL's own class need not be known to us.

@@ -7,6 +7,8 @@ from typing import Any
 
 from verl_cleaner.dataset.reading import Broken
 from verl_cleaner.dataset.sources import Kind
+from verl_cleaner.stored import allow_long_integers, sequence
+from verl_cleaner.stored import value as stored_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,12 @@ def _question(problem: Any) -> list[dict[str, str]]:
 
 
 def _messages(value: Any) -> list[dict[str, str]]:
+    value = sequence(value)
+    if isinstance(value, str):
+        raise Broken(
+            f"prompt is plain text, expected a list of messages, got {value[:60]!r}; write it as "
+            '[{"role": "user", "content": prompt}] (dataset/README.md, "Files of other trainers")'
+        )
     if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
         raise Broken(f"prompt must be a list of messages, got {str(value)[:60]!r}")
     messages = [{"role": message.get("role"), "content": message.get("content")} for message in value]
@@ -86,12 +94,12 @@ def _messages(value: Any) -> list[dict[str, str]]:
 
 
 def _mapping(value: Any, column: str) -> dict[str, Any]:
-    """A struct, or the JSON text of an object."""
+    """A struct, or the text of an object in JSON or Python."""
     if value is None:
         return {}
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = stored_value(value)
         except ValueError as error:
             raise Broken(f"{column} is not JSON: {error}") from error
     if not isinstance(value, dict):
@@ -103,4 +111,5 @@ def _text(value: Any) -> str:
     """A ground truth; whole numbers are kept whole also where pandas made floats of them."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
+    allow_long_integers()
     return json.dumps(value) if isinstance(value, (dict, list)) else str(value)

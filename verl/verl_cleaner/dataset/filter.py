@@ -77,7 +77,12 @@ def _ratio(text: str) -> Fraction:
 
 
 def candidates(
-    seen: Mapping[str, str], found: Mapping[str, Statistic], sources: Sources, *, dataset: Path, stats: Path
+    seen: Mapping[str, reading.Identity],
+    found: Mapping[str, Statistic],
+    sources: Sources,
+    *,
+    dataset: Path,
+    stats: Path,
 ) -> list[Candidate]:
     """The rows that have statistics. seen: of every row of `dataset`, as `reading.identities` gives them.
 
@@ -85,7 +90,8 @@ def candidates(
         ValueError: an unknown source, or statistics of another data set; names file and row.
     """
     rows: list[Candidate] = []
-    for number, (uid, name) in enumerate(seen.items()):
+    for uid, identity in seen.items():
+        number, name = identity.number, identity.source
         statistic = found.get(uid)
         if statistic is None:
             continue
@@ -141,7 +147,7 @@ def main() -> int:
     options = _parse()
     try:
         found = statistics.read(options.stats)
-        seen = reading.identities(options.dataset)
+        seen = reading.identities(options.dataset, skip_broken=options.skip_broken_rows)
         rows = candidates(seen, found, load(options.sources), dataset=options.dataset, stats=options.stats)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -175,6 +181,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--retain_code", action="store_true", help="of code rows drop only never-solved ones")
     parser.add_argument("--seed", type=int, default=42, help="of the choice within a bucket")
     parser.add_argument("--sources", type=Path, help="YAML laid over our table of sources")
+    parser.add_argument("--skip_broken_rows", action="store_true", help="leave out rows that cannot be read")
     parser.add_argument("--dry_run", action="store_true", help="print the table and write nothing")
     return parser.parse_args()
 

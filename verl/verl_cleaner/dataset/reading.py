@@ -1,10 +1,18 @@
-"""Rows of a file, one after the other: .parquet, .json, .jsonl and .jsonl.gz, in bounded memory."""
+"""Rows of a file, one after the other: .parquet, .json, .jsonl and .jsonl.gz, in bounded memory.
 
+JSON is UTF-8, with or without a byte-order mark.
+"""
+
+import codecs
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from verl_cleaner.stored import allow_long_integers
 
 BATCH_ROWS = 128
 """Rows in memory at once; a row of a code data set can have megabytes of tests."""
@@ -14,6 +22,14 @@ SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".json")
 
 class Broken(ValueError):
     """A row that cannot be read; the message is the reason without file and row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """number: of the row in its file. source: its data_source."""
+
+    number: int
+    source: str
 
 
 def columns(path: Path) -> list[str]:
@@ -54,8 +70,10 @@ def rows(path: Path, only: list[str] | None = None) -> Iterator[dict[str, Any] |
         raise ValueError(f"{path} has no rows")
 
 
-def identities(path: Path) -> dict[str, str]:
-    """uid -> data_source of every row, in the file's order; the uid is the column uid, else the row's number.
+def identities(path: Path, *, skip_broken: bool = False) -> dict[str, Identity]:
+    """Every row by its uid, in the file's order; the uid is the column uid, else the row's number.
+
+    skip_broken: leave out rows that cannot be read.
 
     Raises:
         ValueError: as `columns`, or the column data_source is missing, a row cannot be read or a uid is there twice.
@@ -63,14 +81,16 @@ def identities(path: Path) -> dict[str, str]:
     names = columns(path)
     if "data_source" not in names:
         raise ValueError(f"{path}: the column data_source is missing; found {', '.join(names)}")
-    found: dict[str, str] = {}
+    found: dict[str, Identity] = {}
     for number, row in enumerate(rows(path, [name for name in ("data_source", "uid") if name in names])):
         if isinstance(row, Broken):
+            if skip_broken:
+                continue
             raise ValueError(f"{path}, row {number}: {row}")
         uid = str(number if row.get("uid") is None else row["uid"])
         if uid in found:
-            raise ValueError(f"{path}, row {number}: uid {uid!r} is also that of row {list(found).index(uid)}")
-        found[uid] = str(row["data_source"])
+            raise ValueError(f"{path}, row {number}: uid {uid!r} is also that of row {found[uid].number}")
+        found[uid] = Identity(number, str(row.get("data_source")))
     return found
 
 
@@ -93,24 +113,33 @@ def _parquet(path: Path) -> Any:
 
 
 def _parquet_rows(path: Path, only: list[str] | None) -> Iterator[dict[str, Any]]:
-    for batch in _parquet(path).iter_batches(BATCH_ROWS, columns=only):
-        yield from batch.to_pylist()
+    try:
+        for batch in _parquet(path).iter_batches(BATCH_ROWS, columns=only):
+            yield from batch.to_pylist()
+    except OSError as error:
+        # Arrow's errors of a damaged file.
+        raise ValueError(f"{path} cannot be read to its end: {error}; fetch it again") from error
 
 
 def _json_rows(path: Path, suffix: str) -> Iterator[dict[str, Any] | Broken]:
+    allow_long_integers()
     if suffix == ".json":
         yield from _json_list(path)
         return
     opened = gzip.open if suffix == ".jsonl.gz" else open
-    with opened(path, "rt", encoding="utf-8") as file:
-        for line in file:
-            if line.strip():
-                yield _json_object(line)
+    try:
+        # A line that is not UTF-8 must not be the end of the file.
+        with opened(path, "rb") as file:
+            for line in file:
+                if line.removeprefix(codecs.BOM_UTF8).strip():
+                    yield _json_object(line)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read to its end: {error}; fetch it again") from error
 
 
 def _json_list(path: Path) -> Iterator[dict[str, Any] | Broken]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, list):
@@ -119,9 +148,12 @@ def _json_list(path: Path) -> Iterator[dict[str, Any] | Broken]:
         yield value if isinstance(value, dict) else Broken(f"must be an object, got {type(value).__name__}")
 
 
-def _json_object(line: str) -> dict[str, Any] | Broken:
+def _json_object(line: bytes) -> dict[str, Any] | Broken:
     try:
-        value = json.loads(line)
-    except ValueError as error:
+        # Files that were put one behind the other have the mark within.
+        value = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        return Broken(f"not UTF-8: {error}; save the file in that encoding")
+    except (ValueError, RecursionError) as error:
         return Broken(f"not JSON: {error}")
     return value if isinstance(value, dict) else Broken(f"must be an object, got {type(value).__name__}")

@@ -1,7 +1,8 @@
 """VeRL's data set over files of any schema (`data.custom_cls`): each prompt in the words of the row's own source.
 
-    data.prompt_sources   YAML laid over `sources.yaml`; null: ours alone
-    data.prompt_tools     False: prompts without tool talk
+    data.prompt_sources     YAML laid over `sources.yaml`; null: ours alone
+    data.prompt_tools       False: prompts without tool talk
+    data.skip_broken_rows   True: rows that cannot be used are named and left out; False: they are an error
 
 Rows go one after the other into a memory-mapped Arrow file, so that the tests of code tasks need no memory. Prompts
 longer than data.max_prompt_length are left out where data.filter_overlong_prompts says so.
@@ -53,8 +54,8 @@ class CleanerDataset(RLHFDataset):
         self.dataframe = self.maybe_filter_out_long_prompts(self._sample(self.dataframe))
 
     def _rows(self, files: list[Path], sources: Any) -> Iterator[Row]:
-        """Raises ValueError with the first broken rows of a file."""
-        index = 0
+        """Raises ValueError with the first broken rows of a file, or where no row can be used."""
+        index = used = 0
         for file in files:
             broken: list[str] = []
             progress = tqdm(
@@ -64,16 +65,25 @@ class CleanerDataset(RLHFDataset):
             for number, row in enumerate(progress):
                 index += 1
                 if isinstance(row, Row):
+                    used += 1
                     yield row
                 else:
                     broken.append(f"{file}, row {number}: {row}")
             if broken:
-                more = f"\n… and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
-                raise ValueError(
-                    f"{len(broken)} rows cannot be used; python -m verl_cleaner.dataset check {file} lists them:\n"
-                    + "\n".join(broken[:_SHOWN])
-                    + more
-                )
+                self._broken(file, broken)
+        if index and not used:
+            raise ValueError(f"no row of {', '.join(map(str, files))} can be used")
+
+    def _broken(self, file: Path, rows: list[str]) -> None:
+        """Raises ValueError unless data.skip_broken_rows."""
+        more = f"\n… and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
+        named = "\n".join(rows[:_SHOWN]) + more
+        listed = f"python -m verl_cleaner.dataset check {file} lists them"
+        if not self.config.get("skip_broken_rows", False):
+            raise ValueError(
+                f"{len(rows)} rows cannot be used; {listed}, data.skip_broken_rows=True leaves them out:\n{named}"
+            )
+        logger.warning("%d rows cannot be used and are left out; %s:\n%s", len(rows), listed, named)
 
     def _sample(self, dataframe: datasets.Dataset) -> datasets.Dataset:
         """data.{train,val}_max_samples of the rows; -1: all of them."""

@@ -82,14 +82,17 @@ def detect(columns: Iterable[str], file: Path | str) -> Schema:
     missing = [column for column in near.columns if column not in got]
     raise ValueError(
         f"{file}: the columns fit no known schema; the nearest one, {near.name}, lacks {', '.join(missing)}; "
-        f"found {', '.join(sorted(got)) or 'none'}"
+        f"found {', '.join(sorted(got)) or 'none'}; dataset/README.md shows how to convert files of other trainers"
     )
 
 
-def check_sources(path: Path, sources: Sources) -> None:
-    """Columns and sources, without reading prompts and tests. Raises ValueError for what is wrong with them."""
+def check_sources(path: Path, sources: Sources, *, skip_broken: bool = False) -> None:
+    """Columns and sources, without reading prompts and tests. Raises ValueError for what is wrong with them.
+
+    skip_broken: a row of an unknown source does not matter.
+    """
     schema = detect(reading.columns(path), path)
-    if "data_source" not in schema.columns:
+    if "data_source" not in schema.columns or skip_broken:
         return
     for number, row in enumerate(reading.rows(path, ["data_source"])):
         if isinstance(row, dict) and row.get("data_source") is not None:

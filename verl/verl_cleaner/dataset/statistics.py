@@ -56,7 +56,7 @@ def read(path: Path) -> dict[str, Statistic]:
     if not path.is_file():
         raise ValueError(f"{path} does not exist; expected statistics as recipe/cleaner/rollout_stats.sh writes them")
     found: dict[str, Statistic] = {}
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file):
             if not line.strip():
                 continue

@@ -103,7 +103,7 @@ def evaluation(options: argparse.Namespace) -> Evaluation:
 
 def _write(options: argparse.Namespace) -> None:
     folder = options.evaluation / (ROLLBACK if options.rollback else PLAIN) / "trajectories"
-    sources = reading.identities(options.dataset)
+    sources = {uid: identity.source for uid, identity in reading.identities(options.dataset).items()}
     trajectories = tqdm(read_folder(folder, texts=False), "trajectories", mininterval=2)
     found = count(sources, trajectories, options.attempts, place=str(folder))
     statistics.write(options.out, found)

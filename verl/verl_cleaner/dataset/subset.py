@@ -1,7 +1,7 @@
 """Some rows of a data set as a parquet file of their own, with further columns; read and written in batches."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ _BATCH_ROWS = 1024
 def take(dataset: Path, out: Path, chosen: Mapping[int, Mapping[str, Any]], types: Mapping[str, Any]) -> None:
     """Write the rows with the numbers in `chosen`, in the file's order; the same input gives the same bytes.
 
+    Rows that are not chosen need not be readable.
+
     Args:
         chosen: row number -> values of the further columns.
         types: their Arrow types; such a column replaces one of its name.
@@ -26,7 +28,7 @@ def take(dataset: Path, out: Path, chosen: Mapping[int, Mapping[str, Any]], type
     unfinished = out.with_name(f".{out.name}.unfinished")
     writer, first = None, 0
     with tqdm(total=len(chosen), desc=out.name, mininterval=2) as progress:
-        for batch in _batches(dataset):
+        for batch in _batches(dataset, chosen):
             inside = [i for i in range(batch.num_rows) if first + i in chosen]
             table = pa.Table.from_batches([batch]).take(pa.array(inside, pa.int64()))
             for name, kind in types.items():
@@ -42,23 +44,29 @@ def take(dataset: Path, out: Path, chosen: Mapping[int, Mapping[str, Any]], type
     os.replace(unfinished, out)
 
 
-def _batches(dataset: Path) -> Iterator[Any]:
+def _batches(dataset: Path, chosen: Container[int]) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     if dataset.suffix == ".parquet":
         yield from pq.ParquetFile(dataset).iter_batches(_BATCH_ROWS)
     else:
-        yield from _table(dataset).to_batches(_BATCH_ROWS)
+        yield from _table(dataset, chosen).to_batches(_BATCH_ROWS)
 
 
-def _table(dataset: Path) -> Any:
-    """Rows of JSON: their structs need one schema, and a row may lack columns. Raises ValueError."""
+def _table(dataset: Path, chosen: Container[int]) -> Any:
+    """Rows of JSON: their structs need one schema, and a row may lack columns; one that cannot be read is empty.
+
+    Raises:
+        ValueError: a chosen row cannot be read, or columns are of several types.
+    """
     import pyarrow as pa
 
     rows: list[dict[str, Any]] = []
     for number, row in enumerate(reading.rows(dataset)):
         if isinstance(row, reading.Broken):
-            raise ValueError(f"{dataset}, row {number}: {row}")
+            if number in chosen:
+                raise ValueError(f"{dataset}, row {number}: {row}")
+            row = {}
         rows.append(row)
     columns = {}
     for name in dict.fromkeys(name for row in rows for name in row):

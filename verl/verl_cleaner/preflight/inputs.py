@@ -67,7 +67,7 @@ def _data(config: DictConfig, needs: tuple[str, ...]) -> Iterator[str]:
         complete = True
         for file in files if isinstance(files, (list, ListConfig)) else [files]:
             if config.data.custom_cls.path == _OUR_DATASET and file is not None and "://" not in file:
-                count, found = _file_of_any_schema(f"data.{key}", file, config.data.get("prompt_sources"))
+                count, found = _file_of_any_schema(f"data.{key}", file, config.data)
             else:
                 count, found = _data_file(f"data.{key}", file, columns, custom=bool(config.data.custom_cls.path))
             yield from found
@@ -78,7 +78,7 @@ def _data(config: DictConfig, needs: tuple[str, ...]) -> Iterator[str]:
             yield f"data.train_files holds {rows} rows, fewer than data.train_batch_size={batch}; lower the batch size"
 
 
-def _file_of_any_schema(key: str, file: str, sources: str | None) -> tuple[int, list[str]]:
+def _file_of_any_schema(key: str, file: str, data: DictConfig) -> tuple[int, list[str]]:
     """(rows, problems) of a file for `verl_cleaner.dataset.rl_dataset`, by its columns and sources."""
     from verl_cleaner.dataset import reading
     from verl_cleaner.dataset.schemas import check_sources
@@ -86,7 +86,8 @@ def _file_of_any_schema(key: str, file: str, sources: str | None) -> tuple[int, 
 
     path = Path(file).expanduser()
     try:
-        check_sources(path, load(sources))
+        skip = bool(data.get("skip_broken_rows"))
+        check_sources(path, load(data.get("prompt_sources")), skip_broken=skip)
         return reading.count(path) or 0, []
     except ValueError as error:
         return 0, [f"{key}: {error}"]

@@ -9,7 +9,6 @@ The object, inputs and outputs may also be stored as the text of a Python value.
 an error of the data, not of the answer.
 """
 
-import ast
 import json
 import secrets
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from code_judge.wire import Options, Submission
-from verl_cleaner import long_integers
+from verl_cleaner import stored
 from verl_cleaner.reward.assertions import with_marks
 from verl_cleaner.reward.programs import (
     arguments_text,
@@ -72,7 +71,7 @@ def read_cases(ground_truth: str | dict[str, Any], *, where: str) -> Cases:
     Raises:
         ValueError: the ground truth is no JSON, of no known form, or without a test.
     """
-    long_integers.allow()
+    stored.allow_long_integers()
     place = f"{where}: reward_model.ground_truth"
     truth = _object(ground_truth, place)
     if "entry_point" in truth:
@@ -82,7 +81,7 @@ def read_cases(ground_truth: str | dict[str, Any], *, where: str) -> Cases:
             f"{place} must have inputs and outputs, or entry_point and test_code, got the keys "
             f"{', '.join(sorted(truth))}"
         )
-    inputs, outputs = _list(truth["inputs"]), _list(truth["outputs"])
+    inputs, outputs = stored.sequence(truth["inputs"]), stored.sequence(truth["outputs"])
     if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs):
         raise ValueError(f"{place}: inputs and outputs must be lists of the same length, got {_sizes(inputs, outputs)}")
     if not inputs:
@@ -101,34 +100,12 @@ def read_cases(ground_truth: str | dict[str, Any], *, where: str) -> Cases:
 def _object(ground_truth: str | dict[str, Any], place: str) -> dict[str, Any]:
     if isinstance(ground_truth, str):
         try:
-            ground_truth = _value(ground_truth)
+            ground_truth = stored.value(ground_truth)
         except ValueError as error:
             raise ValueError(f"{place} is not JSON ({error}), got {str(ground_truth)[:80]!r}") from None
     if not isinstance(ground_truth, dict):
         raise ValueError(f"{place} must be a JSON object, got {json.dumps(ground_truth)[:80]}")
     return ground_truth
-
-
-def _list(value: Any) -> Any:
-    """The list that is stored as a text or an array; anything else as it is, for the message."""
-    if isinstance(value, str):
-        try:
-            found = _value(value)
-        except ValueError:
-            return value
-        return list(found) if isinstance(found, (list, tuple)) else value
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _value(text: str) -> Any:
-    """Of JSON, else of a Python literal. Raises ValueError: JSON's, where it is neither."""
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        try:
-            return ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            raise error from None
 
 
 def _check_cases(truth: dict[str, Any], place: str) -> Cases:

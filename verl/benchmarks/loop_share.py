@@ -25,7 +25,7 @@ from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop as StockT
 from verl.workers.rollout.replica import TokenOutput
 
 from verl_cleaner.rollout.tool_agent_loop import ToolAgentLoop
-from verl_cleaner.rollout.tool_formats import FORMATS
+from verl_cleaner.formats import FORMATS
 from verl_cleaner.saar.segment import find_boundary
 
 CODE = "total = 0\nfor number in range(100):\n    total += number * number\nprint(total)"

@@ -13,7 +13,7 @@ from real_tokenizers import real_tokenizer
 from verl.experimental.agent_loop.tool_parser import ToolParser
 
 from verl_cleaner.rollout.tool_agent_loop import RECORD_FIELD, ToolAgentLoop
-from verl_cleaner.rollout.tool_formats import FORMATS
+from verl_cleaner.formats import FORMATS
 from verl_cleaner.rollout.tool_parser import CallReader, MalformedCall, warn_of_whole_turns
 from verl_cleaner.saar.segment import find_boundary
 

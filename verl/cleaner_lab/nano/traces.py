@@ -18,7 +18,7 @@ from typing import Any
 
 from cleaner_lab.nano.solutions import OPENINGS, solve
 from cleaner_lab.nano.tasks import Task
-from verl_cleaner.rollout.tool_formats import FORMATS
+from verl_cleaner.formats import FORMATS
 
 VISIBLE_SHARE, SILENT_SHARE = 0.42, 0.40
 """Of first calls. Visible: an exception or a malformed call."""

@@ -12,7 +12,8 @@ from enum import StrEnum
 from itertools import groupby
 from typing import Any
 
-from verl_cleaner.rollout.tool_formats import FORMATS
+from verl_cleaner.formats import FORMATS
+from verl_cleaner.formats.base import Call
 from verl_cleaner.saar.similarity import ToolCall, arguments_text
 
 

@@ -1,19 +1,24 @@
-"""What a turn calls, including the calls that VeRL's parsers silently drop.
+"""What a turn calls, as its tool format reads it.
 
-`CallReader` takes the parser's place in VeRL's loop. VeRL's parser decides what runs; the broken calls are counted and,
-where they may be repaired, handed out as `MalformedCall` in the place they were written.
+`CallReader` takes the parser's place in VeRL's loop. In the formats of `verl_cleaner.formats` it also sees the broken
+calls, which are counted and, where they may be repaired, handed out as `MalformedCall` in the place they were written.
+In other formats the calls are those of VeRL's parser.
 """
 
 import asyncio
 import json
 import logging
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 from verl.experimental.agent_loop import tool_parser as verl_parser
 from verl.experimental.agent_loop.tool_parser import FunctionCall, ToolParser
 
-from verl_cleaner.rollout.tool_formats import FORMATS, llama3_content, llama3_pieces
+from verl_cleaner.formats import FORMATS
+from verl_cleaner.formats.base import Call, Schemas
+from verl_cleaner.records.token_text import TokenTexts
+from verl_cleaner.saar.segment import find_boundary
 from verl_cleaner.saar.similarity import ToolCall
 
 logger = logging.getLogger(__name__)
@@ -21,7 +26,10 @@ logger = logging.getLogger(__name__)
 logging.getLogger(verl_parser.__file__).setLevel(logging.CRITICAL)
 
 _LONG = 512
-"""Tokens from which decoding would hold up the event loop."""
+"""Tokens from which reading would hold up the event loop."""
+
+token_texts = lru_cache(4)(TokenTexts)
+"""Of a tokenizer; one loop serves one trajectory, and the texts of the vocabulary serve all of them."""
 
 
 class MalformedCall(FunctionCall):
@@ -31,10 +39,10 @@ class MalformedCall(FunctionCall):
 
 
 class CallReader(ToolParser):
-    """VeRL's parser `name`, and what it leaves out.
+    """The calls of one turn after the other.
 
-    repair: hand out broken calls. Otherwise the calls are VeRL's, and `dropped` says how many it left out of the turn
-    read last. max_calls: calls beyond are broken.
+    repair: hand out broken calls. Otherwise they are left out, and `dropped` says how many of the turn read last were.
+    max_calls: calls beyond are broken.
     """
 
     def __init__(self, name: str, tokenizer: Any, *, max_calls: int) -> None:
@@ -43,49 +51,74 @@ class CallReader(ToolParser):
         self.max_calls = max_calls
         self.repair = False
         self.dropped = 0
-        self._on_ids = ToolParser.get_tool_parser(name, tokenizer)
-        self._on_text = ToolParser.get_tool_parser(name, _Decoded(tokenizer))
+        self._schemas: Schemas = {}
+        self._verls = ToolParser.get_tool_parser(name, tokenizer)
 
     @property
     def stop_token_ids(self) -> list[int]:
-        return self._on_ids.stop_token_ids
+        """That end a turn beside the tokenizer's end token, and that the rollout engine must be told of."""
+        return self._verls.stop_token_ids
+
+    def ending_ids(self) -> set[int]:
+        """Every token that ends a turn."""
+        stops = self.tokenizer.convert_tokens_to_ids(list(self.format.stops)) if self.format else []
+        return {self.tokenizer.eos_token_id, *self.stop_token_ids, *stops}
 
     async def extract_tool_calls(self, responses_ids: list[int], tools: Any = None) -> tuple[str, list[FunctionCall]]:
         if self.format is None:
-            content, calls = await self._on_ids.extract_tool_calls(responses_ids, tools)
+            content, calls = await self._verls.extract_tool_calls(responses_ids, tools)
             written = list(calls)
         else:
-            text = await self._decode(responses_ids)
-            content, calls = await self._on_text.extract_tool_calls(text, tools)
-            written = await self._read(text, calls, tools)
+            self._schemas = _schemas(tools)
+            content, written = await _aside(self._read, responses_ids)
         for index in range(self.max_calls, len(written)):
             reason = f"only {self.max_calls} calls are allowed in one turn"
             written[index] = _malformed(written[index].arguments, reason)
-        broken = sum(isinstance(call, MalformedCall) for call in written)
-        self.dropped = 0 if self.repair else broken
-        return content, written if self.repair and broken else calls
+        good = [call for call in written if not isinstance(call, MalformedCall)]
+        self.dropped = 0 if self.repair else len(written) - len(good)
+        return content, written if self.repair else good
 
-    async def _decode(self, ids: list[int]) -> str:
-        if len(ids) < _LONG:
-            return self.tokenizer.decode(ids)
-        return await asyncio.to_thread(self.tokenizer.decode, ids)
+    def boundary(self, ids: Sequence[int]) -> int | None:
+        """Index of the token in which the first call of the turn `ids` begins, good or broken; None where there is no
+        call or the format is not ours. Reads the turn with the tools of the last `extract_tool_calls`."""
+        if self.format is None:
+            return None
+        texts = token_texts(self.tokenizer)(ids)
+        calls = self.format.calls(self._text(texts), self._schemas)
+        return find_boundary(texts, calls[0].start) if calls else None
 
-    async def _read(self, text: str, calls: list[FunctionCall], tools: Any) -> list[FunctionCall]:
-        """The calls as written, in order: VeRL's, and for each piece it finds no call in, a broken one."""
+    def _text(self, texts: Sequence[str]) -> str:
+        return "".join(texts).removesuffix(self.tokenizer.eos_token)
+
+    def _read(self, ids: Sequence[int]) -> tuple[str, list[FunctionCall]]:
         assert self.format is not None
-        pieces = self.format.pieces(text.removesuffix(self.tokenizer.eos_token))
-        if len(pieces) == 1 and len(calls) >= 1:
-            return list(calls)
-        written: list[FunctionCall] = []
-        for piece in pieces:
-            _, read = await self._on_text.extract_tool_calls(piece, tools)
-            written += read or [_malformed(piece, self.format.problem(piece))]
-        return written
+        text = self._text(token_texts(self.tokenizer)(ids))
+        calls = self.format.calls(text, self._schemas)
+        return self.format.words(text), [_function_call(call, text) for call in calls]
+
+
+async def _aside(read: Any, ids: Sequence[int]) -> Any:
+    return read(ids) if len(ids) < _LONG else await asyncio.to_thread(read, ids)
+
+
+def _function_call(call: Call, text: str) -> FunctionCall:
+    if call.problem:
+        return _malformed(text[call.start : call.end], call.problem)
+    return FunctionCall(name=call.name, arguments=call.arguments)
+
+
+def _schemas(tools: Any) -> dict[str, dict[str, str]]:
+    """tools: VeRL's schemas of a sample's tools."""
+    functions = [tool.function for tool in tools or []]
+    return {
+        function.name: {name: str(schema.type) for name, schema in function.parameters.properties.items()}
+        for function in functions
+    }
 
 
 @cache
 def warn_of_whole_turns(name: str) -> None:
-    """Where rollback is on and the format has no line in `FORMATS`; once a process."""
+    """Where rollback is on and the format is not ours; once a process."""
     logger.warning(
         "multi_turn.format=%s: turns cannot be split (known: %s); rollback replaces whole turns and does not see "
         "malformed calls",
@@ -94,37 +127,14 @@ def warn_of_whole_turns(name: str) -> None:
     )
 
 
-class _Decoded:
-    """A tokenizer for text that is decoded already."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._tokenizer, name)
-
-    def decode(self, text: str, **_: Any) -> str:
-        return text
-
-
 @ToolParser.register("llama3-json")
 class Llama3JsonParser(ToolParser):
-    """Llama 3's `{"name": ..., "parameters": {...}}`, after `<|python_tag|>` or at the beginning of a word."""
+    """For VeRL, which has no parser of this format: its good calls."""
 
     async def extract_tool_calls(self, responses_ids: list[int], tools: Any = None) -> tuple[str, list[FunctionCall]]:
-        text = self.tokenizer.decode(responses_ids)
-        calls = [call for piece in llama3_pieces(text) if (call := _llama3_call(piece))]
-        return llama3_content(text), calls
-
-
-def _llama3_call(piece: str) -> FunctionCall | None:
-    try:
-        call = json.loads(piece)
-        arguments = json.dumps(call["parameters"], ensure_ascii=False)
-    except (ValueError, RecursionError, KeyError, TypeError):
-        return None
-    name = call.get("name")
-    return FunctionCall(name=name, arguments=arguments) if isinstance(name, str) else None
+        return await CallReader("llama3-json", self.tokenizer, max_calls=1 << 60).extract_tool_calls(
+            responses_ids, tools
+        )
 
 
 def to_tool_calls(calls: list[FunctionCall]) -> list[ToolCall]:

@@ -1,6 +1,5 @@
 """A turn = reasoning segment + tool-call segment, split at the first token of the first tool call."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -44,13 +43,6 @@ class Turn:
         return Turn(self.ids[part], None if self.logprobs is None else self.logprobs[part])
 
 
-def find_boundary(pieces: Sequence[str], start: re.Pattern[str]) -> int | None:
-    """Index of the token in which the first match of `start` begins, None where it does not occur.
-
-    `pieces` are the tokens as the vocabulary writes them. The match may be one token, several, or merged with its
-    neighbours: it is looked up in the concatenation, in one pass.
-    """
-    match = start.search("".join(pieces))
-    if match is None:
-        return None
-    return next(i for i, end in enumerate(accumulate(map(len, pieces))) if end > match.start())
+def find_boundary(texts: Sequence[str], position: int) -> int:
+    """Index of the token that holds the character at `position` of the turn's text. texts: of its tokens."""
+    return next(i for i, end in enumerate(accumulate(map(len, texts))) if end > position)

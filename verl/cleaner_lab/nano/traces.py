@@ -206,7 +206,7 @@ def respond(call: str) -> tuple[str, bool]:
             raise ValueError(piece)
         code = json.loads(piece.removeprefix("<tool_call>").removesuffix("</tool_call>"))["arguments"]["code"]
     except ValueError:
-        return f"Invalid tool call: {FORMATS['hermes'].problem(piece)}", False
+        return f"Invalid tool call: {FORMATS['hermes'].calls(piece)[0].problem}", False
     return run_code(code)
 
 

@@ -84,5 +84,7 @@ def skip_blanks(text: str, position: int) -> int:
 
 
 def begins_line(text: str, position: int) -> bool:
-    """Whether only white space precedes it in its line."""
-    return not text[text.rfind("\n", 0, position) + 1 : position].strip()
+    """Whether only blanks precede it in its line."""
+    while position and text[position - 1] in " \t\r":
+        position -= 1
+    return position == 0 or text[position - 1] == "\n"

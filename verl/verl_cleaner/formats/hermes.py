@@ -29,10 +29,10 @@ _BODY = re.compile(
     """,
     re.VERBOSE,
 )
-_PLACEHOLDER = re.compile(r"<function-name>|<args-json-object>|<function=example_function_name>")
+PLACEHOLDER = re.compile(r"<function-name>|<args-json-object>|<function=example_function_name>")
 """As in the instructions of the chat templates, which models repeat."""
 _BARE = re.compile(r'^[ \t]*(?=\{\s*"name"\s*:)', re.MULTILINE)
-_OPEN = re.compile(OPEN)
+_EDGE = re.compile(rf"{CLOSE}|^[ \t]*{OPEN}", re.MULTILINE)
 _SHAPE = Shape(("arguments",))
 
 
@@ -81,18 +81,22 @@ def meant_as_call(turn: str, start: int, end: int) -> bool:
         return False
     if body >= end or turn.startswith(CLOSE, body):
         return begins_line(turn, start)
-    if _PLACEHOLDER.search(turn, body, min(end, body + 200)):
+    if PLACEHOLDER.search(turn, body, min(end, body + 200)):
         return False
-    return _BODY.match(turn, body, end) is not None
+    on_next_line = turn.startswith(("{", "["), body) and "\n" in turn[start:body]
+    return on_next_line or _BODY.match(turn, body, end) is not None
 
 
 def _broken(turn: str, start: int, body: int, read: int, end: int) -> Call:
     """read: up to where its body could be read."""
-    closed = turn.find(CLOSE, read, end)
+    closed = -1
+    for tag in _EDGE.finditer(turn, read, end):
+        if tag[0] == CLOSE:
+            closed = tag.start()
+            break
+        if meant_as_call(turn, tag.end() - len(OPEN), end):
+            return Call(start, tag.end() - len(OPEN), problem=f"{CLOSE} is missing")
     stop = closed if closed >= 0 else end
-    for tag in _OPEN.finditer(turn, read, stop):
-        if begins_line(turn, tag.start()) and meant_as_call(turn, tag.start(), end):
-            return Call(start, tag.start(), problem=f"{CLOSE} is missing")
     written = turn[body:stop].strip()
     if not written:
         problem = _SHAPE.expected + ", got nothing"

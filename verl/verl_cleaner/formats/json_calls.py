@@ -23,7 +23,9 @@ def decode(text: str, start: int, end: int) -> Decoded:
         value, length = _DECODER.raw_decode(body)
     except json.JSONDecodeError as error:
         return Decoded(None, start + error.pos, f"not valid JSON: {error}{_hint(body, error)}")
-    except (ValueError, RecursionError) as error:  # integers and nesting beyond Python's limits
+    except RecursionError:
+        return Decoded(None, end, "not valid JSON: it is nested too deeply")
+    except ValueError as error:  # an integer of more digits than Python reads
         return Decoded(None, start, f"not valid JSON: {error}")
     return Decoded(value, start + length)
 

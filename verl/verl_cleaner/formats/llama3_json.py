@@ -42,19 +42,21 @@ class Llama3Json(ToolFormat):
         position = 0
         while (candidate := _CANDIDATE.search(turn, position, end)) is not None:
             start, body = candidate.span()
-            if found and not found[-1].problem and (another := _ANOTHER.match(turn, position, end)):
+            another = _ANOTHER.match(turn, position, end) if found and not found[-1].problem else None
+            if another:
                 start = body = another.end()
             elif not turn.startswith("<", start):
                 body = start
-            call = _read(turn, start, body, end, schemas or {})
-            if call is not None:
-                found.append(call)
-            position = max(body, start + 1) if call is None else call.end
+            read = _read(turn, start, body, end, schemas or {}, begins=bool(another) or begins_line(turn, start))
+            if isinstance(read, Call):
+                found.append(read)
+            position = read.end if isinstance(read, Call) else max(read, start + 1)
         return found
 
 
-def _read(turn: str, start: int, body: int, end: int, schemas: Schemas) -> Call | None:
-    """body: where the object should begin, behind the tag where there is one."""
+def _read(turn: str, start: int, body: int, end: int, schemas: Schemas, *, begins: bool) -> Call | int:
+    """The call at `start`, or where to go on if there is none. body: where its object should begin, behind the tag
+    where there is one. begins: it begins a line, or follows another call."""
     tagged = body > start
     decoded = decode(turn, skip_blanks(turn, body), end)
     if turn.startswith("<function=", start):
@@ -62,12 +64,12 @@ def _read(turn: str, start: int, body: int, end: int, schemas: Schemas) -> Call 
         stop += len("</function>") if turn.startswith("</function>", stop) else 0
         return Call(start, stop, problem=f"{_SHAPE.expected}, got {turn[start:body]}{{...}}")
     if not decoded.problem:
-        if not tagged and not _is_call(decoded.value, turn, start, schemas):
-            return None
+        if not tagged and not _is_call(decoded.value, schemas, begins=begins):
+            return decoded.end
         name, arguments, problem = _SHAPE.read(turn[body : decoded.end], decoded.value)
         return Call(start, decoded.end, name, arguments, problem)
-    if not tagged and not _meant_as_call(turn, start, end, schemas):
-        return None
+    if not tagged and not (begins and _meant_as_call(turn, start, end, schemas)):
+        return decoded.end
     another = turn.find(_TAG, body, end)
     stop = another if another >= 0 else end
     if turn.startswith(("{", "["), body):
@@ -75,7 +77,7 @@ def _read(turn: str, start: int, body: int, end: int, schemas: Schemas) -> Call 
     return Call(start, stop, problem=f"{_SHAPE.expected} behind {_TAG}, got {turn[body:stop].strip()[:40]!r}")
 
 
-def _is_call(value: Any, turn: str, start: int, schemas: Schemas) -> bool:
+def _is_call(value: Any, schemas: Schemas, *, begins: bool) -> bool:
     """Of a complete object without tag. Within a sentence its tool must be known, where any is."""
     if isinstance(value, list) and value:
         value = value[0]
@@ -83,13 +85,11 @@ def _is_call(value: Any, turn: str, start: int, schemas: Schemas) -> bool:
         value = value["function"]
     named = isinstance(value, dict) and value.get("name") in schemas
     if not _SHAPE.looks_like_call(value):
-        return named and begins_line(turn, start)
-    return named or not schemas or begins_line(turn, start)
+        return named and begins
+    return named or not schemas or begins
 
 
 def _meant_as_call(turn: str, start: int, end: int, schemas: Schemas) -> bool:
-    """Of an object that cannot be read. It must begin a line, and name a call's arguments or a known tool."""
-    if not begins_line(turn, start):
-        return False
+    """Of an object that cannot be read: it names a call's arguments or a known tool."""
     name = _NAME.search(turn, start, end)
     return name is not None and (name[1] in schemas or _ARGUMENTS.search(turn, start, end) is not None)

@@ -126,21 +126,22 @@ def _plain(text: str) -> str:
 def _assistant(text: str, turn: int) -> list[Block]:
     blocks: list[Block] = []
     end = 0
-    for piece in _pieces(text):
-        start = text.index(piece, end)
-        blocks += _prose(text[end:start], turn)
-        name, code = read_call(piece)
-        blocks.append(Block(Kind.CALL, piece, turn, name, code))
-        end = start + len(piece)
+    for call in _calls(text):
+        blocks += _prose(text[end : call.start], turn)
+        written = text[call.start : call.end]
+        name, code = read_call(written)
+        blocks.append(Block(Kind.CALL, written, turn, name, code))
+        end = call.end
     return [*blocks, *_prose(text[end:], turn)]
 
 
-def _pieces(text: str) -> list[str]:
-    for name in ("hermes", "gpt-oss"):
-        if found := FORMATS[name].pieces(text):
+def _calls(text: str) -> list[Call]:
+    """By the first format that finds any."""
+    tagged = "qwen3_coder" if "<function=" in text else "hermes"
+    for name in (tagged, "gpt-oss", *(["llama3-json"] if '"parameters"' in text else [])):
+        if found := FORMATS[name].calls(text):
             return found
-    pieces = FORMATS["llama3-json"].pieces(text) if '"parameters"' in text else []
-    return [piece for piece in pieces if '"name"' in piece]
+    return []
 
 
 def _prose(text: str, turn: int) -> Iterator[Block]:

@@ -8,7 +8,7 @@ from verl.experimental.agent_loop.tool_parser import FunctionCall
 from verl_cleaner.rollout.snapshot import Snapshot
 from verl_cleaner.rollout.tool_calls import ToolCallsLoop
 from verl_cleaner.rollout.tool_parser import CallReader
-from verl_cleaner.saar.segment import Turn, find_boundary
+from verl_cleaner.saar.segment import Turn
 
 
 class TurnTokensLoop(ToolCallsLoop):
@@ -21,11 +21,7 @@ class TurnTokensLoop(ToolCallsLoop):
 
     def _find_tool_call_token_boundary(self, ids: list[int]) -> int | None:
         """Index of the first token of the first call; None where there is none, or the format is unknown."""
-        if self.tool_parser.format is None:
-            return None
-        # Ids beyond the vocabulary, which padded embeddings can yield, have no text.
-        pieces = [piece or "" for piece in self.tokenizer.convert_ids_to_tokens(ids)]
-        return find_boundary(pieces, self.tool_parser.format.start)
+        return self.tool_parser.boundary(ids)
 
     async def _read_turn(self, turn: Turn, agent_data: AgentData) -> tuple[str, list[FunctionCall]]:
         """The turn's text before its calls, and the calls, as VeRL reads a generated one."""
@@ -61,9 +57,7 @@ class TurnTokensLoop(ToolCallsLoop):
 
     def _stop_ids(self) -> set[int]:
         """Tokens that end a turn."""
-        stops = self.tool_parser.format.stops if self.tool_parser.format else ()
-        ids = self.tokenizer.convert_tokens_to_ids(list(stops))
-        return {self.tokenizer.eos_token_id, *self.tool_parser.stop_token_ids, *ids}
+        return self.tool_parser.ending_ids()
 
 
 def _overwritten(values: list[Any], start: int, new: list[Any]) -> list[Any]:

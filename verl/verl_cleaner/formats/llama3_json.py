@@ -68,7 +68,7 @@ def _read(turn: str, start: int, body: int, end: int, schemas: Schemas, *, begin
             return decoded.end
         name, arguments, problem = _SHAPE.read(turn[body : decoded.end], decoded.value)
         return Call(start, decoded.end, name, arguments, problem)
-    if not tagged and not (begins and _meant_as_call(turn, start, end, schemas)):
+    if not tagged and not _meant_as_call(turn, start, end, schemas, begins=begins):
         return decoded.end
     another = turn.find(_TAG, body, end)
     stop = another if another >= 0 else end
@@ -89,7 +89,8 @@ def _is_call(value: Any, schemas: Schemas, *, begins: bool) -> bool:
     return named or not schemas or begins
 
 
-def _meant_as_call(turn: str, start: int, end: int, schemas: Schemas) -> bool:
-    """Of an object that cannot be read: it names a call's arguments or a known tool."""
+def _meant_as_call(turn: str, start: int, end: int, schemas: Schemas, *, begins: bool) -> bool:
+    """Of an object that cannot be read: it names a call's arguments or a known tool, within a sentence both."""
     name = _NAME.search(turn, start, end)
-    return name is not None and (name[1] in schemas or _ARGUMENTS.search(turn, start, end) is not None)
+    signs = [name is not None and name[1] in schemas, _ARGUMENTS.search(turn, start, end) is not None]
+    return name is not None and (any(signs) if begins else all(signs))

@@ -44,7 +44,7 @@ _VALUE_END = re.compile(
 _TAG = re.compile(r"</?tool_call>|</function>|</parameter>|<(?:function|parameter)=[^<>\n]+>")
 _CLOSING = re.compile(r"</tool_call>|</function>|</parameter>|<parameter=[^<>\n]+>")
 
-_EXPECTED = f"expected {OPEN}<function=NAME><parameter=NAME>VALUE</parameter></function>{CLOSE}"
+_EXPECTED = f"expected <function=NAME><parameter=NAME>VALUE</parameter></function> in {OPEN}"
 _AMBIGUOUS = "a value seems to hold the tag {}, so that its end is not clear; write such a tag in two parts"
 
 

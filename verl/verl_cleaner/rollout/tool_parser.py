@@ -84,17 +84,21 @@ class CallReader(ToolParser):
         if self.format is None:
             return None
         texts = token_texts(self.tokenizer)(ids)
-        calls = self.format.calls(self._text(texts), self._schemas)
+        calls = self._calls("".join(texts))
         return find_boundary(texts, calls[0].start) if calls else None
 
-    def _text(self, texts: Sequence[str]) -> str:
-        return "".join(texts).removesuffix(self.tokenizer.eos_token)
+    def _calls(self, text: str) -> list[Call]:
+        assert self.format is not None
+        return self.format.calls(text.removesuffix(self.tokenizer.eos_token), self._schemas)
 
     def _read(self, ids: Sequence[int]) -> tuple[str, list[FunctionCall]]:
-        assert self.format is not None
-        text = self._text(token_texts(self.tokenizer)(ids))
-        calls = self.format.calls(text, self._schemas)
-        return self.format.words(text), [_function_call(call, text) for call in calls]
+        """What is left of the turn without its calls, and the calls."""
+        text = "".join(token_texts(self.tokenizer)(ids))
+        calls = self._calls(text)
+        ends = [0, *(call.end for call in calls)]
+        starts = [*(call.start for call in calls), len(text)]
+        content = "".join(text[end:start] for end, start in zip(ends, starts, strict=True))
+        return content, [_function_call(call, text) for call in calls]
 
 
 async def _aside(read: Any, ids: Sequence[int]) -> Any:

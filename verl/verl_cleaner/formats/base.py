@@ -58,7 +58,7 @@ class ToolFormat(ABC):
         """What certainly is the policy's in the text of a whole response: the turn before the first tool response and
         the one after the last. A tool may print any tag, so what is between them is nobody's."""
         opened = next((found for pattern in self.openers if (found := pattern.search(response))), None)
-        closed = next((found[-1] for pattern in self.closers if (found := [*pattern.finditer(response)])), None)
+        closed = next((ends[-1] for pattern in self.closers if (ends := [*pattern.finditer(response)])), None)
         if opened is None:
             return [response if closed is None else response[closed.end() :]]
         turns = [response[: opened.start()]]

@@ -111,7 +111,7 @@ def _broken(turn: str, start: int, body: int, read: int, end: int) -> Call:
 def _calls_without_tag(turn: str, start: int, stop: int, end: int, schemas: Schemas) -> list[Call]:
     """Objects of a call's shape in turn[start:stop] that lack `<tool_call>`: closed by `</tool_call>`, or of a known
     tool and with nothing but a code fence behind them."""
-    found = []
+    found: list[Call] = []
     for bare in _BARE.finditer(turn, start, stop):
         if found and bare.end() < found[-1].end:
             continue

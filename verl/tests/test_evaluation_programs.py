@@ -1,6 +1,10 @@
 """Trajectories to the benchmarks' own files: matching, every rule of LiveCodeBench's loader, and the scores."""
 
+import http.server
 import json
+import socket
+import threading
+import time
 
 import pyarrow
 import pyarrow.parquet
@@ -12,6 +16,7 @@ from test_evaluation_statistics import trajectory
 from verl_cleaner.dataset import synthetic
 from verl_cleaner.evaluation import __main__ as command
 from verl_cleaner.evaluation import humaneval, livecodebench, programs
+from verl_cleaner.evaluation.questions import read_questions
 from verl_cleaner.evaluation.suites import read_suite, suite_file
 from verl_cleaner.records import trajectories
 
@@ -65,7 +70,7 @@ def response(code):
 
 
 def read(dataset):
-    return programs.read_questions(str(dataset), livecodebench.BENCHMARK)
+    return read_questions(str(dataset), livecodebench.BENCHMARK)
 
 
 def dump(path, lines):
@@ -103,6 +108,7 @@ def test_a_dump_of_verl_becomes_the_file_and_the_number(dataset, tmp_path, url, 
     assert file[2]["code_list"] == ["", "def f(:\n"]
     assert file[3]["code_list"][0] == SOLUTIONS["abc13"] + "\n"
     shown = capsys.readouterr().out
+    assert "6 questions, 12 responses, no program found in 1 of them: abc12 (1 of 2);" in shown
     assert f"--custom_output_file {out} --scenario codegeneration" in shown
     assert "pass@1  41.7" in shown
     assert "pass@2  83.3" in shown
@@ -218,6 +224,47 @@ def test_what_is_no_dump(dataset, tmp_path):
         programs.collect([tmp_path], read(dataset))
 
 
+def test_what_is_not_found_is_counted_and_the_worst_questions_are_named():
+    codes = {f"q{number}": ["x", *[""] * (number % 4)] for number in range(12)}
+    assert programs.found(codes) == (
+        "12 questions, 30 responses, no program found in 18 of them: "
+        "q11 (3 of 4), q3 (3 of 4), q7 (3 of 4), q10 (2 of 3), q2 (2 of 3) and 4 more"
+    )
+    assert programs.found({"a": ["x", "y"]}) == "1 questions, 2 responses, a program in each"
+
+
+@pytest.fixture
+def silent():
+    """An address that takes a connection and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def other():
+    """A server that is no judge."""
+    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:9", "127.0.0.1:8088", "http://no-such-host.invalid:8088", "silent", "other"]
+)
+def test_a_wrong_address_of_the_judge_is_reported_within_seconds(dataset, tmp_path, request, address):
+    """Before anything is read or written: the deadline of a program is five minutes."""
+    url = request.getfixturevalue(address) if address in ("silent", "other") else address
+    path = verl_dump(dataset, tmp_path, {name: [solution] for name, solution in SOLUTIONS.items()})
+    arguments = [str(path), "--out", str(tmp_path / "f.json"), "--dataset", str(dataset), "--score", "--judge-url", url]
+    start = time.monotonic()
+    with pytest.raises(SystemExit, match=f"code-judge at {url} did not answer in 5 s .*set CODE_JUDGE_URL"):
+        programs.main(arguments, livecodebench.BENCHMARK)
+    assert time.monotonic() - start < 10
+    assert not (tmp_path / "f.json").exists()
+
+
 # ---- the loader's rules ----------------------------------------------------------------------------------------------
 
 
@@ -298,7 +345,7 @@ def test_human_eval_with_its_canonical_solutions(tmp_path, url, capsys):
 
 
 def test_human_eval_broken(url):
-    questions = programs.read_questions("humaneval", humaneval.BENCHMARK, limit=20)
+    questions = read_questions("humaneval", humaneval.BENCHMARK, limit=20)
     codes = {
         name: [f"def {p.row.extra_info['entry_point']}(*a, **k):\n    return object()", ""]
         for name, p in questions.problems.items()

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from verl_cleaner.evaluation import humaneval, livecodebench, report
-from verl_cleaner.evaluation.programs import collect, read_questions
+from verl_cleaner.evaluation.programs import collect, found
+from verl_cleaner.evaluation.questions import read_questions
 from verl_cleaner.evaluation.runner import ARMS, PLAIN, ROLLBACK, Evaluation, EvaluationError, run
 from verl_cleaner.evaluation.suites import HUMAN_EVAL, SUITES, Problem
 from verl_cleaner.launch import RunFailed
@@ -47,8 +48,9 @@ def _convert(evaluation: Evaluation, problems: Sequence[Problem]) -> None:
             assert benchmark is not None
             out, folder = evaluation.out / arm / benchmark.file, evaluation.out / arm / "trajectories"
             questions = read_questions(suite, benchmark, limit=evaluation.limit, sources=evaluation.sources)
-            benchmark.write(out, collect([folder], questions, suite=suite))
-            print(f"[cleaner] {arm}: {out}, the benchmark's own file")
+            codes = collect([folder], questions, suite=suite)
+            benchmark.write(out, codes)
+            print(f"[cleaner] {arm}: {out}, the benchmark's own file; {found(codes)}")
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

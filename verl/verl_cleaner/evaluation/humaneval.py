@@ -7,11 +7,12 @@ import json
 from pathlib import Path
 
 from verl_cleaner.evaluation import programs
+from verl_cleaner.evaluation.questions import Benchmark, Codes
 
 _OFFICIAL = "evaluate_functional_correctness FILE"
 
 
-def write(path: Path, codes: programs.Codes) -> None:
+def write(path: Path, codes: Codes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", errors="replace") as file:
         for name, samples in codes.items():
@@ -19,7 +20,7 @@ def write(path: Path, codes: programs.Codes) -> None:
                 file.write(json.dumps({"task_id": name, "completion": f"\n{code}"}) + "\n")
 
 
-BENCHMARK = programs.Benchmark("humaneval", "prompt", "humaneval.jsonl", write, _OFFICIAL)
+BENCHMARK = Benchmark("humaneval", "prompt", "humaneval.jsonl", write, _OFFICIAL)
 
 if __name__ == "__main__":
     programs.main(None, BENCHMARK)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from verl_cleaner.evaluation import programs
+from verl_cleaner.evaluation.questions import Benchmark, Codes
 
 _OFFICIAL = (
     "python -m lcb_runner.runner.custom_evaluator --custom_output_file FILE --scenario codegeneration "
@@ -22,7 +23,7 @@ _OFFICIAL = (
 )
 
 
-def entries(codes: programs.Codes) -> list[dict[str, Any]]:
+def entries(codes: Codes) -> list[dict[str, Any]]:
     return [{"question_id": name, "code_list": codes[name]} for name in sorted(codes)]
 
 
@@ -59,7 +60,7 @@ def _check_codes(name: str, codes: Any) -> None:
             raise ValueError(f"question {name}: a program must come without Markdown fences, got {code[:40]!r}")
 
 
-def write(path: Path, codes: programs.Codes) -> None:
+def write(path: Path, codes: Codes) -> None:
     """Raises ValueError as `check`."""
     file = entries(codes)
     check(file, codes)
@@ -67,7 +68,7 @@ def write(path: Path, codes: programs.Codes) -> None:
     path.write_text(json.dumps(file, ensure_ascii=False, indent=1) + "\n", encoding="utf-8", errors="replace")
 
 
-BENCHMARK = programs.Benchmark("livecodebench", "problem", "livecodebench.json", write, _OFFICIAL)
+BENCHMARK = Benchmark("livecodebench", "problem", "livecodebench.json", write, _OFFICIAL)
 
 if __name__ == "__main__":
     programs.main(None, BENCHMARK)

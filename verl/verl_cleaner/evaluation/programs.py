@@ -10,15 +10,15 @@ import asyncio
 import json
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from verl_cleaner.dataset import reading
+from code_judge.client import JudgeOutage
+from code_judge.client import check as check_judge
+from verl_cleaner import stored
+from verl_cleaner.evaluation.questions import Benchmark, Codes, Questions, read_questions
 from verl_cleaner.evaluation.statistics import estimate, pass_at_k, powers
-from verl_cleaner.evaluation.suites import Problem, read_suite, suite_file
 from verl_cleaner.records.trajectories import read as read_trajectories
 from verl_cleaner.reward.answers import last_python_block
 from verl_cleaner.reward.cases import read_cases
@@ -27,74 +27,8 @@ from verl_cleaner.reward.judging import judge_at
 from verl_cleaner.reward.own_words import own_words
 from verl_cleaner.saar.outcome import InfrastructureError
 
-Codes = dict[str, list[str]]
-"""By question, in the order of the samples; empty where a response holds no program."""
-
-
-@dataclass(frozen=True, slots=True)
-class Benchmark:
-    """name: of its module and suite. text: the column with a question's text. file: the usual name of the file that
-    `write` makes. official: how the benchmark's own evaluation is called with it."""
-
-    name: str
-    text: str
-    file: str
-    write: Callable[[Path, Codes], None]
-    official: str
-
-
-@dataclass(slots=True)
-class Questions:
-    """A benchmark's questions. texts: as the file has them, by id."""
-
-    problems: Mapping[str, Problem]
-    texts: Mapping[str, str]
-    _by_tests: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-
-    def __post_init__(self) -> None:
-        for name, problem in self.problems.items():
-            self._by_tests[_plain(problem.row.ground_truth)].append(name)
-
-    def of(self, entry: Mapping[str, Any], where: str) -> str | None:
-        """The question of a dump's line; None where the line says that it is of another benchmark.
-
-        Raises:
-            ValueError: none fits, or several.
-        """
-        source = entry.get("data_source")
-        if source is not None and source not in {problem.row.data_source for problem in self.problems.values()}:
-            return None
-        for key in ("question_id", "problem"):
-            if key in entry:
-                if str(entry[key]) not in self.problems:
-                    raise ValueError(f"{where}: {key} {entry[key]!r} is no question of the benchmark")
-                return str(entry[key])
-        named = self._by_tests.get(_plain(entry["gts"]), []) if entry.get("gts") is not None else []
-        found = named if len(named) == 1 else self._by_text(str(entry.get("input", "")), named or list(self.problems))
-        if len(found) != 1:
-            several = f"{len(found)} questions fit ({', '.join(found[:3])}, …)" if found else "no question fits"
-            raise ValueError(
-                f"{where}: {several}; expected a question_id, the question's tests in gts, or its text in input"
-            )
-        return found[0]
-
-    def _by_text(self, text: str, names: Sequence[str]) -> list[str]:
-        """Of those whose text is there, the longest: one question may begin like another."""
-        there = [name for name in names if self.texts[name].strip() in text]
-        longest = max((len(self.texts[name].strip()) for name in there), default=0)
-        return [name for name in there if len(self.texts[name].strip()) == longest]
-
-
-def read_questions(
-    suite: str, benchmark: Benchmark, *, limit: int | None = None, sources: str | None = None
-) -> Questions:
-    """suite: a name or a file. sources: YAML of the user's own. Raises ValueError for an unusable file."""
-    problems = {problem.id: problem for problem in read_suite(suite, sources=sources, limit=limit)}
-    # A row that is no object, read_suite has refused.
-    raws = (raw for raw in reading.rows(suite_file(suite)) if isinstance(raw, dict))
-    return Questions(
-        problems, {name: str(raw.get(benchmark.text, "")) for name, raw in zip(problems, raws, strict=False)}
-    )
+_SHOWN = 5
+"""Questions that are named."""
 
 
 def collect(dumps: Iterable[Path], questions: Questions, *, suite: str | None = None) -> Codes:
@@ -123,6 +57,18 @@ def collect(dumps: Iterable[Path], questions: Questions, *, suite: str | None = 
     return {name: [code for _, code in sorted(samples, key=lambda s: s[0])] for name, samples in found.items()}
 
 
+def found(codes: Codes) -> str:
+    """How many programs there are, and in how many responses none was found."""
+    missing = {name: samples.count("") for name, samples in codes.items() if "" in samples}
+    text = f"{len(codes)} questions, {sum(map(len, codes.values()))} responses"
+    if not missing:
+        return f"{text}, a program in each"
+    worst = sorted(missing, key=lambda name: (-missing[name], name))[:_SHOWN]
+    named = ", ".join(f"{name} ({missing[name]} of {len(codes[name])})" for name in worst)
+    more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+    return f"{text}, no program found in {sum(missing.values())} of them: {named}{more}"
+
+
 def _entries(dumps: Iterable[Path]) -> Iterator[tuple[dict[str, Any], str]]:
     """Each row with input and output, and where it stands."""
     for dump in dumps:
@@ -149,7 +95,8 @@ def _of_evaluation(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def _of_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    with path.open(encoding="utf-8") as file:
+    stored.allow_long_integers()
+    with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
             where = f"{path}, line {number}"
             try:
@@ -159,16 +106,6 @@ def _of_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
             if not isinstance(entry, dict) or "output" not in entry:
                 raise ValueError(f"{where} must be an object with output, got {line[:80]!r}")
             yield entry, where
-
-
-def _plain(ground_truth: Any) -> str:
-    """JSON texts that differ in blanks only are equal."""
-    if isinstance(ground_truth, str):
-        try:
-            ground_truth = json.loads(ground_truth)
-        except ValueError:
-            return str(ground_truth)
-    return json.dumps(ground_truth, sort_keys=True)
 
 
 def score(codes: Codes, questions: Questions, *, url: str, say: Callable[[str], None] = print) -> dict[str, list[bool]]:
@@ -230,14 +167,17 @@ def main(argv: list[str] | None, benchmark: Benchmark) -> None:
     parser.add_argument("--judge-url", default=judge_url(), help="(default: %(default)s)")
     options = parser.parse_args(argv)
     try:
+        if options.score:
+            # A wrong address costs seconds here, and the deadline of a program, minutes, later.
+            check_judge(options.judge_url)
         questions = read_questions(options.dataset, benchmark, sources=options.sources)
         codes = collect(options.dump, questions)
         benchmark.write(options.out, codes)
-        print(f"[cleaner] {options.out}: {len(codes)} questions; the benchmark's own evaluation:")
+        print(f"[cleaner] {options.out}: {found(codes)}; the benchmark's own evaluation:")
         print(f"  {benchmark.official.replace('FILE', str(options.out))}")
         if options.score:
             passed = score(codes, questions, url=options.judge_url)
             options.out.with_suffix(".scores.json").write_text(json.dumps(passed) + "\n")
             print(show(passed))
-    except (ValueError, InfrastructureError) as error:
+    except (ValueError, InfrastructureError, JudgeOutage) as error:
         sys.exit(f"[cleaner] error: {error}")

@@ -1,48 +1,34 @@
-"""Everything CLEANER hooks into VeRL, in one place.
+"""What VeRL loads of CLEANER at the end of `import verl`, in every process (entry point `verl.plugins`).
 
-VeRL loads this module at the end of `import verl`, in every process (entry point `verl.plugins`). A process pays for an
-import only when it uses it: names are registered when VeRL imports the registry in question, classes are imported when
-VeRL instantiates them.
+Installed but not chosen, it changes nothing: one name is added to VeRL's table of trainers, when VeRL builds that table.
 
-What is changed, on every device:
-    agent loop   "tool_agent" is ours; with rollback off it behaves as VeRL's.
-    trainer      "cleaner" = VeRL's synchronous trainer + rollback metrics + a stop on lost groups; for DPO on tool
-                 calls it asks for an actor worker of ours, VeRL's + the pairs' gradient (`training.pairs`).
-    log-probs    VeRL's per-row Python loop, used where flash-attn is missing, becomes a chunked tensor operation.
-    attention    "varlen": packed sequences without flash-attn.
-    precision    the FSDP engine says in which dtype it computes.
-and on CPU only (VERL_PLATFORM=cpu) what `verl_cleaner.engine.cpu` lists.
+    trainer.v1.trainer_mode=cleaner     VeRL's synchronous trainer with CLEANER; `verl_cleaner.enable` says what follows
+    VERL_PLATFORM=cpu                   training without a GPU (`verl_cleaner.engine.cpu`)
+
+A process imports a trainer or an engine only when it uses it.
 """
 
 import os
 from types import ModuleType
+from typing import Any
 
-import verl.utils.torch_functional as torch_functional
 from wrapt import register_post_import_hook
 
-from verl_cleaner.engine.attention import register as register_attention
-from verl_cleaner.engine.logprobs import logprobs_from_logits
-from verl_cleaner.engine.precision import log_autocast
-
-TOOL_AGENT_LOOP = "verl_cleaner.rollout.tool_agent_loop.ToolAgentLoop"
+TRAINER = "cleaner"
 
 
-def _register_agent_loop(_: ModuleType) -> None:
-    from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
+def cleaner_trainer(config: Any) -> Any:
+    """Stands in VeRL's table where a class is expected, and is called like one."""
+    from verl_cleaner.training.trainer import CleanerTrainer
 
-    _agent_loop_registry["tool_agent"] = {"_target_": TOOL_AGENT_LOOP}
-
-
-def _register_trainer(_: ModuleType) -> None:
-    import verl_cleaner.training.trainer  # noqa: F401  registers itself
+    return CleanerTrainer(config)
 
 
-torch_functional.logprobs_from_logits_v2 = logprobs_from_logits
-# After VeRL's own "tool_agent" has registered itself.
-register_post_import_hook(_register_agent_loop, "verl.experimental.agent_loop.tool_agent_loop")
-register_post_import_hook(_register_trainer, "verl.trainer.ppo.v1.trainer_sync")
-register_post_import_hook(register_attention, "transformers.modeling_utils")
-register_post_import_hook(log_autocast, "verl.workers.engine.fsdp.transformer_impl")
+def _register_trainer(trainer_base: ModuleType) -> None:
+    trainer_base.TRAINER_REGISTRY[TRAINER] = cleaner_trainer
+
+
+register_post_import_hook(_register_trainer, "verl.trainer.ppo.v1.trainer_base")
 
 if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
     from verl_cleaner.engine.cpu import register

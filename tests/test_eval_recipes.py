@@ -48,7 +48,7 @@ def composed(it):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_settings_of_the_published_numbers(script, monkeypatch):
     from verl_cleaner import preflight
-    from verl_cleaner.preflight import keys, values
+    from verl_cleaner.preflight.checks import CONFIGURATION, findings
 
     it = evaluation(script)
     code = script.endswith("livecodebench")
@@ -77,7 +77,7 @@ def test_settings_of_the_published_numbers(script, monkeypatch):
     assert {key: OmegaConf.select(config, key) for key in expected} == expected
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
     preflight.prepare(config)
-    assert [*keys.problems(config), *values.problems(config)] == []
+    assert findings(config, CONFIGURATION) == []
 
 
 def test_knobs_and_overrides_reach_the_runner():

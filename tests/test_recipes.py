@@ -174,12 +174,12 @@ def test_the_grid_on_a_gpu_has_the_recipes_settings(name, method):
 def test_nothing_but_files_and_judge_is_missing(name, monkeypatch):
     """The preflight has nothing against the composed settings themselves, fp16 translated; GPUs are the cluster's."""
     from verl_cleaner import preflight
-    from verl_cleaner.preflight import keys, values
+    from verl_cleaner.preflight.checks import CONFIGURATION, findings
 
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
     config = composed(name)
     preflight.prepare(config)
-    assert [*keys.problems(config), *values.problems(config)] == []
+    assert findings(config, CONFIGURATION) == []
     if "qwen" in name:
         assert OmegaConf.select(config, f"{A}.fsdp_config.mixed_precision.param_dtype") == "fp16"
 

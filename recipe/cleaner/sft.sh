@@ -46,6 +46,8 @@ settings() {
   [[ -n ${WANDB_API_KEY:-} ]] && loggers+=,wandb
   set_ model.path="$MODEL_PATH" +model.override_config.attn_implementation="$ATTENTION" model.use_remove_padding=True
   set_ model.enable_gradient_checkpointing=False engine.strategy=fsdp2
+  # "varlen" and the faster log-probs.
+  set_ model.external_lib=verl_cleaner.engine.install
   set_ +engine.mixed_precision.param_dtype="$DTYPE"
   set_ data.train_files="$(hydra_list "$TRAIN_FILE")" data.train_batch_size=128 data.max_length=2048 data.num_workers=2
   set_ data.use_dynamic_bsz=True data.max_token_len_per_gpu=8192 engine.use_torch_compile=False

@@ -17,7 +17,7 @@ from cleaner_lab.sft.traces import tool_schemas
 from verl_cleaner.dataset import synthetic
 from verl_cleaner.dataset.lengths import prompt_lengths
 from verl_cleaner.dataset.rl_dataset import CleanerDataset
-from verl_cleaner.preflight import inputs
+from verl_cleaner.preflight import data as checks
 from verl_cleaner.preflight.translate import TOOL_CONFIG
 
 CLASS = ("data.custom_cls.path=pkg://verl_cleaner.dataset.rl_dataset", "data.custom_cls.name=CleanerDataset")
@@ -190,7 +190,8 @@ def problems(*files, overrides=CLASS):
     with initialize_config_dir(str(CONF), version_base=None):
         names = ",".join(f"'{file}'" for file in files)
         config = compose("cleaner", [*overrides, f"data.train_files=[{names}]", f"data.val_files=[{names}]"])
-    return list(inputs._data(config, ()))
+    made = (checks.files, checks.columns, checks.rows)
+    return [str(finding) for check in made for finding in check(config)]
 
 
 def test_the_preflight_knows_every_schema(folder):

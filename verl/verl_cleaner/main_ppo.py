@@ -39,10 +39,8 @@ def errors_in_a_line() -> Iterator[None]:
     """End with what the user can mend, without a traceback."""
     try:
         yield
-    except preflight.PreflightError as error:
-        sys.exit(f"error: {error}")
-    except (InfrastructureError, RolloutError) as error:
-        # Raised in the task runner; Ray hands it on wrapped into an instance of the same class.
+    except (preflight.PreflightError, InfrastructureError, RolloutError) as error:
+        # Ray hands on what was raised in the trainer, wrapped into an instance of the same class.
         sys.exit(f"error: {getattr(error, 'cause', error)}")
 
 

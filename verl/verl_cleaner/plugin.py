@@ -1,6 +1,6 @@
 """What VeRL loads of CLEANER at the end of `import verl`, in every process (entry point `verl.plugins`).
 
-Installed but not chosen, it changes nothing: one name is added to VeRL's table of trainers, when VeRL builds that table.
+Installed but not chosen, it changes nothing: it adds a name to VeRL's table of trainers, once VeRL has made that table.
 
     trainer.v1.trainer_mode=cleaner     VeRL's synchronous trainer with CLEANER; `verl_cleaner.enable` says what follows
     VERL_PLATFORM=cpu                   training without a GPU (`verl_cleaner.engine.cpu`)
@@ -18,9 +18,13 @@ TRAINER = "cleaner"
 
 
 def cleaner_trainer(config: Any) -> Any:
-    """Stands in VeRL's table where a class is expected, and is called like one."""
+    """Stands in VeRL's table where a class is expected, and is called like one. Raises PreflightError."""
+    from verl_cleaner.enable import enable
+    from verl_cleaner.preflight import check_in_trainer
     from verl_cleaner.training.trainer import CleanerTrainer
 
+    enable(config)
+    check_in_trainer(config)
     return CleanerTrainer(config)
 
 

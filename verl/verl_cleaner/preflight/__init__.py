@@ -1,23 +1,25 @@
-"""Checks before Ray starts: what VeRL would swallow, or find out minutes later in one of its workers.
+"""Checks before a run: what VeRL would swallow, or find out minutes later in one of its workers.
 
-prepare    fills in our defaults and translates documented keys into those VeRL reads
-check      collects everything that is wrong into one PreflightError
+prepare             our own main's defaults, and documented keys translated into those VeRL reads
+check               on the driver, where ours is the main: the configuration, and this host where the run stays on it
+check_in_trainer    in the process of the trainer, on whichever node it runs, and on the cluster's other nodes
 
-loaded     the plug-in is really loaded        keys       ignored, moved and unknown keys
-values     ranges and combinations             pairs      the same for DPO on tool calls
-inputs     files, columns, tokenizer, tools, judge
+An error certainly fails the run or silently trains something else; everything else is a warning (`finding`). All checks
+have names and can be switched off (`checks`).
 """
 
-import contextlib
-import io
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable
 
 from omegaconf import DictConfig
 
+from verl_cleaner.preflight.finding import Finding, Level
 from verl_cleaner.preflight.names import own_cluster
 from verl_cleaner.preflight.translate import prepare
 
-__all__ = ["PreflightError", "check", "own_cluster", "prepare"]
+__all__ = ["PreflightError", "check", "check_in_trainer", "own_cluster", "prepare"]
+
+logger = logging.getLogger(__name__)
 
 
 class PreflightError(Exception):
@@ -26,34 +28,41 @@ class PreflightError(Exception):
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
         head = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        super().__init__(f"{head} before the start:\n" + "\n".join(f"  - {problem}" for problem in problems))
+        super().__init__(
+            f"{head} before the start:\n"
+            + "\n".join(f"  - {problem}" for problem in problems)
+            + "\nA check that is wrong about your set-up can be switched off by the name in brackets: "
+            "++trainer.skip_checks=[NAME,...]"
+        )
+
+    def __reduce__(self) -> tuple[type, tuple[list[str]]]:
+        """Ray hands it from the trainer's process to the driver's."""
+        return type(self), (self.problems,)
 
 
 def check(config: DictConfig) -> None:
-    """Raises PreflightError with all problems that can be found without starting anything."""
-    from verl_cleaner.preflight import inputs, keys, loaded, pairs, values
+    """Logs warnings. Raises PreflightError with all errors that can be found without starting anything."""
+    from verl_cleaner.preflight.checks import CONFIGURATION, TRAINER_NODE, findings
+    from verl_cleaner.preflight.loaded import trainer_mode
 
-    problems = [
-        *loaded.problems(),
-        *keys.problems(config),
-        *values.problems(config),
-        *pairs.problems(config),
-        *inputs.problems(config),
-    ]
-    if not problems:
-        problems += _verl_problems(config)
+    checks = {**CONFIGURATION, "trainer_mode": trainer_mode}
+    _report(findings(config, {**checks, **TRAINER_NODE} if own_cluster(config) else checks))
+
+
+def check_in_trainer(config: DictConfig) -> None:
+    """The same where VeRL's own main was started, and what only the cluster's nodes know. Raises PreflightError."""
+    from verl_cleaner.preflight.checks import CONFIGURATION, TRAINER_NODE, findings
+    from verl_cleaner.preflight.nodes import findings_elsewhere
+
+    _report([*findings(config, {**CONFIGURATION, **TRAINER_NODE}), *findings_elsewhere(config)])
+
+
+def _report(found: Iterable[Finding]) -> None:
+    problems = []
+    for finding in found:
+        if finding.level is Level.ERROR:
+            problems.append(str(finding))
+        else:
+            logger.warning("preflight: %s", finding)
     if problems:
         raise PreflightError(problems)
-
-
-def _verl_problems(config: DictConfig) -> Iterator[str]:
-    """What VeRL's own checks say, also those it would make in the workers."""
-    from verl.trainer.ppo.utils import need_critic, need_reference_policy
-    from verl.utils.config import omega_conf_to_dataclass, validate_config
-
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            omega_conf_to_dataclass(config.actor_rollout_ref.rollout)
-            validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
-    except Exception as error:
-        yield f"VeRL refuses the configuration: {type(error).__name__}: {error}"

@@ -1,7 +1,8 @@
 """Keys that VeRL would accept and ignore: old places, things V1 no longer reads, and typos behind a `+`.
 
 Hydra itself refuses an unknown key without the `+`, and VeRL's dataclasses refuse one in their section, but only in the
-worker that builds them, and the `algorithm` section is never built at all.
+worker that builds them. The `algorithm` section is never built: an advantage estimator may read keys of its own there,
+so a key is refused only where it is close to one of VeRL's and the estimator is VeRL's too.
 """
 
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from importlib.resources import files
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
+from verl_cleaner.preflight.finding import Finding, error, warning
 from verl_cleaner.preflight.names import FSDP_SECTIONS, nearest
 from verl_cleaner.training.pairs.config import DPO_KEYS
 
@@ -31,12 +33,6 @@ _LEGACY_SECTIONS = ("custom_reward_function", "reward_model", "sandbox_fusion")
 _UNREAD = {
     "actor_rollout_ref.rollout.do_sample": (True, "actor_rollout_ref.rollout.temperature=0 for greedy sampling"),
     "actor_rollout_ref.rollout.repetition_penalty": (1.0, "nothing: V1 always samples with 1.0"),
-    "trainer.use_v1": (True, "trainer.use_v1=True: the plug-in extends the V1 trainer"),
-    "trainer.v1.trainer_mode": ("cleaner", "trainer.v1.trainer_mode=cleaner: VeRL's synchronous trainer with CLEANER"),
-    "actor_rollout_ref.rollout.agent.agent_loop_manager_class": (
-        "verl_cleaner.rollout.agent_loop_worker.AgentLoopManager",
-        "nothing: without our manager lost trajectories would vanish unnoticed",
-    ),
 }
 """key: (the only value that works, what to write instead)."""
 
@@ -46,28 +42,64 @@ _UNTYPED = {"algorithm.rollout_correction": "verl.trainer.config.RolloutCorrecti
 _ALSO_READ = {"reward": {"reward_kwargs"}, "algorithm": set(DPO_KEYS)}
 """Keys that are read though neither VeRL's YAML nor its dataclass has them: the reward manager's own, and ours."""
 
+_NEVER_BUILT = {"algorithm"}
+"""Sections whose dataclass V1 does not build, so that it refuses nothing."""
+
+_DID_YOU_MEAN = "did you mean "
+
 _HYDRA_KEYS = {"_target_", "_convert_", "_recursive_", "_partial_", "_args_"}
 
 
-def problems(config: DictConfig) -> Iterator[str]:
-    yield from _moved(config)
+def unread(config: DictConfig) -> Iterator[Finding]:
     for key, (value, fix) in _UNREAD.items():
         got = OmegaConf.select(config, key, default=value)
         if got != value:
-            yield f"{key}={got} has no effect or breaks CLEANER, expected {value}; write {fix}"
-    yield from _unknown(config, _stock_config(config.get("model_engine", "dp")), "")
+            yield error(f"{key}={got} has no effect, expected {value}; write {fix}")
+
+
+def manager(config: DictConfig) -> Iterator[Finding]:
+    """After `verl_cleaner.enable`, which names ours where none is named."""
+    from hydra.utils import get_class
+
+    from verl_cleaner.rollout.agent_loop_worker import AgentLoopManager
+
+    key = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
+    name = OmegaConf.select(config, key)
+    try:
+        ours = name is not None and issubclass(get_class(name), AgentLoopManager)
+    except Exception as failure:
+        yield error(f"{key}={name} cannot be imported: {type(failure).__name__}: {failure}")
+        return
+    if not ours:
+        yield warning(
+            f"{key}={name} is not ours: VeRL's tool agent loop runs without rollback in its workers unless they choose "
+            f"ours, and trajectories that are lost vanish unnoticed; derive it from {AgentLoopManager.__module__}."
+            f"{AgentLoopManager.__qualname__}, or leave the key null"
+        )
+
+
+def unknown(config: DictConfig) -> Iterator[Finding]:
+    yield from _unknown(config, _stock_config(config.get("model_engine", "dp")), "", _own_estimator(config))
     for section in FSDP_SECTIONS:
         key = f"{section}.fsdp_config.mixed_precision"
-        yield from _misspelt(key, OmegaConf.select(config, key), {"param_dtype", "reduce_dtype", "buffer_dtype"})
+        for name, fix in _misspelt(key, OmegaConf.select(config, key), {"param_dtype", "reduce_dtype", "buffer_dtype"}):
+            yield error(f"{key}.{name} is unknown; {fix}")
 
 
-def _moved(config: DictConfig) -> Iterator[str]:
+def _own_estimator(config: DictConfig) -> bool:
+    from verl.trainer.ppo.core_algos import AdvantageEstimator
+
+    return str(config.algorithm.adv_estimator) not in {str(estimator.value) for estimator in AdvantageEstimator}
+
+
+def moved(config: DictConfig) -> Iterator[Finding]:
     for section in _LEGACY_SECTIONS:
         if section in config:
             for key, value in _leaves(config[section], section):
                 old = next((name for name in _MOVED if key == name or key.startswith(f"{name}.")), None)
                 new = _MOVED[old] + key.removeprefix(old) if old else f"reward.{key}"
-                yield f"{key}={value} is accepted and ignored by VeRL 0.9.1; write {new}={value}"
+                if OmegaConf.select(config, new) != value:
+                    yield error(f"{key}={value} is accepted and ignored by VeRL 0.9.1; write {new}={value}")
 
 
 def _leaves(node: DictConfig, path: str) -> Iterator[tuple[str, object]]:
@@ -79,17 +111,24 @@ def _leaves(node: DictConfig, path: str) -> Iterator[tuple[str, object]]:
             yield f"{path}.{key}", value
 
 
-def _unknown(node: DictConfig, stock: DictConfig, path: str) -> Iterator[str]:
+def _unknown(node: DictConfig, stock: DictConfig, path: str, own_estimator: bool) -> Iterator[Finding]:
     """Keys that neither the dataclass of their section nor VeRL's YAML has, in all sections that name a dataclass."""
     target = _UNTYPED.get(path) or OmegaConf.select(node, "_target_")
     if target is not None:
         try:
             cls = get_class(target)
-        except Exception as error:
-            yield f"{path}._target_={target} cannot be imported: {type(error).__name__}: {error}"
+        except Exception as failure:
+            yield error(f"{path}._target_={target} cannot be imported: {type(failure).__name__}: {failure}")
         else:
             known = {field.name for field in fields(cls) if field.init} if is_dataclass(cls) else set(map(str, node))
-            yield from _misspelt(path, node, known | {str(key) for key in stock} | _ALSO_READ.get(path, set()))
+            known |= {str(key) for key in stock} | _ALSO_READ.get(path, set())
+            for key, fix in _misspelt(path, node, known):
+                if path.split(".")[0] not in _NEVER_BUILT:
+                    yield error(f"{path}.{key} is unknown; {fix}")
+                elif fix.startswith(_DID_YOU_MEAN) and not own_estimator:
+                    yield error(f"{path}.{key} is not read by VeRL; {fix}")
+                else:
+                    yield warning(f"{path}.{key} is not read by VeRL, only by code of your own, if any; {fix}")
     for key in map(str, node):
         if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
             continue
@@ -97,7 +136,7 @@ def _unknown(node: DictConfig, stock: DictConfig, path: str) -> Iterator[str]:
         if isinstance(value, DictConfig):
             below = stock._get_node(key) if key in stock else None
             below = below if isinstance(below, DictConfig) else DictConfig({})
-            yield from _unknown(value, below, f"{path}.{key}" if path else key)
+            yield from _unknown(value, below, f"{path}.{key}" if path else key, own_estimator)
 
 
 @cache
@@ -109,8 +148,8 @@ def _stock_config(engine: str) -> DictConfig:
     return config
 
 
-def _misspelt(path: str, node: DictConfig | None, known: set[str]) -> Iterator[str]:
+def _misspelt(path: str, node: DictConfig | None, known: set[str]) -> Iterator[tuple[str, str]]:
+    """(key, what to do about it)."""
     for key in sorted({str(key) for key in node or ()} - known - _HYDRA_KEYS):
-        near = nearest(key, known)
-        fix = f"did you mean {path}.{near}?" if near else f"{path} has: {', '.join(sorted(known))}"
-        yield f"{path}.{key} is unknown; {fix}"
+        near = nearest(key, known, cutoff=0.75)
+        yield key, f"{_DID_YOU_MEAN}{path}.{near}?" if near else f"{path} has: {', '.join(sorted(known))}"

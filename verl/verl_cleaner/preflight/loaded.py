@@ -5,44 +5,62 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 
+from omegaconf import DictConfig
+
+from verl_cleaner.plugin import TRAINER, cleaner_trainer
+from verl_cleaner.preflight.finding import Finding, error
+
 GROUP, NAME, MODULE = "verl.plugins", "cleaner", "verl_cleaner.plugin"
 
 
-def problems() -> Iterator[str]:
+def plugin(_: DictConfig) -> Iterator[Finding]:
     """Of this process, whose environment the workers inherit."""
     policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto").strip().lower()
     if policy != "auto" and NAME not in policy.split(","):
-        yield (
+        yield error(
             f"VERL_USE_EXTERNAL_PLUGINS={policy} keeps VeRL from loading this plug-in, expected auto or a list with "
             f"{NAME}; unset it"
         )
         return
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
     if NAME not in found:
-        yield (
+        yield error(
             f"the entry point {NAME} = {MODULE} is missing in the group {GROUP} (found: {sorted(found) or 'none'}), so "
-            "VeRL's workers would run without this plug-in; install the package: pip install -e verl/"
+            "VeRL's workers would run without this plug-in; install the package verl-cleaner"
         )
         return
     try:
-        plugin = found[NAME].load()
-    except Exception as error:
-        yield f"the plug-in {MODULE} fails to load: {type(error).__name__}: {error}"
+        module = found[NAME].load()
+    except Exception as failure:
+        yield error(f"the plug-in {MODULE} fails to load: {type(failure).__name__}: {failure}")
         return
-    for missing in _not_registered(plugin):
-        yield f"the plug-in is loaded, but {missing}; is VeRL's version the locked one (0.9.1)?"
+    for missing in _not_registered(module):
+        yield error(f"the plug-in is loaded, but {missing}; is VeRL's version 0.9.x?")
 
 
-def _not_registered(plugin: object) -> Iterator[str]:
-    import verl.trainer.ppo.v1.trainer_sync  # noqa: F401  the registries fill as VeRL's modules are imported
-    from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
+def _not_registered(module: object) -> Iterator[str]:
     from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 
-    if sys.modules.get(MODULE) is not plugin:
+    if sys.modules.get(MODULE) is not module:
         yield f"VeRL loaded another module than {MODULE}"
-    loop = _agent_loop_registry.get("tool_agent", {}).get("_target_", "")
-    if loop != "verl_cleaner.rollout.tool_agent_loop.ToolAgentLoop":
-        yield f"the agent loop tool_agent is {loop or 'not registered'}"
-    trainer = TRAINER_REGISTRY.get("cleaner")
-    if trainer is None or not trainer.__module__.startswith("verl_cleaner."):
-        yield "the trainer cleaner is not registered"
+    if TRAINER_REGISTRY.get(TRAINER) is not cleaner_trainer:
+        yield f"the trainer {TRAINER} is not registered"
+
+
+def trainer_mode(config: DictConfig) -> Iterator[Finding]:
+    """Where ours is the main. Under VeRL's, another mode is a run without CLEANER."""
+    from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
+
+    from verl_cleaner.training.trainer import CleanerTrainerMixin
+
+    mode = config.trainer.v1.trainer_mode
+    trainer = TRAINER_REGISTRY.get(mode)
+    if not config.trainer.use_v1:
+        yield error("trainer.use_v1=False trains without CLEANER, expected True: the plug-in extends the V1 trainer")
+    elif trainer is None:
+        yield error(
+            f"trainer.v1.trainer_mode={mode} is unknown, expected {TRAINER} or one of "
+            f"{', '.join(sorted(set(TRAINER_REGISTRY) - {TRAINER}))}"
+        )
+    elif trainer is not cleaner_trainer and not issubclass(trainer, CleanerTrainerMixin):
+        yield error(f"trainer.v1.trainer_mode={mode} trains without CLEANER, expected {TRAINER}")

@@ -3,8 +3,9 @@
 import os
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 MULTI_TURN = "actor_rollout_ref.rollout.multi_turn"
 
@@ -25,11 +26,14 @@ def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | No
     return next(iter(get_close_matches(word, sorted(known), n=1, cutoff=cutoff)), None)
 
 
-def uses_tools(config: DictConfig) -> bool:
-    """Every loop but VeRL's single-turn one, also a loop of the user's own, is taken for one with tools."""
-    return bool(config.actor_rollout_ref.rollout.agent.default_agent_loop != "single_turn_agent")
-
-
 def own_cluster(config: DictConfig) -> bool:
     """The run starts a Ray of its own on this host, instead of joining one."""
     return config.ray_kwargs.ray_init.get("address") is None and "RAY_ADDRESS" not in os.environ
+
+
+def plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if isinstance(value, (DictConfig, ListConfig)) else value
+
+
+def rolls_back(config: DictConfig) -> bool:
+    return config.actor_rollout_ref.rollout.multi_turn.get("enable_tool_rollback", False) is True

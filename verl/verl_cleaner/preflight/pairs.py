@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig
 
+from verl_cleaner.preflight.finding import Finding, error, warning
 from verl_cleaner.preflight.names import MULTI_TURN
 from verl_cleaner.training.pairs.config import Reference, dpo_config
 
@@ -11,28 +12,30 @@ _USE = "algorithm.use_dpo_on_tool_calls=True"
 _ACTOR = "actor_rollout_ref.actor"
 
 
-def problems(config: DictConfig) -> Iterator[str]:
+def pairs(config: DictConfig) -> Iterator[Finding]:
     try:
         dpo = dpo_config(config.algorithm)
-    except ValueError as error:
-        yield f"algorithm.{error}"
+    except ValueError as problem:
+        yield error(f"algorithm.{problem}")
         return
     if not dpo.use_dpo_on_tool_calls:
         return
     multi_turn, actor = config.actor_rollout_ref.rollout.multi_turn, config.actor_rollout_ref.actor
     if multi_turn.get("save_negative_samples", False) is not True:
-        yield (
+        yield error(
             f"{_USE} needs {MULTI_TURN}.save_negative_samples=True, got "
             f"{multi_turn.get('save_negative_samples', False)}: without it there are no pairs"
         )
     if multi_turn.get("max_negative_samples_per_group", 1) == 0:
-        yield f"{_USE} needs {MULTI_TURN}.max_negative_samples_per_group of at least 1, got 0"
+        yield error(f"{_USE} needs {MULTI_TURN}.max_negative_samples_per_group of at least 1, got 0")
     if actor.strategy not in ("fsdp", "fsdp2"):
-        yield f"{_USE} needs {_ACTOR}.strategy=fsdp2 or fsdp, got {actor.strategy}, which keeps gradients elsewhere"
+        yield error(
+            f"{_USE} needs {_ACTOR}.strategy=fsdp2 or fsdp, got {actor.strategy}, which keeps gradients elsewhere"
+        )
     for section, path in ((actor, _ACTOR), (actor.get("fsdp_config") or {}, f"{_ACTOR}.fsdp_config")):
         size = section.get("ulysses_sequence_parallel_size", 1)
         if size > 1:
-            yield (
+            yield warning(
                 f"{_USE} has not been tried with sequence parallelism, expected "
                 f"{path}.ulysses_sequence_parallel_size=1, got {size}"
             )
@@ -40,14 +43,14 @@ def problems(config: DictConfig) -> Iterator[str]:
         yield from _no_reference(config)
 
 
-def _no_reference(config: DictConfig) -> Iterator[str]:
+def _no_reference(config: DictConfig) -> Iterator[Finding]:
     """A LoRA actor is its own reference, with the adapter off."""
     from verl.trainer.ppo.utils import need_reference_policy
 
     model = config.actor_rollout_ref.model
     rank = max(model.get("lora_rank", 0), (model.get("lora") or {}).get("rank", 0))
     if not need_reference_policy(config) and rank <= 0 and model.get("lora_adapter_path") is None:
-        yield (
+        yield error(
             "algorithm.dpo_reference=ref needs a reference policy, but no KL term asks VeRL for one; set "
             f"{_ACTOR}.use_kl_loss=True ({_ACTOR}.kl_loss_coef=0 if you want no KL term), or dpo_reference=none"
         )

@@ -1,4 +1,4 @@
-"""Defaults that are ours, and documented keys that VeRL's V1 trainer accepts without reading them."""
+"""What our own main does to its configuration: defaults that are ours, and documented keys that VeRL does not read."""
 
 import logging
 import os
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from verl_cleaner.enable import enable
 from verl_cleaner.preflight.names import FSDP_SECTIONS, STOCK_DTYPE, dtype_name
 
 logger = logging.getLogger(__name__)
@@ -16,18 +17,21 @@ TOOL_CONFIG = Path(__file__).parents[1] / "conf" / "code_interpreter.yaml"
 def prepare(config: DictConfig) -> None:
     """Change `config` in place; what is changed is logged.
 
-    multi_turn.tool_config_path   ours, where neither tools nor functions are given
+    `verl_cleaner.enable`, and
     multi_turn.enable=False       V1 chooses by the agent loop alone: single_turn_agent
+    multi_turn.tool_config_path   ours, for the loop tool_agent where neither tools nor functions are given
     *.fsdp_config.dtype           FSDP reads mixed_precision.param_dtype only
     CODE_JUDGE_URL                handed to Ray's workers, also on the other nodes
     """
+    enable(config)
     rollout = config.actor_rollout_ref.rollout
     multi_turn = rollout.multi_turn
-    if multi_turn.tool_config_path is None and multi_turn.function_tool_path is None:
-        multi_turn.tool_config_path = str(TOOL_CONFIG)
     if not multi_turn.enable and rollout.agent.default_agent_loop == "tool_agent":
         rollout.agent.default_agent_loop = "single_turn_agent"
         logger.info("multi_turn.enable=False: agent.default_agent_loop=single_turn_agent")
+    no_tools = multi_turn.tool_config_path is None and multi_turn.function_tool_path is None
+    if no_tools and rollout.agent.default_agent_loop == "tool_agent":
+        multi_turn.tool_config_path = str(TOOL_CONFIG)
     for section in FSDP_SECTIONS:
         _translate_dtype(config, section)
     if "CODE_JUDGE_URL" in os.environ:

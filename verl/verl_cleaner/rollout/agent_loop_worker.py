@@ -5,23 +5,34 @@ workers for these failures while it waits for a step's trajectories, and decides
 """
 
 import traceback
+from collections.abc import MutableMapping
 from typing import Any
 
 import ray
 from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
-from verl_cleaner.plugin import TOOL_AGENT_LOOP
 from verl_cleaner.rollout.lost_trajectory import LostTrajectory
 from verl_cleaner.saar.outcome import InfrastructureError
 
 _Worker: Any = AgentLoopWorkerTQ.__ray_metadata__.modified_class
 
 
+_STOCK_LOOP = "verl.experimental.agent_loop.tool_agent_loop.ToolAgentLoop"
+_OUR_LOOP = "verl_cleaner.rollout.tool_agent_loop.ToolAgentLoop"
+
+
+def use_our_loop(registry: MutableMapping[str, Any]) -> None:
+    """Run ours wherever VeRL's table of this process, name -> Hydra node, names VeRL's tool agent loop."""
+    for name, node in registry.items():
+        if node["_target_"] == _STOCK_LOOP:
+            registry[name] = {**node, "_target_": _OUR_LOOP}
+
+
 class AgentLoopWorker(_Worker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        assert _agent_loop_registry["tool_agent"]["_target_"] == TOOL_AGENT_LOOP, "the plug-in is not loaded here"
+        use_our_loop(_agent_loop_registry)
         self._lost: list[LostTrajectory] = []
 
     async def _run_agent_loop(

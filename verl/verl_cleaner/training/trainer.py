@@ -18,12 +18,13 @@ from omegaconf import DictConfig, open_dict
 from transfer_queue import KVBatchMeta
 from verl.trainer.distillation import is_distillation_enabled
 from verl.trainer.ppo.utils import Role
-from verl.trainer.ppo.v1.trainer_base import PPOTrainer, register_trainer
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.utils.losses import ppo_loss
 
 from verl_cleaner.config import rollback_config
+from verl_cleaner.enable import enable
 from verl_cleaner.records import run_info
 from verl_cleaner.rollout.lost_trajectory import LostTrajectory
 from verl_cleaner.saar.metrics import rollback_metrics
@@ -46,6 +47,7 @@ class CleanerTrainerMixin(_Trainer):
     """For a subclass of VeRL's `PPOTrainer`, as `class MyTrainer(CleanerTrainerMixin, PPOTrainerSync)`."""
 
     def __init__(self, config: DictConfig) -> None:
+        enable(config)
         self._credit = credit_methods(config)
         self._loss_terms = [term for method in self._credit if (term := method.loss_term()) is not None]
         self._earlier_metrics = EarlierMetrics()
@@ -60,7 +62,9 @@ class CleanerTrainerMixin(_Trainer):
         return CompleteGroups(super()._build_replay_buffer(), self._take_lost, poll_interval=seconds)
 
     def _take_lost(self) -> list[LostTrajectory]:
-        return self.agent_loop_manager.take_lost()
+        """None are known of where the user's own manager runs the agent loops."""
+        take = getattr(self.agent_loop_manager, "take_lost", None)
+        return take() if take is not None else []
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
@@ -156,9 +160,8 @@ class CleanerTrainerMixin(_Trainer):
         return super()._val_metrics_update(*args, expected_acc_counts=counts, **kwargs)
 
 
-@register_trainer("cleaner")
 class CleanerTrainer(CleanerTrainerMixin, PPOTrainerSync):
-    """VeRL's synchronous trainer."""
+    """VeRL's synchronous trainer; `trainer.v1.trainer_mode=cleaner` (`verl_cleaner.plugin`)."""
 
     def __init__(self, config: DictConfig) -> None:
         # VeRL compares the mode with "sync" by name in several places.

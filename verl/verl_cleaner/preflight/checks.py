@@ -1,0 +1,87 @@
+"""All checks by name, and where each can be made.
+
+CONFIGURATION   needs nothing but the configuration: on the driver, where ours is the main, and again in the trainer
+TRAINER_NODE    reads files and packages where the trainer runs
+EVERY_NODE      the part of both that each node of a cluster can answer differently
+
+A name in `trainer.skip_checks` switches its check off: `++trainer.skip_checks=[judge,data_columns]`.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+
+from omegaconf import DictConfig
+
+from verl_cleaner.preflight import data, host, keys, loaded, model, pairs, reward, stock, tools, values
+from verl_cleaner.preflight.finding import Finding, Level, error, warning
+from verl_cleaner.preflight.names import nearest
+
+logger = logging.getLogger(__name__)
+
+Check = Callable[[DictConfig], Iterator[Finding]]
+
+CONFIGURATION: Mapping[str, Check] = {
+    "moved_keys": keys.moved,
+    "unread_keys": keys.unread,
+    "unknown_keys": keys.unknown,
+    "agent_loop_manager": keys.manager,
+    "rollback_values": values.rollback_values,
+    "failure_kinds": values.failure_kinds,
+    "rollback_logprobs": values.rollback_logprobs,
+    "tool_limits": values.tool_limits,
+    "dtype": values.dtypes,
+    "attention": values.attention,
+    "cpu": values.cpu,
+    "metrics_address": values.metrics_address,
+    "pairs": pairs.pairs,
+}
+TRAINER_NODE: Mapping[str, Check] = {
+    "plugin": loaded.plugin,
+    "data_files": data.files,
+    "data_columns": data.columns,
+    "data_rows": data.rows,
+    "reward_function": reward.function,
+    "tool_calls": tools.tool_calls,
+    "tools": tools.tools,
+    "judge": tools.judge,
+    "model": model.model,
+    "tool_format": model.tool_format,
+    "gpu": host.gpu,
+    "engine": host.engine,
+    "loggers": host.loggers,
+    "verl": stock.verl,
+}
+EVERY_NODE: Mapping[str, Check] = {name: TRAINER_NODE[name] for name in ("plugin", "tools", "judge", "engine")}
+NAMES = (*CONFIGURATION, *TRAINER_NODE, "trainer_mode")
+
+
+def findings(config: DictConfig, checks: Mapping[str, Check]) -> list[Finding]:
+    skipped = list(_skipped(config))
+    found = [replace(finding, check="skip_checks") for finding in _unknown(skipped)]
+    for name, check in checks.items():
+        # Its text would repeat what another check says better.
+        if name in skipped or (name == "verl" and any(finding.level is Level.ERROR for finding in found)):
+            continue
+        try:
+            found += [replace(finding, check=name) for finding in check(config)]
+        except Exception as failure:
+            logger.debug("check %s", name, exc_info=True)
+            problem = f"this check could not be made: {type(failure).__name__}: {failure}"
+            found.append(replace(warning(problem), check=name))
+    return found
+
+
+def _skipped(config: DictConfig) -> Iterable[str]:
+    names = config.trainer.get("skip_checks") or ()
+    return [names] if isinstance(names, str) else map(str, names)
+
+
+def _unknown(skipped: Iterable[str]) -> Iterator[Finding]:
+    for name in skipped:
+        if name not in NAMES:
+            near = nearest(name, NAMES)
+            yield error(
+                f"trainer.skip_checks: there is no check {name}; "
+                + (f"did you mean {near}?" if near else f"expected some of {', '.join(NAMES)}")
+            )

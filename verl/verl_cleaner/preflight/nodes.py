@@ -1,0 +1,43 @@
+"""The checks that every node of a cluster answers for itself: plug-in, tools, judge, rollout engine.
+
+Agent loops and engines run on all nodes, the trainer on one of them. A node's checks run there as a Ray task.
+"""
+
+from dataclasses import replace
+
+from omegaconf import DictConfig
+
+from verl_cleaner.preflight.finding import Finding
+
+_SECONDS = 120
+"""For all nodes together; most of it is `import verl`."""
+
+
+def findings_elsewhere(config: DictConfig) -> list[Finding]:
+    """Of all nodes but this one, each naming its node. Empty without a cluster."""
+    import ray
+
+    if not ray.is_initialized():
+        return []
+    here = ray.get_runtime_context().get_node_id()
+    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    others = [node for node in nodes if node != here]
+    if not others:
+        return []
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task = ray.remote(num_cpus=0)(_findings_here)
+    replies = [
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(config)
+        for node in others
+    ]
+    found = []
+    for node, reply in zip(others, ray.get(replies, timeout=_SECONDS), strict=True):
+        found += [replace(finding, text=f"node {nodes[node]}: {finding.text}") for finding in reply]
+    return found
+
+
+def _findings_here(config: DictConfig) -> list[Finding]:
+    from verl_cleaner.preflight.checks import EVERY_NODE, findings
+
+    return findings(config, EVERY_NODE)

@@ -21,7 +21,7 @@ from typing import IO, Any
 from cleaner_lab.experiments import results
 from cleaner_lab.experiments.grid import ColdStart, Grid, GridError, GridRun
 from cleaner_lab.experiments.series import DONE, SETTINGS, Plan, PlannedRun, of_workers, override_key
-from cleaner_lab.nano.curves import held_out_accuracy
+from cleaner_lab.nano.curves import ONLY_HELD_OUT, held_out_accuracy
 from verl_cleaner.launch import MetricsFile, RunFailed, Training, logger_environment, read_steps
 
 RESULTS = "results.parquet"
@@ -148,10 +148,8 @@ def sizes(start: ColdStart) -> dict[str, int]:
     import pandas as pd
     from safetensors import safe_open
 
-    from cleaner_lab.nano.tasks import UNSEEN
-
     families = pd.read_parquet(start.val, columns=["data_source"])["data_source"]
-    unseen = int(families.str.endswith(f"/{UNSEEN}").sum())
+    unseen = int(families.str.rpartition("/")[2].isin(list(ONLY_HELD_OUT)).sum())
     parameters = 0
     for file in start.model.glob("*.safetensors"):
         with safe_open(file, "pt") as weights:

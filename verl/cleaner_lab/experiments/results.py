@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cleaner_lab.experiments.statistics import COLUMNS, METADATA
-from cleaner_lab.nano.curves import family_accuracies, held_out_accuracy
-from cleaner_lab.nano.tasks import UNSEEN
+from cleaner_lab.nano.curves import ONLY_HELD_OUT, family_accuracies, held_out_accuracy
 
 SCHEMA = pa.schema(zip(COLUMNS, (pa.string(), pa.int64(), pa.int64(), pa.string(), pa.float64()), strict=True))
 
@@ -67,9 +66,9 @@ def _accuracies(logged: Mapping[str, Any], prefix: str) -> dict[str, float]:
     found = {}
     if (accuracy := held_out_accuracy(logged)) is not None:
         found[f"{prefix}/accuracy"] = accuracy
-    if UNSEEN in (families := family_accuracies(logged)):
-        found[f"{prefix}/unseen_accuracy"] = families[UNSEEN]
-    return found
+    families = family_accuracies(logged)
+    others = {f"{prefix}/{name}_accuracy": families[key] for key, name in ONLY_HELD_OUT.items() if key in families}
+    return found | others
 
 
 def write(path: Path, observations: Sequence[tuple[Any, ...]], metadata: Mapping[str, Any]) -> None:

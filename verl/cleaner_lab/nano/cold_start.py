@@ -17,8 +17,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cleaner_lab.nano.tasks import TOOL_NAME, Task, make_tasks, to_row
-from cleaner_lab.nano.traces import SILENT_SHARE, VISIBLE_SHARE, Trace, make_trace
+from cleaner_lab.nano import chain_data
+from cleaner_lab.nano.tasks import TOOL_NAME, make_tasks, to_row
+from cleaner_lab.nano.traces import (
+    RETRY_SILENT_SHARE,
+    RETRY_VISIBLE_SHARE,
+    SILENT_SHARE,
+    VISIBLE_SHARE,
+    Trace,
+    make_trace,
+)
 
 MARKER = "cold_start.json"
 
@@ -28,7 +36,11 @@ class Settings:
     """hidden … kv_heads: the Qwen3 architecture. visible_share, silent_share: of the first calls in the traces, those
     that fail and those that give a wrong answer. tokens: per optimizer step. matrix_lr: Muon's, for the matrices; lr:
     AdamW's, for embeddings and norms. wide: tasks of more families. device: cpu, or cuda for a
-    larger policy, which is saved as bfloat16. Sizes of the data sets in rows."""
+    larger policy, which is saved as bfloat16. Sizes of the data sets in rows.
+    calls: parts of a chain (`chains`), 0 for single tasks. habit: 0 for chains in plain Python; else they use numkit
+    (`numkit_api`), and of the first calls of its changed functions this share follows the old version. versions: 1
+    where the traces meet the version that RL trains on, else how many other versions they meet. context,
+    retry_visible, retry_silent: see `chain_traces.Shares`."""
 
     seed: int = 0
     hidden: int = 96
@@ -49,11 +61,20 @@ class Settings:
     val_size: int = 320
     wide: bool = False
     device: str = "cpu"
+    calls: int = 0
+    habit: float = 0.0
+    versions: int = 1
+    context: float = 0.5
+    retry_visible: float = RETRY_VISIBLE_SHARE
+    retry_silent: float = RETRY_SILENT_SHARE
 
     def fingerprint(self) -> str:
         """Of the settings and of the code that makes tasks, traces and tokens."""
         digest = hashlib.sha256(json.dumps(asdict(self)).encode())
-        for module in ("tasks", "solutions", "traces", "tokenizer", "cold_start"):
+        modules = ["tasks", "solutions", "traces", "tokenizer", "cold_start"]
+        if self.calls:
+            modules += ["chains", "chain_traces", "chain_data", "numkit_api"]
+        for module in modules:
             digest.update(Path(__file__).with_name(f"{module}.py").read_bytes())
         return digest.hexdigest()[:16]
 
@@ -68,15 +89,12 @@ def cold_start(out: Path, settings: Settings) -> bool:
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
 
-    held_out = make_tasks("val", settings.val_size, seed=settings.seed, wide=settings.wide)
-    reserved = frozenset(task.question for task in held_out)
-    rl = make_tasks("train", settings.train_size, seed=settings.seed, exclude=reserved, wide=settings.wide)
-    reserved |= {task.question for task in rl}
-    demonstrations = make_tasks("cold_start", settings.traces, seed=settings.seed, exclude=reserved, wide=settings.wide)
-    _save_tasks(building / "data", rl, held_out)
-    rng = random.Random(settings.seed)
-    shares = {"visible": settings.visible_share, "silent": settings.silent_share}
-    losses = train(building / "model", [make_trace(task, rng, **shares) for task in demonstrations], settings)
+    if settings.calls:
+        rows, traces = chain_data.make(settings)
+    else:
+        rows, traces = _single_tasks(settings)
+    _save_rows(building / "data", rows)
+    losses = train(building / "model", traces, settings)
     summary = {
         "fingerprint": settings.fingerprint(),
         "settings": asdict(settings),
@@ -90,13 +108,28 @@ def cold_start(out: Path, settings: Settings) -> bool:
     return True
 
 
-def _save_tasks(folder: Path, rl: list[Task], held_out: list[Task]) -> None:
+def _single_tasks(settings: Settings) -> tuple[dict[str, list[dict[str, Any]]], list[Trace]]:
+    """(rows of each split, traces)."""
+    held_out = make_tasks("val", settings.val_size, seed=settings.seed, wide=settings.wide)
+    reserved = frozenset(task.question for task in held_out)
+    rl = make_tasks("train", settings.train_size, seed=settings.seed, exclude=reserved, wide=settings.wide)
+    reserved |= {task.question for task in rl}
+    demonstrations = make_tasks("cold_start", settings.traces, seed=settings.seed, exclude=reserved, wide=settings.wide)
+    rows = {
+        split: [to_row(task, split=split, index=index) for index, task in enumerate(tasks)]
+        for split, tasks in (("train", rl), ("val", held_out))
+    }
+    rng = random.Random(settings.seed)
+    shares = {"visible": settings.visible_share, "silent": settings.silent_share}
+    return rows, [make_trace(task, rng, **shares) for task in demonstrations]
+
+
+def _save_rows(folder: Path, rows: dict[str, list[dict[str, Any]]]) -> None:
     import pandas as pd
 
     folder.mkdir()
-    for split, tasks in (("train", rl), ("val", held_out)):
-        rows = [to_row(task, split=split, index=index) for index, task in enumerate(tasks)]
-        pd.DataFrame(rows).to_parquet(folder / f"{split}.parquet")
+    for split, of_split in rows.items():
+        pd.DataFrame(of_split).to_parquet(folder / f"{split}.parquet")
 
 
 def train(folder: Path, traces: list[Trace], settings: Settings) -> list[float]:
@@ -162,15 +195,16 @@ def segments(trace: Trace) -> Iterator[tuple[str, bool]]:
 
 
 def tokenize(trace: Trace, tokenizer: Any) -> tuple[list[int], list[int]]:
-    """(ids, mask): mask 1 on the policy's tokens, its <|im_end|> included."""
+    """(ids, mask): mask 1 on the policy's tokens, its <|im_end|> included, but for turns with `trained` False."""
     ids: list[int] = []
     mask: list[int] = []
+    trained = iter(message.get("trained", True) for message in trace.messages if message["role"] == "assistant")
     for text, own in segments(trace):
         piece = tokenizer.encode(text, add_special_tokens=False)
         if own:
             piece.append(tokenizer.eos_token_id)
         ids += piece
-        mask += [int(own)] * len(piece)
+        mask += [int(own and next(trained))] * len(piece)
     return ids, mask
 
 

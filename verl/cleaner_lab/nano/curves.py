@@ -1,30 +1,31 @@
 """Curves of one or several runs per method, with the spread over seeds where there are several."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cleaner_lab.nano import chains
 from cleaner_lab.nano.tasks import UNSEEN
 
 Steps = Sequence[tuple[int, Mapping[str, Any]]]
 """(step, metrics as logged) in order; step 0 is the validation before training."""
 
-_ACCURACY = "val-core/reasoning_gym/"
+ONLY_HELD_OUT = {UNSEEN: "unseen", **{kind: kind for kind in chains.ONLY_HELD_OUT}}
+"""Families and kinds that the training does not have, and what their accuracy is called in results."""
+
+_ACCURACY = re.compile(r"val-core/(?:reasoning_gym|chain)/([^/]+)/acc/mean@\d+")
 _COLORS = {"baseline": "#8a8f98", "cleaner": "#1668b8"}
 
 
 def family_accuracies(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Held-out accuracy per task family, from the metrics of a step that validated."""
-    return {
-        key.removeprefix(_ACCURACY).split("/")[0]: float(value)
-        for key, value in metrics.items()
-        if key.startswith(_ACCURACY) and "/acc/mean@" in key
-    }
+    """Held-out accuracy per task family or kind of chain, from the metrics of a step that validated."""
+    return {found[1]: float(value) for key, value in metrics.items() if (found := _ACCURACY.fullmatch(key))}
 
 
 def held_out_accuracy(metrics: Mapping[str, Any]) -> float | None:
     """Mean over the families that occur in training; None where this step did not validate."""
-    accuracies = [value for family, value in family_accuracies(metrics).items() if family != UNSEEN]
+    accuracies = [value for family, value in family_accuracies(metrics).items() if family not in ONLY_HELD_OUT]
     return sum(accuracies) / len(accuracies) if accuracies else None
 
 

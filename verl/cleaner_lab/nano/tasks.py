@@ -64,7 +64,7 @@ def make_tasks(
     """`size` different tasks of the families in `WIDE` or `FAMILIES`, in equal shares, and of `UNSEEN` where they are
     held out; none with a question in `exclude`."""
     families = [*(WIDE if wide else FAMILIES), *([UNSEEN] if split == "val" else [])]
-    streams = {family: _stream(family, split, seed) for family in families}
+    streams = {family: stream(family, split, seed, _ALL[family]) for family in families}
     tasks: list[Task] = []
     seen = set(exclude)
     while len(tasks) < size:
@@ -76,10 +76,11 @@ def make_tasks(
     return tasks
 
 
-def _stream(family: str, split: str, seed: int) -> Iterator[Task]:
+def stream(family: str, split: str, seed: int, config: dict[str, Any]) -> Iterator[Task]:
+    """Tasks of one family, for a split of its own."""
     size = 1 << 20
     generator_seed = (seed * len(_SPLIT_SEEDS) + _SPLIT_SEEDS[split]) * size
-    dataset = reasoning_gym.create_dataset(family, size=size, seed=generator_seed, **_ALL[family])
+    dataset = reasoning_gym.create_dataset(family, size=size, seed=generator_seed, **config)
     for index in range(size):
         entry = dataset[index]
         question = " ".join(entry["question"].split())

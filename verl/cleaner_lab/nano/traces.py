@@ -189,25 +189,30 @@ def _draw_call(code: str, shares: tuple[float, float], rng: random.Random) -> tu
         return call_text(code), "none"
     visible = draw < shares[0]
     if visible and rng.random() < 0.2:
-        return _break_call(call_text(code), rng), "malformed"
+        return break_call(call_text(code), rng), "malformed"
     mistake = rng.choice([m for m in MISTAKES if m.visible == visible])
     return call_text(mistake.apply(code, rng)), mistake.name
 
 
-def _break_call(call: str, rng: random.Random) -> str:
+def break_call(call: str, rng: random.Random) -> str:
     return call.replace('"}}', '"}', 1) if rng.random() < 0.5 else call.replace("\n</tool_call>", "")
 
 
 def respond(call: str) -> tuple[str, bool]:
     """What the tool answers to the text of a call, and whether it succeeded."""
+    code, problem = parse_call(call)
+    return (problem, False) if code is None else run_code(code)
+
+
+def parse_call(call: str) -> tuple[str | None, str]:
+    """(code, what the tool answers where there is none)."""
     piece = call[call.index("<tool_call>") :]
     try:
         if not piece.endswith("</tool_call>"):
             raise ValueError(piece)
-        code = json.loads(piece.removeprefix("<tool_call>").removesuffix("</tool_call>"))["arguments"]["code"]
+        return json.loads(piece.removeprefix("<tool_call>").removesuffix("</tool_call>"))["arguments"]["code"], ""
     except ValueError:
-        return f"Invalid tool call: {FORMATS['hermes'].calls(piece)[0].problem}", False
-    return run_code(code)
+        return None, f"Invalid tool call: {FORMATS['hermes'].calls(piece)[0].problem}"
 
 
 @lru_cache(1 << 16)

@@ -55,8 +55,16 @@ class CodeInterpreter(BaseTool):
             code.encode()
         except UnicodeEncodeError as error:
             return f"Invalid tool call: code is not valid Unicode: {error.reason}", Outcome(FailureKind.MALFORMED_CALL)
-        result = await self.client.run(Submission(type="python", solution=code, options=self.options))
+        result = await self.run(code)
         return response_text(result), OK if result.kind == "ok" else Outcome(result.kind)
+
+    async def run(self, code: str) -> RunResult:
+        """Run a program whose text is valid; for tools that add to it.
+
+        Raises:
+            JudgeOutage: the judge gave no result within the deadline.
+        """
+        return await self.client.run(Submission(type="python", solution=code, options=self.options))
 
 
 def _check_arguments(parameters: Any) -> str | None:

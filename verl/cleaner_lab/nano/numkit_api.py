@@ -56,7 +56,8 @@ Api = Mapping[str, Function]
 """A version of numkit: a function for each family."""
 
 OLD: Api = {family: Function(Change.SAME, name) for family, name in OLD_NAMES.items()}
-NEW: Api = OLD | {
+NEW: Api = {
+    **OLD,
     "gcd": Function(Change.RENAMED, "common_divisor"),
     "chain_sum": Function(Change.SIMILAR, "totals"),
     "products": Function(Change.KEYWORD, "product"),

@@ -152,12 +152,12 @@ def _after_right_calls(
         nexts.append(None if whole else chain.parts[given])
     old = Interpreter(None if api is None else numkit_api.OLD)
     found = []
-    for sampled, task, text in zip(conversations, nexts, policy.turns(conversations), strict=True):
-        if task is None:
+    for sampled, following, text in zip(conversations, nexts, policy.turns(conversations), strict=True):
+        if following is None:
             found.append(text == f"\\boxed{{{sampled.chain.answer}}}")
         else:
             runs = [which.respond(text) for which in (interpreter, old)] if "<tool_call>" in text else []
-            found.append((task.answer, True) in runs)
+            found.append((following.answer, True) in runs)
     return found
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cleaner_lab.experiments import results
-from verl_cleaner.launch import read_steps
+from verl_cleaner.records.metrics import read_steps
 
 REPOSITORY = Path(__file__).parents[1]
 SMALL = [

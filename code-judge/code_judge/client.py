@@ -1,6 +1,7 @@
 """A client for training loops: batches, retries our outages until a deadline, and matches results by id."""
 
 import asyncio
+import os
 import random
 import urllib.error
 import urllib.request
@@ -12,11 +13,17 @@ import httpx
 
 from code_judge.wire import Reason, RunResult, Submission
 
+DEFAULT_URL = "http://127.0.0.1:8088"
 _OUTAGES = (Reason.QUEUE_TIMEOUT, Reason.INTERNAL_ERROR)
 
 
 class JudgeOutage(Exception):
     """The judge gave no verdict in time: our failure, not the program's."""
+
+
+def judge_url(url: str | None = None) -> str:
+    """`url` where it is given, else CODE_JUDGE_URL, else DEFAULT_URL."""
+    return url or os.environ.get("CODE_JUDGE_URL") or DEFAULT_URL
 
 
 def check(url: str, timeout: float = 5) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from verl.tools.schemas import OpenAIFunctionToolSchema
 
-from verl_cleaner.rollout.code_interpreter import DEFAULT_URL, CodeInterpreter, judge_url
+from code_judge.client import DEFAULT_URL, judge_url
+from verl_cleaner.rollout.code_interpreter import CodeInterpreter
 from verl_cleaner.saar.outcome import InfrastructureError, Outcome
 
 SCHEMA = OpenAIFunctionToolSchema.model_validate(
@@ -115,5 +116,5 @@ def test_where_the_judge_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CODE_JUDGE_URL", raising=False)
     assert judge_url() == DEFAULT_URL
     monkeypatch.setenv("CODE_JUDGE_URL", "http://h:1")
-    assert judge_url({}) == "http://h:1"
-    assert judge_url({"url": "http://k:2"}) == "http://k:2"
+    assert judge_url(None) == "http://h:1"
+    assert judge_url("http://k:2") == "http://k:2"

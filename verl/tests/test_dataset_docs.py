@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from verl_cleaner.dataset import filter as data_filter
-from verl_cleaner.dataset import statistics, synthetic
+from verl_cleaner.dataset import success, synthetic
 from verl_cleaner.dataset.schemas import read_rows
-from verl_cleaner.dataset.sources import load
 from verl_cleaner.evaluation.suites import SUITES
+from verl_cleaner.reward.sources import load
 
 REPOSITORY = Path(__file__).parents[2]
 TEXT = (REPOSITORY / "dataset/README.md").read_text()
@@ -59,9 +59,9 @@ def test_the_options_of_the_filter_and_their_defaults():
 def test_the_examples_are_read(tmp_path):
     line = re.search(r"```json\n(.*?)```", TEXT, re.DOTALL).group(1)
     (tmp_path / "s.jsonl").write_text(line)
-    example = statistics.read(tmp_path / "s.jsonl")["17"]
-    assert example == statistics.Statistic.of("17", "math_dapo", [1.0] * 3 + [0.0] * 5, [1.0] * 3 + [0.0] * 5)
-    assert list(json.loads(line)) == list(statistics.Statistic.__dataclass_fields__)
+    example = success.read(tmp_path / "s.jsonl")["17"]
+    assert example == success.Statistic.of("17", "math_dapo", [1.0] * 3 + [0.0] * 5, [1.0] * 3 + [0.0] * 5)
+    assert list(json.loads(line)) == list(success.Statistic.__dataclass_fields__)
     (tmp_path / "mine.yaml").write_text(re.search(r"```yaml\n(.*?)```", TEXT, re.DOTALL).group(1))
     assert yaml.safe_load((tmp_path / "mine.yaml").read_text())
     sources = load(tmp_path / "mine.yaml")

@@ -17,8 +17,8 @@ import pandas as pd
 import pytest
 
 from verl_cleaner.dataset import filter as data_filter
-from verl_cleaner.dataset import statistics, subset, synthetic
-from verl_cleaner.dataset.sources import Kind, load
+from verl_cleaner.dataset import subset, success, synthetic
+from verl_cleaner.reward.sources import Kind, load
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -63,7 +63,7 @@ def main(*options):
 def groups(folder):
     """(bucket, is code) -> rows in the statistics."""
     code = load()
-    found = statistics.read(folder / synthetic.STATISTICS).values()
+    found = success.read(folder / synthetic.STATISTICS).values()
     return Counter((s.successes * 8 // s.attempts, code.kind(s.data_source) == Kind.CODE) for s in found)
 
 
@@ -113,7 +113,7 @@ def test_the_choice_does_not_depend_on_the_file_s_order():
 
 
 def candidate(uid, *, successes):
-    statistic = statistics.Statistic.of(str(uid), "math_dapo", [1.0] * successes + [0.0] * (8 - successes), [0.0] * 8)
+    statistic = success.Statistic.of(str(uid), "math_dapo", [1.0] * successes + [0.0] * (8 - successes), [0.0] * 8)
     return data_filter.Candidate(uid, "math_dapo", "math", False, statistic)
 
 
@@ -127,7 +127,7 @@ def test_the_product_is_exact():
 def test_the_output_is_the_data_set_s_rows_with_the_statistics(full, filtered):
     before = pd.read_parquet(full / synthetic.TRAINING)
     after = pd.read_parquet(full / "out/filtered_sr.parquet")
-    found = statistics.read(full / synthetic.STATISTICS)
+    found = success.read(full / synthetic.STATISTICS)
     numbers = after.uid.astype(int)
     assert numbers.is_monotonic_increasing
     for column in before.columns:
@@ -309,16 +309,16 @@ def test_missing_files_and_columns_are_named(tmp_path, capsys):
 def test_statistics_survive_writing_and_an_interrupted_write(tmp_path):
     path = tmp_path / "s.jsonl"
     rows = list(synthetic.statistics_rows(["math_dapo"] * 20, seed=0))
-    statistics.write(path, rows)
-    assert list(statistics.read(path).values()) == rows
+    success.write(path, rows)
+    assert list(success.read(path).values()) == rows
 
     def interrupted():
         yield rows[0]
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        statistics.write(path, interrupted())
-    assert list(statistics.read(path).values()) == rows
+        success.write(path, interrupted())
+    assert list(success.read(path).values()) == rows
     assert json.loads(path.read_text().splitlines()[0]).keys() == line().keys()
 
 
@@ -342,8 +342,8 @@ def test_rows_that_cannot_be_read_are_left_out_on_request_and_the_others_keep_th
     lines = [json.dumps(row) for row in rows]
     lines[1] = "{"
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
-    found = [statistics.Statistic.of(str(n), "math_dapo", [1.0, 0.0], [1.0, 0.0]) for n in (0, 2, 3, 4)]
-    statistics.write(tmp_path / "stats.jsonl", found)
+    found = [success.Statistic.of(str(n), "math_dapo", [1.0, 0.0], [1.0, 0.0]) for n in (0, 2, 3, 4)]
+    success.write(tmp_path / "stats.jsonl", found)
     options = ["--dataset", tmp_path / "rows.jsonl", "--stats", tmp_path / "stats.jsonl", "--output_dir", tmp_path]
     assert main(*options) == 1
     assert "rows.jsonl, row 1: not JSON" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from verl_cleaner.dataset import synthetic
 from verl_cleaner.dataset.__main__ import main
 from verl_cleaner.dataset.reading import Broken
 from verl_cleaner.dataset.schemas import Row, detect, read_rows
-from verl_cleaner.dataset.sources import Kind, load
+from verl_cleaner.reward.sources import Kind, load
 
 ROWS = 400
 

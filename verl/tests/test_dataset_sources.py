@@ -4,7 +4,7 @@ import pytest
 
 from cleaner_lab.nano.tasks import FAMILIES, UNSEEN
 from verl_cleaner.dataset import synthetic
-from verl_cleaner.dataset.sources import Kind, load
+from verl_cleaner.reward.sources import Kind, load
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from verl_cleaner.dataset import filter as data_filter
-from verl_cleaner.dataset import statistics, stats, synthetic
+from verl_cleaner.dataset import stats, success, synthetic
 from verl_cleaner.evaluation.runner import EvaluationError
 from verl_cleaner.launch import RunFailed
 from verl_cleaner.records import trajectories
@@ -46,7 +46,7 @@ def main(folder, *more, dataset="data.parquet"):
 
 def test_a_line_a_row_that_the_filter_reads(folder, capsys):
     assert main(folder) == 0
-    found = statistics.read(folder / "s.jsonl")
+    found = success.read(folder / "s.jsonl")
     assert list(found) == [str(i) for i in range(20)]
     for i, s in enumerate(found.values()):
         solved = i % 9
@@ -68,13 +68,13 @@ def test_an_unfinished_evaluation_gives_the_rows_that_are_complete(folder, capsy
     trajectories.write(last, trajectories.read(last)[:-3])
     (folder / "plain/trajectories/4.parquet.partial").write_text("{")
     assert main(folder) == 0
-    assert list(statistics.read(folder / "s.jsonl")) == [str(i) for i in range(19)]
+    assert list(success.read(folder / "s.jsonl")) == [str(i) for i in range(19)]
     assert "1 rows do not have 8 attempts yet and are left out" in capsys.readouterr().out
 
 
 def test_the_first_attempts_count(folder):
     assert main(folder, "--attempts", "4") == 0
-    found = statistics.read(folder / "s.jsonl")
+    found = success.read(folder / "s.jsonl")
     assert [s.successes for s in found.values()] == [min(4, i % 9) for i in range(20)]
 
 
@@ -84,7 +84,7 @@ def test_a_sample_that_was_run_again_counts_once(folder):
         folder / "plain/trajectories", [trajectory("3", source, sample, acc=1.0) for sample in range(8)]
     )
     assert main(folder) == 0
-    assert statistics.read(folder / "s.jsonl")["3"].attempts == 8
+    assert success.read(folder / "s.jsonl")["3"].attempts == 8
 
 
 def test_nothing_was_rolled_out_yet(folder, capsys):
@@ -158,14 +158,14 @@ def test_the_rollout_is_an_evaluation_over_the_data_set(folder, monkeypatch):
 def test_what_is_complete_is_written_however_the_rollout_ends(folder, monkeypatch, capsys, effect, status, message):
     assert rolled_out(folder, monkeypatch, effect)[0] == status
     assert message in capsys.readouterr().err
-    assert len(statistics.read(folder / "s.jsonl")) == 20
+    assert len(success.read(folder / "s.jsonl")) == 20
 
 
 def test_rollouts_with_rollback_are_read_from_their_own_folder(folder, monkeypatch):
     (folder / "plain").rename(folder / "rollback")
     status, evaluation = rolled_out(folder, monkeypatch, None, "--rollback")
     assert (status, evaluation.rollback) == (0, ("rollback",))
-    assert len(statistics.read(folder / "s.jsonl")) == 20
+    assert len(success.read(folder / "s.jsonl")) == 20
 
 
 def test_unknown_arguments_are_named(folder, capsys):

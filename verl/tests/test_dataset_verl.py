@@ -13,9 +13,8 @@ from loop_harness import CONF
 from omegaconf import OmegaConf, open_dict
 from tiny import tiny_dataset, tiny_tokenizer
 
-from cleaner_lab.sft.traces import tool_schemas
 from verl_cleaner.dataset import synthetic
-from verl_cleaner.dataset.lengths import prompt_lengths
+from verl_cleaner.dataset.lengths import prompt_lengths, tool_schemas
 from verl_cleaner.dataset.rl_dataset import CleanerDataset
 from verl_cleaner.preflight import data as checks
 from verl_cleaner.preflight.translate import TOOL_CONFIG

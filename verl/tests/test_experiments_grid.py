@@ -20,7 +20,7 @@ from cleaner_lab.experiments.series import (
     of_workers,
     worker_part,
 )
-from verl_cleaner.launch import read_steps
+from verl_cleaner.records.metrics import read_steps
 
 NANO = Path(__file__).parents[2] / "recipe/cleaner/experiments/nano.yaml"
 GOOD = """

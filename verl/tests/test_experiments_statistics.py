@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cleaner_lab.experiments import figures, report, statistics, tables
-from cleaner_lab.experiments.statistics import Axis, ResultsError, curves, interval, of_method
+from cleaner_lab.experiments import figures, learning_curves, report, tables
+from cleaner_lab.experiments.learning_curves import Axis, ResultsError, curves, of_method
+from verl_cleaner.evaluation.statistics import interval, t_quantile
 
 STEPS = (0, 2, 4, 6)
 
@@ -50,7 +51,8 @@ def row(text, method):
 
 
 def test_quantiles_leave_five_percent_outside():
-    for freedom, quantile in enumerate(statistics._T95, start=1):
+    for freedom in (1, 2, 3, 10, 30, 99):
+        quantile = t_quantile(freedom)
         t = np.linspace(-quantile, quantile, 20_001)
         scale = math.gamma((freedom + 1) / 2) / math.gamma(freedom / 2) / math.sqrt(freedom * math.pi)
         inside = np.trapezoid(scale * (1 + t * t / freedom) ** (-(freedom + 1) / 2), t)
@@ -60,14 +62,14 @@ def test_quantiles_leave_five_percent_outside():
 def test_an_interval_over_seeds():
     found = interval([1.0, 2.0, 3.0])
     assert (found.mean, found.seeds, found.sd) == (2.0, 3, 1.0)
-    assert (found.low, found.high) == pytest.approx((2 - 4.303 / math.sqrt(3), 2 + 4.303 / math.sqrt(3)))
+    assert (found.low, found.high) == pytest.approx((2 - 4.302653 / math.sqrt(3), 2 + 4.302653 / math.sqrt(3)))
     assert found.holds_zero is True
     assert interval([2.0, 2.1, 2.2]).holds_zero is False
     alone = interval([0.25])
     assert (alone.mean, alone.sd, alone.low, alone.high, alone.holds_zero) == (0.25, None, None, None, None)
     assert interval([]) is None
     many = interval([0.0, 1.0] * 50)
-    assert many.high - many.mean == pytest.approx(2.042 * many.sd / 10)
+    assert many.high - many.mean == pytest.approx(1.9842 * many.sd / 10, rel=1e-4)
 
 
 def test_accuracy_over_what_was_spent():
@@ -76,10 +78,10 @@ def test_accuracy_over_what_was_spent():
     (curve,) = curves(frame(rows), axis=Axis.TOKENS).values()
     # 100 + 200, and so on
     assert list(curve.index) == [0, 300, 1000, 2100]
-    assert statistics.at(curve, 650) == pytest.approx(0.65)
-    assert statistics.at(curve, 2100) == pytest.approx(0.8)
-    assert statistics.area(curve, 650) == pytest.approx((300 * 0.45 + 350 * 0.625) / 650)
-    assert statistics.area(curve, 0) == pytest.approx(0.3)
+    assert learning_curves.at(curve, 650) == pytest.approx(0.65)
+    assert learning_curves.at(curve, 2100) == pytest.approx(0.8)
+    assert learning_curves.area(curve, 650) == pytest.approx((300 * 0.45 + 350 * 0.625) / 650)
+    assert learning_curves.area(curve, 0) == pytest.approx(0.3)
 
 
 def test_a_run_whose_cost_has_a_gap_is_not_compared_by_cost():
@@ -101,13 +103,13 @@ def test_a_run_whose_cost_has_a_gap_is_not_compared_by_cost():
     ],
 )
 def test_where_a_level_is_first_reached(values, level, expected):
-    assert statistics.first_reach(pd.Series(values, index=STEPS), level) == pytest.approx(expected)
+    assert learning_curves.first_reach(pd.Series(values, index=STEPS), level) == pytest.approx(expected)
 
 
 def test_the_final_accuracy_is_of_three_validations_after_the_start():
-    assert statistics.final(pd.Series((0.9, 0.1, 0.2, 0.3, 0.7), index=(0, 2, 4, 6, 8))) == pytest.approx(0.4)
-    assert statistics.final(pd.Series((0.9, 0.1), index=(0, 2))) == pytest.approx(0.1)
-    assert statistics.final(pd.Series((0.9,), index=(0,))) is None
+    assert learning_curves.final(pd.Series((0.9, 0.1, 0.2, 0.3, 0.7), index=(0, 2, 4, 6, 8))) == pytest.approx(0.4)
+    assert learning_curves.final(pd.Series((0.9, 0.1), index=(0, 2))) == pytest.approx(0.1)
+    assert learning_curves.final(pd.Series((0.9,), index=(0,))) is None
 
 
 def test_pairs_are_of_equal_seeds_and_equal_steps():
@@ -115,18 +117,21 @@ def test_pairs_are_of_equal_seeds_and_equal_steps():
     void, baseline = of_method(found, "void"), of_method(found, "baseline")
     # Seed 1 against the baseline's steps 2 and 4, 0.42 and 0.52; no seed 2.
     expected = {0: 0.3 - 0.5, 1: 0.375 - 0.47}
-    assert statistics.final_differences(void, baseline) == pytest.approx(expected)
-    assert list(statistics.final_differences(void, baseline)) == [0, 1]
-    assert statistics.final_differences(baseline, void) == pytest.approx({s: -value for s, value in expected.items()})
-    assert statistics.differences({2: 0.5, 0: 0.4}, {0: 0.1, 1: 0.2}) == pytest.approx({0: 0.3})
-    assert statistics.common_budget(found) == (4.0, ("void", 1))
+    assert learning_curves.final_differences(void, baseline) == pytest.approx(expected)
+    assert list(learning_curves.final_differences(void, baseline)) == [0, 1]
+    negative = {seed: -value for seed, value in expected.items()}
+    assert learning_curves.final_differences(baseline, void) == pytest.approx(negative)
+    assert learning_curves.differences({2: 0.5, 0: 0.4}, {0: 0.1, 1: 0.2}) == pytest.approx({0: 0.3})
+    assert learning_curves.common_budget(found) == (4.0, ("void", 1))
 
 
 def test_a_mean_ends_with_its_shortest_run():
-    mean = statistics.mean_curve([pd.Series((0.0, 1.0, 2.0), index=(0, 10, 20)), pd.Series((0.2, 0.4), index=(0, 15))])
+    mean = learning_curves.mean_curve(
+        [pd.Series((0.0, 1.0, 2.0), index=(0, 10, 20)), pd.Series((0.2, 0.4), index=(0, 15))]
+    )
     assert list(mean.index) == [0, 10, 15]
     assert list(mean) == pytest.approx([0.1, (1 + 1 / 3) / 2, (1.5 + 0.4) / 2])
-    assert list(statistics.smooth(pd.Series((0.0, 3.0, 6.0, 0.0)), 3)) == pytest.approx([1.5, 3.0, 3.0, 3.0])
+    assert list(learning_curves.smooth(pd.Series((0.0, 3.0, 6.0, 0.0)), 3)) == pytest.approx([1.5, 3.0, 3.0, 3.0])
 
 
 def test_the_table_of_final_accuracies():

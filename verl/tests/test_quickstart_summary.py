@@ -5,10 +5,12 @@ import json
 import pytest
 
 from cleaner_lab.nano import seeds
+from cleaner_lab.nano.arms import BASELINE, CLEANER, Outcome
 from cleaner_lab.nano.curves import family_accuracies, held_out_accuracy, plot
-from cleaner_lab.nano.quickstart import BASELINE, CLEANER, Outcome, step_line
-from cleaner_lab.nano.summary import first_repair, format_table, table
+from cleaner_lab.nano.quickstart import step_line
+from cleaner_lab.nano.summary import first_repair, table
 from cleaner_lab.nano.tasks import UNSEEN
+from verl_cleaner.report.tables import format_table
 
 SIZES = {"gcd": 30, "lcm": 10, UNSEEN: 10}
 

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from verl_cleaner import replay
-from verl_cleaner.config import MultiTurnConfig
+from verl_cleaner.config import MultiTurnConfig, rollback_config
 from verl_cleaner.formats import FORMATS
 from verl_cleaner.records.rollbacks import read
 from verl_cleaner.saar.config import RollbackConfig
@@ -23,7 +23,7 @@ def test_every_parameter_is_documented_with_its_default():
 
 
 def test_verls_configuration_has_the_same_parameters_and_defaults():
-    assert MultiTurnConfig().rollback() == RollbackConfig()
+    assert rollback_config(MultiTurnConfig()) == RollbackConfig()
 
 
 def test_the_documented_formats_are_ours():

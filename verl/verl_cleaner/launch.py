@@ -7,7 +7,6 @@ FOLDER/tensorboard/   the same for tensorboard
 
 import contextlib
 import ctypes
-import json
 import os
 import re
 import signal
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import psutil
+
+from verl_cleaner.records.metrics import MetricsFile
 
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 20
@@ -154,41 +155,6 @@ class Run(Training):
                 time.sleep(_POLL_SECONDS)
         if failed:
             raise failed
-
-
-class MetricsFile:
-    """What VeRL's file logger writes, followed while it is written."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = 0
-
-    def new(self) -> list[tuple[int, dict[str, Any]]]:
-        """(step, metrics) of the complete lines since the last call."""
-        if not self._path.exists():
-            return []
-        with self._path.open("rb") as file:
-            if file.seek(0, os.SEEK_END) < self._offset:  # begun anew
-                self._offset = 0
-            file.seek(self._offset)
-            data = file.read()
-        complete = data[: data.rfind(b"\n") + 1]
-        try:
-            entries = [(entry["step"], entry["data"]) for entry in map(json.loads, complete.splitlines())]
-        except ValueError:  # begun anew and grown beyond where we were: not a line's beginning
-            self._offset = 0
-            return []
-        self._offset += len(complete)
-        return entries
-
-
-def read_steps(metrics: Path) -> dict[int, dict[str, Any]]:
-    """The whole file; a step that was logged twice, as a resumed run's is, is merged."""
-    steps: dict[int, dict[str, Any]] = {}
-    for line in metrics.read_text().splitlines():
-        entry = json.loads(line)
-        steps.setdefault(entry["step"], {}).update(entry["data"])
-    return steps
 
 
 def logger_environment(folder: Path) -> dict[str, str]:

@@ -1,15 +1,11 @@
 """Cells and tables in Markdown: shares as percent, differences as percentage points with their interval."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from cleaner_lab.experiments.statistics import Axis, Interval, interval
+from cleaner_lab.experiments.learning_curves import Axis
+from verl_cleaner.evaluation.statistics import Interval, interval
 
 NONE = "–"
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
 
 
 def spread(values: Iterable[float], *, of: int = 0) -> str:

@@ -22,7 +22,8 @@ from cleaner_lab.experiments import results
 from cleaner_lab.experiments.grid import ColdStart, Grid, GridError, GridRun
 from cleaner_lab.experiments.series import DONE, SETTINGS, Plan, PlannedRun, of_workers, override_key
 from cleaner_lab.nano.curves import ONLY_HELD_OUT, held_out_accuracy
-from verl_cleaner.launch import MetricsFile, RunFailed, Training, logger_environment, read_steps
+from verl_cleaner.launch import RunFailed, Training, logger_environment
+from verl_cleaner.records.metrics import MetricsFile, read_steps
 
 RESULTS = "results.parquet"
 _POLL_SECONDS = 0.5

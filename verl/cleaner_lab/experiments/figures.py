@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from cleaner_lab.experiments.statistics import (
+from cleaner_lab.experiments.learning_curves import (
     BASELINE,
     LAST,
     Axis,
@@ -19,12 +19,12 @@ from cleaner_lab.experiments.statistics import (
     Run,
     curves,
     final,
-    interval,
     mean_curve,
     methods_of,
     of_method,
     smooth,
 )
+from verl_cleaner.evaluation.statistics import interval
 
 _GREY = "#6b7078"
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from cleaner_lab.experiments import tables
-from cleaner_lab.experiments.statistics import (
+from cleaner_lab.experiments.learning_curves import (
     ACCURACY,
     BASELINE,
     COLUMNS,

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cleaner_lab.experiments.statistics import COLUMNS, METADATA
+from cleaner_lab.experiments.learning_curves import COLUMNS, METADATA
 from cleaner_lab.nano.curves import ONLY_HELD_OUT, family_accuracies, held_out_accuracy
 
 SCHEMA = pa.schema(zip(COLUMNS, (pa.string(), pa.int64(), pa.int64(), pa.string(), pa.float64()), strict=True))

@@ -28,10 +28,11 @@ import ray
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 import verl_cleaner
-from verl_cleaner.launch import logger_environment, read_steps
+from verl_cleaner.launch import logger_environment
 from verl_cleaner.main_ppo import errors_in_a_line, make_ready
 from verl_cleaner.preflight import PreflightError
 from verl_cleaner.records import run_info
+from verl_cleaner.records.metrics import read_steps
 from verl_cleaner.saar.config import RollbackConfig
 
 CONF = Path(verl_cleaner.__file__).with_name("conf")

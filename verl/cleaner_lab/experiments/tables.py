@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from cleaner_lab.experiments.cells import NONE, amount, difference, percent, shown, spread, table
-from cleaner_lab.experiments.statistics import (
+from cleaner_lab.experiments.cells import NONE, amount, difference, percent, shown, spread
+from cleaner_lab.experiments.learning_curves import (
     BASELINE,
     LAST,
     Axis,
@@ -20,18 +20,18 @@ from cleaner_lab.experiments.statistics import (
     Run,
     area,
     at,
-    binomial_error,
     common_budget,
     curves,
     differences,
     final_differences,
     finals,
     first_reach,
-    interval,
     methods_of,
     of_method,
 )
 from cleaner_lab.experiments.training import training
+from verl_cleaner.evaluation.statistics import binomial_error, interval
+from verl_cleaner.report.tables import markdown_table
 
 
 def report(frame: pd.DataFrame, about: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
@@ -81,7 +81,7 @@ def headline(frame: pd.DataFrame, about: Mapping[str, Any]) -> str:
         if (mean := interval(finals(runs).values())) and (tasks := about.get(key)):
             error = 100 * binomial_error(mean.mean, tasks)
             notes.append(f"Noise floor: one evaluation on {tasks} {what} tasks has a standard error of {error:.1f}.")
-    return "\n\n".join(["## Final accuracy", table(rows), *notes, *_incomplete(held_out)])
+    return "\n\n".join(["## Final accuracy", markdown_table(rows), *notes, *_incomplete(held_out)])
 
 
 def _incomplete(held_out: Mapping[Run, Curve]) -> list[str]:
@@ -111,7 +111,7 @@ def equal_budget(frame: pd.DataFrame, axis: Axis) -> str:
         rows.append([name, *cells])
     how = "" if axis is Axis.STEPS else "Linear between validations. "
     text = f"{how}One validation, not the mean of {LAST}. Every run is cut where {method}, seed {seed} ends."
-    return "\n\n".join([f"## At equal {axis}: {amount(budget, axis)}", text, table(rows)])
+    return "\n\n".join([f"## At equal {axis}: {amount(budget, axis)}", text, markdown_table(rows)])
 
 
 def _values(
@@ -139,7 +139,7 @@ def reaching(frame: pd.DataFrame, axis: Axis) -> str:
         shares = [(own[seed] / spent[seed]) for seed in own if spent[seed]]
         rows.append([name, *_reached(own, runs, axis), _share(shares)])
         rows[-1] += [*_reached(mean, runs, axis), _share([value / all_spent for value in mean.values() if all_spent])]
-    lines = [f"## {axis.capitalize()} to the baseline's final accuracy", table(rows)]
+    lines = [f"## {axis.capitalize()} to the baseline's final accuracy", markdown_table(rows)]
     if axis is Axis.STEPS:
         lines.insert(
             1,

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 
 import pandas as pd
 
-from cleaner_lab.experiments.cells import NONE, number, percent, table
-from cleaner_lab.experiments.statistics import LAST, Curve, curves, final, methods_of, of_method
+from cleaner_lab.experiments.cells import NONE, number, percent
+from cleaner_lab.experiments.learning_curves import LAST, Curve, curves, final, methods_of, of_method
+from verl_cleaner.report.tables import markdown_table
 
 EDGE = 10
 """Training steps that "first" and "last" mean."""
@@ -48,7 +49,7 @@ def training(frame: pd.DataFrame) -> str:
     title = "generated tokens that were discarded, all steps"
     rows.insert(-1, [title, *(_discarded(frame, method) for method in methods)])
     text = f"Means over steps and seeds; the held-out row is of the last {LAST} validations. Shares are percent."
-    return "\n\n".join(["## What happened in training", text, table(rows)])
+    return "\n\n".join(["## What happened in training", text, markdown_table(rows)])
 
 
 def _over_seeds(runs: Mapping[int, Curve], how: Callable[[Curve], float | None], show: Callable[[float], str]) -> str:

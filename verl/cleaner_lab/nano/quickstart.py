@@ -4,40 +4,13 @@ import argparse
 import os
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cleaner_lab.nano.arms import BASELINE, CLEANER, Arm, Outcome
 from cleaner_lab.nano.cold_start import Settings, cold_start
 from cleaner_lab.nano.curves import held_out_accuracy
 from verl_cleaner.launch import Run, RunFailed
-
-ROLLBACK = (
-    "+actor_rollout_ref.rollout.multi_turn.enable_tool_rollback=True",
-    # Held-out accuracy is that of the bare policy.
-    "+actor_rollout_ref.rollout.multi_turn.rollback_at_validation=False",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """One training run: its name and what it sets."""
-
-    name: str
-    overrides: tuple[str, ...]
-
-
-CLEANER, BASELINE = Arm("cleaner", ROLLBACK), Arm("baseline", ())
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """steps: (step, metrics as logged) in order; step 0 is the validation before training."""
-
-    arm: Arm
-    folder: Path
-    steps: list[tuple[int, dict[str, Any]]]
-    seconds: float
 
 
 def main() -> None:

@@ -4,13 +4,13 @@ python -m cleaner_lab.nano.seeds outputs/quickstart/A outputs/quickstart/B … -
 """
 
 import argparse
-import statistics
 from pathlib import Path
 
 from cleaner_lab.nano.curves import Steps, family_accuracies, held_out_accuracy, plot
-from cleaner_lab.nano.summary import format_table
 from cleaner_lab.nano.tasks import UNSEEN
-from verl_cleaner.launch import read_steps
+from verl_cleaner.evaluation.statistics import interval
+from verl_cleaner.records.metrics import read_steps
+from verl_cleaner.report.tables import format_table
 
 _FAILURES = "val-aux/tool_calls/failures_per_trajectory"
 
@@ -41,8 +41,9 @@ def table(methods: dict[str, list[Steps]]) -> list[list[str]]:
 
 
 def _spread(values: list[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{spread}"
+    found = interval(values)
+    assert found is not None, "a finished run has validated"
+    return f"{found.mean:.3f}" + ("" if found.sd is None else f" ± {found.sd:.3f}")
 
 
 def main() -> None:

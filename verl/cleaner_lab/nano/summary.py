@@ -1,22 +1,21 @@
 """What a quickstart ends with: a table, one repaired turn, curves, the report, and where everything is."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from cleaner_lab.nano.arms import Outcome
 from cleaner_lab.nano.curves import family_accuracies, plot
 from cleaner_lab.nano.tasks import UNSEEN
+from verl_cleaner.evaluation.statistics import binomial_error
 from verl_cleaner.records.rollbacks import read
 from verl_cleaner.replay import show as lines_of
+from verl_cleaner.report.tables import format_table
 from verl_cleaner.report.write import write_report
 
-if TYPE_CHECKING:
-    from cleaner_lab.nano.quickstart import Outcome
 
-
-def show(outcomes: Sequence["Outcome"], start: Path, out: Path) -> None:
+def show(outcomes: Sequence[Outcome], start: Path, out: Path) -> None:
     sizes = held_out_sizes(start / "data" / "val.parquet")
     print(f"\nHeld-out tasks, without test-time rollback (± one standard error; {sum(sizes.values())} tasks)\n")
     print(format_table(table(outcomes, sizes)))
@@ -41,7 +40,7 @@ def show(outcomes: Sequence["Outcome"], start: Path, out: Path) -> None:
     print("  another seed, lower rate     quickstart.sh --seed 1 actor_rollout_ref.actor.optim.lr=2e-4")
 
 
-def show_repair(outcome: "Outcome") -> None:
+def show_repair(outcome: Outcome) -> None:
     """How well the untrained policy repairs itself, and one of the turns it repaired at once."""
     metrics = dict(outcome.steps).get(1, {})
     triggered = int(metrics.get("rollback/global_triggered", 0))
@@ -73,7 +72,7 @@ def held_out_sizes(path: Path) -> dict[str, int]:
     return {source.rsplit("/", 1)[-1]: int(count) for source, count in sources.value_counts().items()}
 
 
-def table(outcomes: Sequence["Outcome"], sizes: dict[str, int]) -> list[list[str]]:
+def table(outcomes: Sequence[Outcome], sizes: dict[str, int]) -> list[list[str]]:
     """Header and rows; one column for before and one per run for after."""
     validated = [[(step, m) for step, m in o.steps if family_accuracies(m)] for o in outcomes]
     columns = [("before", validated[0][0][1])]
@@ -94,9 +93,4 @@ def _accuracy(metrics: dict[str, Any], families: Sequence[str], sizes: dict[str,
     accuracies = family_accuracies(metrics)
     total = sum(sizes[family] for family in families)
     mean = sum(accuracies[family] * sizes[family] for family in families) / total
-    return f"{mean:.3f} ± {math.sqrt(mean * (1 - mean) / total):.3f}"
-
-
-def format_table(rows: list[list[str]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return f"{mean:.3f} ± {binomial_error(mean, total):.3f}"

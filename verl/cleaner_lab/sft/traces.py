@@ -17,6 +17,7 @@ from typing import Any
 
 from cleaner_lab.nano.tasks import Task, make_tasks, to_row
 from cleaner_lab.nano.traces import make_trace
+from verl_cleaner.dataset.lengths import tool_schemas
 
 SFT_VAL = 256
 
@@ -41,15 +42,6 @@ def _conversations(tasks: Sequence[Task], seed: int) -> Iterator[dict[str, Any]]
     rng = random.Random(seed)
     for task in tasks:
         yield {"messages": make_trace(task, rng).messages, "tools": tools}
-
-
-def tool_schemas() -> list[dict[str, Any]]:
-    """As the RL run's prompts show them."""
-    import yaml
-
-    from verl_cleaner.preflight.translate import TOOL_CONFIG
-
-    return [tool["tool_schema"] for tool in yaml.safe_load(TOOL_CONFIG.read_text())["tools"]]
 
 
 def _save(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from verl_cleaner.dataset import reading
 from verl_cleaner.dataset.schemas import Row, detect, read_rows
-from verl_cleaner.dataset.sources import Kind, load
-from verl_cleaner.dataset.tables import format_table, percentiles
+from verl_cleaner.report.tables import format_table
+from verl_cleaner.reward.sources import Kind, load
 
 _SHOWN = 10
 _TOOL_TALK = re.compile(r"\btools?\b", re.IGNORECASE)
@@ -70,11 +70,16 @@ def _lengths(prompts: Sequence[Any], tokenizer: str | None, tools: bool) -> str:
         return percentiles("prompt lengths in characters", [sum(len(m["content"]) for m in p) for p in prompts])
     from transformers import AutoTokenizer
 
-    from cleaner_lab.sft.traces import tool_schemas
-    from verl_cleaner.dataset.lengths import prompt_lengths
+    from verl_cleaner.dataset.lengths import prompt_lengths, tool_schemas
 
     lengths = prompt_lengths(AutoTokenizer.from_pretrained(tokenizer), prompts, tools=tool_schemas() if tools else None)
     return percentiles("prompt lengths in tokens, chat template and tools included", lengths)
+
+
+def percentiles(title: str, values: Sequence[int]) -> str:
+    ordered = sorted(values)
+    shown = {name: ordered[round(share * (len(ordered) - 1))] for name, share in (("median", 0.5), ("95 %", 0.95))}
+    return f"{title}: " + ", ".join(f"{name} {value:,}" for name, value in {**shown, "max": ordered[-1]}.items())
 
 
 def _print(file: Path, findings: Findings, lengths: str) -> None:

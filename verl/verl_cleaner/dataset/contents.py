@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from verl_cleaner.dataset.reading import Broken
-from verl_cleaner.dataset.sources import Kind
+from verl_cleaner.reward.sources import Kind
 from verl_cleaner.stored import allow_long_integers, sequence
 from verl_cleaner.stored import value as stored_value
 

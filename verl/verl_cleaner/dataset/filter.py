@@ -16,11 +16,11 @@ from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 
-from verl_cleaner.dataset import reading, statistics
+from verl_cleaner.dataset import reading, success
 from verl_cleaner.dataset.filter_report import Candidate, plot, report
-from verl_cleaner.dataset.sources import Kind, Sources, load
-from verl_cleaner.dataset.statistics import BUCKETS, TOLERANCE, Statistic
 from verl_cleaner.dataset.subset import take
+from verl_cleaner.dataset.success import BUCKETS, TOLERANCE, Statistic
+from verl_cleaner.reward.sources import Kind, Sources, load
 
 FOLDER = Path("dataset/Open-AgentRL-30K")
 DATASET = FOLDER / "Open-AgentRL-30K.parquet"
@@ -146,7 +146,7 @@ def write(dataset: Path, out: Path, chosen: Sequence[Candidate]) -> None:
 def main() -> int:
     options = _parse()
     try:
-        found = statistics.read(options.stats)
+        found = success.read(options.stats)
         seen = reading.identities(options.dataset, skip_broken=options.skip_broken_rows)
         rows = candidates(seen, found, load(options.sources), dataset=options.dataset, stats=options.stats)
     except ValueError as error:

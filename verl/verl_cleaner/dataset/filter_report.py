@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from verl_cleaner.dataset.statistics import BUCKETS, Statistic
-from verl_cleaner.dataset.tables import format_table
+from verl_cleaner.dataset.success import BUCKETS, Statistic
+from verl_cleaner.report.tables import format_table
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Ground truths: what an answer is compared with has to be usable before anybody is rewarded by it."""
 
-from verl_cleaner.dataset.sources import Kind
 from verl_cleaner.reward.cases import read_cases
+from verl_cleaner.reward.sources import Kind
 from verl_cleaner.reward.truths import accepted
 
 

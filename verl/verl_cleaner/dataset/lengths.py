@@ -1,8 +1,19 @@
 """Prompt lengths in tokens, for many prompts: rendered in batches, tokenized only where that could matter."""
 
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+TOOL_CONFIG = Path(__file__).parents[1] / "conf" / "code_interpreter.yaml"
+"""Our tools, as VeRL's `multi_turn.tool_config_path` names them."""
+
+
+def tool_schemas(path: Path = TOOL_CONFIG) -> list[dict[str, Any]]:
+    """The tools of a configuration, as prompts show them."""
+    import yaml
+
+    return [tool["tool_schema"] for tool in yaml.safe_load(path.read_text())["tools"]]
 
 
 def prompt_lengths(

@@ -25,7 +25,7 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl_cleaner.dataset import reading
 from verl_cleaner.dataset.lengths import prompt_lengths
 from verl_cleaner.dataset.schemas import Row, read_rows
-from verl_cleaner.dataset.sources import load
+from verl_cleaner.reward.sources import load
 
 logger = logging.getLogger(__name__)
 

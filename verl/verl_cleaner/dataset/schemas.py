@@ -30,7 +30,7 @@ from typing import Any
 from verl_cleaner.dataset import ground_truth, reading
 from verl_cleaner.dataset.contents import SCHEMAS, Schema
 from verl_cleaner.dataset.reading import Broken
-from verl_cleaner.dataset.sources import Kind, Sources
+from verl_cleaner.reward.sources import Kind, Sources
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 

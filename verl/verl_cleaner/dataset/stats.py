@@ -16,12 +16,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from verl_cleaner.dataset import reading, statistics
-from verl_cleaner.dataset.statistics import BUCKETS, Statistic
-from verl_cleaner.dataset.tables import format_table
+from verl_cleaner.dataset import reading, success
+from verl_cleaner.dataset.success import BUCKETS, Statistic
 from verl_cleaner.evaluation.runner import PLAIN, ROLLBACK, Evaluation, EvaluationError, run
 from verl_cleaner.launch import RunFailed
 from verl_cleaner.records.trajectories import Trajectory, read_folder
+from verl_cleaner.report.tables import format_table
 
 
 def count(sources: dict[str, str], trajectories: Iterable[Trajectory], attempts: int, *, place: str) -> list[Statistic]:
@@ -106,7 +106,7 @@ def _write(options: argparse.Namespace) -> None:
     sources = {uid: identity.source for uid, identity in reading.identities(options.dataset).items()}
     trajectories = tqdm(read_folder(folder, texts=False), "trajectories", mininterval=2)
     found = count(sources, trajectories, options.attempts, place=str(folder))
-    statistics.write(options.out, found)
+    success.write(options.out, found)
     buckets = [sum(statistic.bucket == bucket for statistic in found) for bucket in range(BUCKETS + 1)]
     print(format_table([["success rate", *(f"{b}/8" for b in range(BUCKETS + 1))], ["rows", *map(str, buckets)]]))
     missing = len(sources) - len(found)

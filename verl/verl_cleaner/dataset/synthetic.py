@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from verl_cleaner.dataset import statistics
+from verl_cleaner.dataset import success
 
 FULL_SIZE = 30_128
 SOURCES = {
@@ -54,7 +54,7 @@ def write_all(out: Path, *, rows: int = FULL_SIZE, seed: int = 0, test_bytes: in
         raise ValueError(f"{out / there[0]} is there already, and made-up data replaces nothing; name another folder")
     _write(out / TRAINING, training_rows(rows, seed=seed, test_bytes=test_bytes), rows)
     sources = (row["data_source"] for row in training_rows(rows, seed=seed))
-    statistics.write(out / STATISTICS, statistics_rows(sources, seed=seed))
+    success.write(out / STATISTICS, statistics_rows(sources, seed=seed))
     makers = {"aime2024": _aime2024, "aime2025": _aime2025, "gpqa": _gpqa, "lcb": _lcb}
     for name, number in {"aime2024": 30, "aime2025": 30, "gpqa": 198, "lcb": 175}.items():
         rng = random.Random(f"{seed} {name}")
@@ -78,13 +78,13 @@ def training_rows(rows: int, *, seed: int, test_bytes: int = 0) -> Iterator[dict
         }
 
 
-def statistics_rows(sources: Iterable[str], *, seed: int, attempts: int = 8) -> Iterator[statistics.Statistic]:
+def statistics_rows(sources: Iterable[str], *, seed: int, attempts: int = 8) -> Iterator[success.Statistic]:
     """A line a row; hard and easy problems are as frequent as others."""
     rng = random.Random(f"{seed} statistics")
     for index, source in enumerate(sources):
         scores = [float(rng.random() < 0.5) for _ in range(attempts)]
         scores = rng.choice([scores, [0.0] * attempts, [1.0] * attempts, scores])
-        yield statistics.Statistic.of(str(index), source, scores, scores)
+        yield success.Statistic.of(str(index), source, scores, scores)
 
 
 # ---- problems --------------------------------------------------------------------------------------------------------

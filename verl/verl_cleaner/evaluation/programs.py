@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from code_judge.client import JudgeOutage
+from code_judge.client import JudgeOutage, judge_url
 from code_judge.client import check as check_judge
 from verl_cleaner import stored
 from verl_cleaner.evaluation.questions import Benchmark, Codes, Questions, read_questions
@@ -147,9 +147,6 @@ def show(passed: Mapping[str, Sequence[bool]]) -> str:
 
 def main(argv: list[str] | None, benchmark: Benchmark) -> None:
     """A benchmark's command line."""
-    # Brings VeRL and torch: seconds, which an evaluation's front end does without.
-    from verl_cleaner.rollout.code_interpreter import judge_url
-
     parser = argparse.ArgumentParser(
         prog=f"python -m verl_cleaner.evaluation.{benchmark.name}",
         description="Convert trajectories to the benchmark's own file, and score them through the judge.",

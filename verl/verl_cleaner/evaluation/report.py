@@ -17,6 +17,7 @@ from typing import Any
 from verl_cleaner.evaluation.runner import ARMS, PLAIN, ROLLBACK, EvaluationError, problem_of
 from verl_cleaner.evaluation.statistics import Estimate, between, estimate, maj_at_k, pass_at_k, powers
 from verl_cleaner.records.trajectories import Trajectory, read_folder
+from verl_cleaner.report.tables import markdown_table
 
 _COUNTS = {
     "turns": "turns",
@@ -183,30 +184,30 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines = [f"# Evaluation of {report['settings'].get('model', 'a model')}", ""]
     lines += ["Percent with 95 % intervals over the problems; tokens, calls and turns are means of a trajectory.", ""]
     for name, suite in report["suites"].items():
-        lines += [f"## {Path(name).name}", "", *_table(suite["arms"]), ""]
+        lines += [f"## {Path(name).name}", "", _table(suite["arms"]), ""]
         if suite["comparison"] is not None:
             lines += [*_comparison(suite["comparison"]), ""]
     return "\n".join([*lines, "![pass@k and maj@k over generated tokens](report.png)", ""])
 
 
-def _table(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    def row(title: str, cell: Any) -> str:
-        return f"| {title} | " + " | ".join(cell(summary) for summary in arms.values()) + " |"
+def _table(arms: Mapping[str, Mapping[str, Any]]) -> str:
+    def row(title: str, cell: Any) -> list[str]:
+        return [title, *(cell(summary) for summary in arms.values())]
 
     def of(entry: Mapping[str, float] | None) -> str:
         return str(Estimate(**entry)) if entry else "–"
 
-    lines = ["| | " + " | ".join(arms) + " |", "|---" * (len(arms) + 1) + "|"]
-    lines.append(row("problems × samples", lambda s: f"{s['problems']} × {s['samples']}"))
-    lines.append(row("mean@n, strict", lambda s: of(s["mean"])))
-    lines.append(row("mean@n, lenient (math-verify)", lambda s: of(s["verified"])))
+    rows = [["", *arms]]
+    rows.append(row("problems × samples", lambda s: f"{s['problems']} × {s['samples']}"))
+    rows.append(row("mean@n, strict", lambda s: of(s["mean"])))
+    rows.append(row("mean@n, lenient (math-verify)", lambda s: of(s["verified"])))
     for kind in ("pass", "maj"):
         for k in dict.fromkeys(k for summary in arms.values() for k in summary[kind]):
-            lines.append(row(f"{kind}@{k}", lambda s, kind=kind, k=k: of(s[kind].get(k))))
+            rows.append(row(f"{kind}@{k}", lambda s, kind=kind, k=k: of(s[kind].get(k))))
     for key in _COUNTS:
-        lines.append(row(key.replace("_", " "), lambda s, key=key: f"{s[key]:.2f}"))
-    lines.append(row("why not right", lambda s: ", ".join(f"{r} {n}" for r, n in s["reasons"].items() if r != "right")))
-    return lines
+        rows.append(row(key.replace("_", " "), lambda s, key=key: f"{s[key]:.2f}"))
+    rows.append(row("why not right", lambda s: ", ".join(f"{r} {n}" for r, n in s["reasons"].items() if r != "right")))
+    return markdown_table(rows)
 
 
 def _comparison(comparison: Mapping[str, Any]) -> list[str]:
@@ -224,12 +225,9 @@ def _comparison(comparison: Mapping[str, Any]) -> list[str]:
     lines += [
         f"At equal generated tokens, {comparison['tokens_a_problem']:.0f} a problem:",
         "",
-        "| | samples | tokens | pass | maj |",
-        "|---|---|---|---|---|",
     ]
+    rows = [["", "samples", "tokens", "pass", "maj"]]
     for arm, equal in comparison["equal_tokens"].items():
         maj = str(Estimate(**equal["maj"])) if "maj" in equal else "–"
-        lines.append(
-            f"| {arm} | {equal['samples']:.2f} | {equal['tokens']:.0f} | {Estimate(**equal['pass'])} | {maj} |"
-        )
-    return lines
+        rows.append([arm, f"{equal['samples']:.2f}", f"{equal['tokens']:.0f}", str(Estimate(**equal["pass"])), maj])
+    return [*lines, markdown_table(rows)]

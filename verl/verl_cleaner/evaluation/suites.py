@@ -10,7 +10,7 @@ from typing import Any
 
 from verl_cleaner.dataset import reading
 from verl_cleaner.dataset.schemas import Row, detect, read_rows
-from verl_cleaner.dataset.sources import load
+from verl_cleaner.reward.sources import load
 
 _EVAL = Path("dataset/Open-AgentRL-Eval")
 SUITES = {

@@ -121,7 +121,7 @@ def _schemas_of(config: DictConfig) -> Iterator[tuple[str, Path, Any]]:
 
 def _schemas(config: DictConfig) -> Iterator[Finding]:
     from verl_cleaner.dataset.schemas import check_sources
-    from verl_cleaner.dataset.sources import load
+    from verl_cleaner.reward.sources import load
 
     for key in _KEYS:
         for file in _given(config, key):

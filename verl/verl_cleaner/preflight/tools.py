@@ -72,8 +72,7 @@ def tools(config: DictConfig) -> Iterator[Finding]:
 
 def judge(config: DictConfig) -> Iterator[Finding]:
     """The one that our tool asks, if it is among the tools."""
-    from code_judge.client import JudgeOutage, check
-    from verl_cleaner.rollout.code_interpreter import judge_url
+    from code_judge.client import JudgeOutage, check, judge_url
 
     if agent_loops(config) == _SINGLE:
         return
@@ -82,7 +81,7 @@ def judge(config: DictConfig) -> Iterator[Finding]:
     except Exception:  # said by `tools`
         return
     ours = [entry for entry in entries if str(entry.get("class_name")).startswith("verl_cleaner.")]
-    for url in sorted({judge_url(dict(entry.get("config") or {})) for entry in ours}):
+    for url in sorted({judge_url((entry.get("config") or {}).get("url")) for entry in ours}):
         try:
             check(url)
         except JudgeOutage as outage:

@@ -2,16 +2,14 @@
 
 import logging
 import os
-from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from verl_cleaner.dataset.lengths import TOOL_CONFIG
 from verl_cleaner.enable import enable
 from verl_cleaner.preflight.names import FSDP_SECTIONS, STOCK_DTYPE, dtype_name
 
 logger = logging.getLogger(__name__)
-
-TOOL_CONFIG = Path(__file__).parents[1] / "conf" / "code_interpreter.yaml"
 
 
 def prepare(config: DictConfig) -> None:

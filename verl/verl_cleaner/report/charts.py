@@ -1,11 +1,11 @@
 """Which metrics make which chart. A chart without data in any run is left out."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from verl_cleaner.records.metrics import held_out_accuracy
 from verl_cleaner.report.run import Run
 
 Metrics = Mapping[str, float]
@@ -46,16 +46,6 @@ def _key(name: str) -> Callable[[Metrics], float | None]:
     return lambda metrics: metrics.get(name)
 
 
-def held_out(metrics: Metrics) -> float | None:
-    """Mean accuracy over the held-out sets, or mean reward where there is no accuracy."""
-    for name in ("acc", "reward"):
-        pattern = re.compile(rf"val-core/.+/{name}/mean@\d+$")
-        values = [value for key, value in metrics.items() if pattern.match(key)]
-        if values:
-            return sum(values) / len(values)
-    return None
-
-
 def _below(prefix: str, *, leave_out: Sequence[str] = ()) -> Callable[[Metrics], dict[str, float]]:
     def read(metrics: Metrics) -> dict[str, float]:
         found = {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
@@ -77,7 +67,7 @@ _FAILURES = "tool_calls/failure_reason/"
 _PARTS_OF_STEP = ("step", "testing", "save_checkpoint", "generate_sequences")
 
 SPECS = (
-    Spec("Held-out accuracy", "Mean over the held-out sets.", "%", lines=(Line("", held_out),)),
+    Spec("Held-out accuracy", "Mean over the held-out sets.", "%", lines=(Line("", held_out_accuracy),)),
     Spec("Training accuracy", "Share of the step's trajectories that are right.", "%",
          lines=(Line("", _key("critic/score/acc")),)),
     Spec("Reward", "Mean over the step's trajectories.", lines=(Line("", _key("critic/score/mean")),)),
@@ -167,7 +157,7 @@ def _parts(spec: Spec, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 _GLANCE = (
-    ("held-out accuracy", "%", held_out),
+    ("held-out accuracy", "%", held_out_accuracy),
     ("training accuracy", "%", _key("critic/score/acc")),
     ("failures left a trajectory", "", _key("tool_calls/failures_per_trajectory")),
     ("first attempts that succeed", "%", _key("tool_calls/first_attempt_success_rate")),

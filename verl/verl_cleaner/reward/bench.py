@@ -13,8 +13,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
+from code_judge.client import judge_url
 from verl_cleaner.reward.router import compute_score
-from verl_cleaner.rollout.code_interpreter import judge_url
 
 _PROGRAMS = ("print(sum(numbers))", "print(sum(numbers) if numbers[0] % 2 else 0)", "print(-1)")
 """Expected score 1, 1/2 and 0."""

@@ -1,6 +1,6 @@
 """Every source's reward, for VeRL: `reward.custom_reward_function.path=pkg://verl_cleaner.reward.router`.
 
-A row's `data_source` decides by which rule it is scored (`verl_cleaner.dataset.sources`). Options, as
+A row's `data_source` decides by which rule it is scored (`verl_cleaner.reward.sources`). Options, as
 `+reward.custom_reward_function.reward_kwargs.NAME=…`:
 
     math_verify   ask math-verify beside the strict rule (`verified` in the result)
@@ -12,13 +12,13 @@ A row's `data_source` decides by which rule it is scored (`verl_cleaner.dataset.
 import asyncio
 from typing import Any
 
-from verl_cleaner.dataset.sources import Kind, load
+from code_judge.client import judge_url as default_judge_url
 from verl_cleaner.reward import choice, code, mathematics, reasoning_gym
 from verl_cleaner.reward.judging import judge_at
 from verl_cleaner.reward.own_words import own_words
 from verl_cleaner.reward.result import Reward, answer_reward
+from verl_cleaner.reward.sources import Kind, load
 from verl_cleaner.reward.verifier import MathVerifier
-from verl_cleaner.rollout.code_interpreter import judge_url as default_judge_url
 
 _verifier: MathVerifier | None = None
 
@@ -52,7 +52,7 @@ async def compute_score(
         case Kind.CHOICE:
             reward = choice.score(words.text, ground_truth)
         case Kind.CODE:
-            judge = judge_at(default_judge_url({"url": judge_url}))
+            judge = judge_at(default_judge_url(judge_url))
             reward = await code.score(words.final, ground_truth, judge=judge, early_stop=early_stop, where=where)
         case Kind.REASONING_GYM:
             # Some verifiers take their time.

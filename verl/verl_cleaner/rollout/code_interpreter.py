@@ -1,38 +1,32 @@
 """`code_interpreter`: runs the policy's Python in the judge and says as data how it ended."""
 
 import json
-import os
 import re
 from typing import Any
 
 from verl.tools.base_tool import BaseTool
 from verl.tools.schemas import ToolResponse
 
-from code_judge.client import JudgeClient, JudgeOutage
+from code_judge.client import JudgeClient, JudgeOutage, judge_url
 from code_judge.wire import TIMEOUT_MARK, Options, RunResult, Submission
 from verl_cleaner.saar.outcome import OK, FailureKind, InfrastructureError, Outcome
 
-DEFAULT_URL = "http://127.0.0.1:8088"
 MESSAGE_LENGTH = 500
 """Characters of an exception's message that the model reads."""
-
-
-def judge_url(config: dict[str, Any] | None = None) -> str:
-    """The tool's `url`, else CODE_JUDGE_URL, else the judge's default address."""
-    return (config or {}).get("url") or os.environ.get("CODE_JUDGE_URL") or DEFAULT_URL
 
 
 class CodeInterpreter(BaseTool):
     """One stateless execution a call.
 
-    config: `url` (see `judge_url`), `deadline` (s, for one call with all its retries), `echo_last_expression`.
+    config: `url` (else as `code_judge.client.judge_url`), `deadline` (s, for one call with all its retries),
+    `echo_last_expression`.
     The third value `execute` returns is {"outcome": Outcome} or {"raise": exception}; VeRL's loop would turn a raised
     exception into text for the model.
     """
 
     def __init__(self, config: dict[str, Any], tool_schema: Any) -> None:
         super().__init__(config, tool_schema)
-        self.client = JudgeClient(judge_url(config), deadline=float(config.get("deadline", 120)))
+        self.client = JudgeClient(judge_url(config.get("url")), deadline=float(config.get("deadline", 120)))
         echo = bool(config.get("echo_last_expression", True))
         self.options = Options(echo_last_expression=echo, cut_middle=True)
 

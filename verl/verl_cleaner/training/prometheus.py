@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from verl_cleaner.report.charts import held_out
+from verl_cleaner.records.metrics import held_out_accuracy
 from verl_cleaner.saar.metrics import Record
 from verl_cleaner.saar.outcome import FailureKind
 
@@ -70,7 +70,7 @@ class LoopMetrics:
         return int(server.server_port)
 
     def validated(self, metrics: Mapping[str, float]) -> None:
-        accuracy = held_out(metrics)
+        accuracy = held_out_accuracy(metrics)
         if accuracy is not None:
             self._held_out.set(accuracy)
 

@@ -6,8 +6,7 @@ A level that a run never reaches is infinitely far away; medians over seeds keep
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -22,12 +21,6 @@ BASELINE = "baseline"
 ACCURACY = "held_out/accuracy"
 LAST = 3
 """Validations whose mean is the final accuracy: less noisy than the last one alone."""
-
-# Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom; beyond, the last one is a little wide.
-_T95 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
 
 Run = tuple[str, int]
 """Method and seed."""
@@ -48,36 +41,6 @@ class Axis(StrEnum):
 
 
 _COST = {Axis.TOKENS: "train/tokens_generated", Axis.SECONDS: "train/seconds"}
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """Mean over seeds. sd, low and high (95 %) are None where there is one seed: it says nothing about the others."""
-
-    mean: float
-    seeds: int
-    sd: float | None
-    low: float | None
-    high: float | None
-
-    @property
-    def holds_zero(self) -> bool | None:
-        """None where there is no interval."""
-        return None if self.low is None or self.high is None else self.low <= 0 <= self.high
-
-
-def interval(values: Iterable[float]) -> Interval | None:
-    """None of no values."""
-    array = np.asarray(list(values), dtype=float)
-    count = len(array)
-    if count == 0:
-        return None
-    mean = float(array.mean())
-    if count == 1:
-        return Interval(mean, 1, None, None, None)
-    sd = float(array.std(ddof=1))
-    half = _T95[min(count - 1, len(_T95)) - 1] * sd / math.sqrt(count)
-    return Interval(mean, count, sd, mean - half, mean + half)
 
 
 def methods_of(frame: pd.DataFrame) -> list[str]:
@@ -196,8 +159,3 @@ def first_reach(curve: Curve, level: float) -> float:
     if i == 0:
         return float(x[0])
     return float(x[i - 1] + (level - y[i - 1]) / (y[i] - y[i - 1]) * (x[i] - x[i - 1]))
-
-
-def binomial_error(accuracy: float, tasks: int) -> float:
-    """Standard error of one evaluation: what sampling answers to that many tasks once leaves open."""
-    return math.sqrt(accuracy * (1 - accuracy) / tasks)

@@ -1,0 +1,32 @@
+"""The training runs that a quickstart compares, and what came of them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROLLBACK = (
+    "+actor_rollout_ref.rollout.multi_turn.enable_tool_rollback=True",
+    # Held-out accuracy is that of the bare policy.
+    "+actor_rollout_ref.rollout.multi_turn.rollback_at_validation=False",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One training run: its name and what it sets."""
+
+    name: str
+    overrides: tuple[str, ...]
+
+
+CLEANER, BASELINE = Arm("cleaner", ROLLBACK), Arm("baseline", ())
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """steps: (step, metrics as logged) in order; step 0 is the validation before training."""
+
+    arm: Arm
+    folder: Path
+    steps: list[tuple[int, dict[str, Any]]]
+    seconds: float

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from code_judge.asgi import Disconnected, Receive, Scope, Send, TooLarge, lifespan, read_body, reply, while_connected
 from code_judge.broker import Broker, BrokerLost, Source
 from code_judge.broker.memory import MemoryBroker
+from code_judge.health import PROBE_SECONDS, SOURCE, NotReady, Probe
 from code_judge.metrics import render, samples
 from code_judge.sandbox.layers import LAYERS
 from code_judge.settings import Settings, load_settings
@@ -31,9 +32,12 @@ class Service:
         self.worker = Worker(source, settings) if source is not None else None
         self.routes: dict[tuple[str, str], Callable[[bytes], Awaitable[bytes]]] = {
             ("GET", "/ping"): self._ping,
+            ("GET", "/ready"): self._ready,
             ("GET", "/status"): self._status,
             ("GET", "/metrics"): self._metrics,
         }
+        self._alive = None if self.worker is None else Probe(self.worker.run_probe)
+        self._can_serve = Probe(self._run_probe)
         for name, keys in (("judge", _JUDGE_KEYS), ("run", None)):
             self.routes["POST", f"/{name}"] = self._single(keys)
             self.routes["POST", f"/{name}/batch"] = self._batch(keys, wait=False)
@@ -72,7 +76,7 @@ class Service:
             return 200, await while_connected(receive, route(body))
         except TooLarge:
             return 413, _detail(f"the body is larger than {limit} bytes (MAX_BODY_SIZE)")
-        except BrokerLost as error:
+        except (BrokerLost, NotReady) as error:
             return 503, _detail(str(error))
         except ValidationError as error:
             return 422, _detail(error.errors(include_url=False, include_input=False, include_context=False))
@@ -83,7 +87,19 @@ class Service:
             return 500, _detail("internal error; see the service's log")
 
     async def _ping(self, _: bytes) -> bytes:
+        """Whether this process works: where it runs programs, its sandbox has to run one."""
+        if self._alive is not None:
+            await self._alive.check()
         return b'"pong"'
+
+    async def _ready(self, _: bytes) -> bytes:
+        """Whether a submission would get a verdict: one goes all the way, through the queue to a worker."""
+        await self._can_serve.check()
+        return b'{"ready": true}'
+
+    async def _run_probe(self) -> str:
+        results = await self.broker.submit([Submission(type="python", solution=SOURCE)], life_time=PROBE_SECONDS)
+        return results[0].stdout or str(results[0].reason)
 
     async def _status(self, _: bytes) -> bytes:
         status = await self.broker.status()

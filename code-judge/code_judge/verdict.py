@@ -19,11 +19,11 @@ def compile_error(submission: Submission, compilation: Execution, length: int) -
     )
 
 
-def verdict(submission: Submission, execution: Execution, output_length: int) -> RunResult:
+def verdict(submission: Submission, execution: Execution, output_length: int, *, memory: int) -> RunResult:
     """The result of a program that ran.
 
     It ran successfully if its exit status is 0 and no limit ended it. The exception that its process reported only
-    names a failure, and is not looked at where there is none.
+    names a failure, and is not looked at where there is none. memory: the limit in MB.
     """
     succeeded = execution.why is None and execution.status == 0
     kind = "ok" if succeeded else execution.why or execution.exception or "nonzero_exit"
@@ -35,6 +35,8 @@ def verdict(submission: Submission, execution: Execution, output_length: int) ->
     stderr = execution.stderr[max(0, len(execution.stderr) - output_length) :]
     if execution.why == "timeout":
         stdout += TIMEOUT_MARK
+    if execution.why == "memory":
+        stderr += f"memory: more than {memory} MB in use\n"
     if execution.status < 0 and kind == "nonzero_exit":
         stderr += f"killed by signal {-execution.status}\n"
     return RunResult(

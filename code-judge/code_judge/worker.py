@@ -1,8 +1,6 @@
 """Takes jobs from the broker and runs them in the sandbox.
 
-There are more slots than cores: a program that sleeps or loops keeps its slot until its limit. Programs younger than
-YOUNG_SECONDS are limited to a few a core, so that the short ones, which are nearly all, run one after the other instead
-of all at once; an older one no longer counts, and the next may start.
+How many programs run at a time is decided in admission.py.
 """
 
 import asyncio
@@ -10,19 +8,19 @@ import logging
 import os
 import shlex
 from dataclasses import replace
+from functools import partial
 
+from code_judge.admission import YOUNG_SECONDS, Admission
 from code_judge.broker import Job, Source, WorkerStatus, no_verdict
+from code_judge.health import SOURCE
 from code_judge.sandbox.link import SandboxLost
 from code_judge.sandbox.pool import Program, Sandbox, check_isolation
 from code_judge.settings import Settings, cores
 from code_judge.tasks import background, end
 from code_judge.verdict import compile_error, verdict
-from code_judge.wire import Reason, RunResult, Submission
+from code_judge.wire import Reason, RunResult
 
 logger = logging.getLogger(__name__)
-
-YOUNG_SECONDS = 0.1
-YOUNG_PER_CORE = 3
 
 
 class Worker:
@@ -30,8 +28,7 @@ class Worker:
         self.source = source
         self.settings = settings
         self.sandbox = Sandbox()
-        self._most_young = YOUNG_PER_CORE * cores()
-        self._young: set[Job] = set()
+        self._admission = Admission(slots=settings.max_workers, cores=cores())
         self._running: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._taking: asyncio.Task[None] | None = None
@@ -42,7 +39,7 @@ class Worker:
         try:
             check_isolation(self.settings.code_judge_require_isolation, self.sandbox.layers, self.sandbox.missing)
         except ValueError:
-            self.sandbox.close()
+            await self.sandbox.close()
             raise
         await self.source.open(self.status)
         self._taking = background(self._take())
@@ -57,44 +54,51 @@ class Worker:
     async def stop(self) -> None:
         await end([self._taking] if self._taking is not None else [])
         await end(self._running)
-        self.sandbox.close()
+        await self.sandbox.close()
         await self.source.close()
 
     def status(self) -> WorkerStatus:
         return WorkerStatus(self.settings.max_workers, len(self._running), self.sandbox.layers)
 
+    async def run_probe(self) -> str:
+        """The output of health.SOURCE, run beside the queue. Raises SandboxLost."""
+        settings = self.settings
+        program = Program(SOURCE, "", settings.max_execution_time, settings.max_memory << 20, settings.max_output_size)
+        return (await self.sandbox.run(program)).stdout
+
     async def _take(self) -> None:
         while True:
-            while self._count_room() <= 0:
+            while self._admission.room() <= 0:
                 self._room.clear()
                 await self._room.wait()
-            for job in await self.source.take(self._count_room):
-                self._young.add(job)
+            for job in await self.source.take(self._admission.room):
+                self._admission.add(job)
                 task = asyncio.create_task(self._work(job))
                 self._running.add(task)
                 task.add_done_callback(self._ended)
 
-    def _count_room(self) -> int:
-        return min(self.settings.max_workers - len(self._running), self._most_young - len(self._young))
-
     async def _work(self, job: Job) -> None:
-        growing_old = asyncio.get_running_loop().call_later(YOUNG_SECONDS, self._no_longer_young, job)
+        growing = asyncio.get_running_loop().call_later(YOUNG_SECONDS, self._grow, job)
         try:
             result = await self._run(job)
         except Exception:
             logger.exception("submission %s failed inside the service", job.submission.sub_id)
             result = no_verdict(job.submission, Reason.INTERNAL_ERROR, "see the service's log")
         finally:
-            growing_old.cancel()
-            self._no_longer_young(job)
+            growing.cancel()
+            self._admission.remove(job)
         self.source.finish(job, result)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         self._room.set()
 
-    def _no_longer_young(self, job: Job) -> None:
-        self._young.discard(job)
+    def _grow(self, job: Job) -> None:
+        self._admission.grow(job)
+        self._room.set()
+
+    def _set_idle(self, job: Job, idle: bool) -> None:
+        self._admission.set_idle(job, idle)
         self._room.set()
 
     async def _run(self, job: Job) -> RunResult:
@@ -110,14 +114,14 @@ class Worker:
         )
         try:
             if submission.type == "cpp":
-                return await self._compile_and_run(submission, program)
-            execution = await self.sandbox.run(program)
+                return await self._compile_and_run(job, program)
+            execution = await self.sandbox.run(program, partial(self._set_idle, job))
         except (SandboxLost, OSError) as error:
             return no_verdict(submission, Reason.INTERNAL_ERROR, str(error))
-        return verdict(submission, execution, settings.max_stdout_error_length)
+        return verdict(submission, execution, settings.max_stdout_error_length, memory=settings.max_memory)
 
-    async def _compile_and_run(self, submission: Submission, program: Program) -> RunResult:
-        settings = self.settings
+    async def _compile_and_run(self, job: Job, program: Program) -> RunResult:
+        submission, settings = job.submission, self.settings
         length = settings.max_stdout_error_length
         binary = os.memfd_create("code-judge-binary", os.MFD_CLOEXEC)
         try:
@@ -137,6 +141,8 @@ class Worker:
             readable = os.open(f"/proc/self/fd/{binary}", os.O_RDONLY | os.O_CLOEXEC)
             os.close(binary)
             binary = readable
-            return verdict(submission, await self.sandbox.run(replace(program, source="", binary=binary)), length)
+            program = replace(program, source="", binary=binary)
+            execution = await self.sandbox.run(program, partial(self._set_idle, job))
+            return verdict(submission, execution, length, memory=settings.max_memory)
         finally:
             os.close(binary)

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from judge_harness import Judge
+from judge_harness import Judge, on_this_machine
 
 MARK = "Suicide from timeout."
 
@@ -24,10 +24,10 @@ MARK = "Suicide from timeout."
 def test_wall_time(served: Judge, solution: str) -> None:
     start = time.monotonic()
     result = served.run(solution)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < on_this_machine(5)
     assert (result["reason"], result["run_success"], result["success"]) == ("worker_timeout", False, False)
     assert result["stdout"] == "before\n" + MARK
-    assert 2 <= result["cost"] < 3.5
+    assert 2 <= result["cost"] < on_this_machine(3.5)
     assert result["kind"] == "timeout"
 
 
@@ -73,9 +73,3 @@ def test_an_expected_output_above_the_limit_can_pass(served: Judge) -> None:
     text = "x" * (3 << 20)
     assert served.run("print('x' * (3 << 20))", expected_output=text)["success"] is True
     assert served.run("print('x' * (5 << 20))", expected_output=text)["kind"] == "output_limit"
-
-
-def test_memory(served: Judge) -> None:
-    result = served.run("x = []\nx.append(bytearray(1 << 30))")
-    assert (result["run_success"], result["kind"], result["line"]) == (False, "MemoryError", 2)
-    assert "MemoryError" in result["stderr"]

@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from code_judge.admission import YOUNG_PER_CORE
 from code_judge.bench.http import Connection
 from code_judge.bench.loads import LOADS, Load
 from code_judge.sandbox.pool import Program, Sandbox
 from code_judge.settings import Settings, cores, load_settings
 from code_judge.tasks import run_loop
-from code_judge.worker import YOUNG_PER_CORE
 
 CONCURRENCY = 64
 BATCH = 16
@@ -163,7 +163,7 @@ async def _slots(load: Load, numbers: Iterator[int], options: argparse.Namespace
 
     await asyncio.gather(*(slot() for _ in range(YOUNG_PER_CORE * cores())))
     sample.rate = right / (time.monotonic() - start)
-    sandbox.close()
+    await sandbox.close()
     return sample
 
 

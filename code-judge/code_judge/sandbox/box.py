@@ -7,7 +7,8 @@ import os
 from dataclasses import dataclass
 
 from code_judge.sandbox import kernel
-from code_judge.sandbox.layers import BOXES, Layers, fresh_box, ruleset
+from code_judge.sandbox.layers import Layers, ruleset
+from code_judge.sandbox.root import BOXES, fresh_box
 
 FILENAME = "solution.py"
 
@@ -23,11 +24,18 @@ class Box:
     _seen: tuple[object, ...] = ()
 
     def is_untouched(self) -> bool:
-        """True if no program has changed the folder: made or removed a file, or changed rights, since `refresh`."""
+        """True if the folder holds what `refresh` left there, but for the content of the source file."""
         try:
-            return self._state() == self._seen
+            return os.listdir(self.path) == [FILENAME] and self._state() == self._seen
         except OSError:
             return False
+
+    def used(self) -> int:
+        """Bytes of memory that the folder takes."""
+        if not self.tmpfs:
+            return 0
+        found = os.statvfs(self.path)
+        return (found.f_blocks - found.f_bfree) * found.f_frsize
 
     def refresh(self, layers: Layers) -> None:
         """An empty folder with an empty source file, which the next program's source replaces without a trace."""
@@ -50,16 +58,22 @@ class Box:
             self.ruleset = ruleset(layers, self.path)
 
     def _state(self) -> tuple[object, ...]:
-        folder, source = os.stat(self.path), os.lstat(f"{self.path}/{FILENAME}")
-        attributes = os.listxattr(f"{self.path}/{FILENAME}", follow_symlinks=False)
+        """All that a program can change. The times would not tell: before Linux 6.13 two changes within one tick of the
+        clock have the same time."""
+        source_path = f"{self.path}/{FILENAME}"
+        folder, source = os.stat(self.path), os.lstat(source_path)
         return (
-            folder.st_ctime_ns,
             folder.st_mode,
             folder.st_uid,
+            folder.st_gid,
             folder.st_ino,
             source.st_mode,
+            source.st_uid,
+            source.st_gid,
             source.st_ino,
-            *attributes,
+            source.st_nlink,
+            os.listxattr(self.path),
+            os.listxattr(source_path, follow_symlinks=False),
         )
 
 
@@ -80,7 +94,7 @@ class Boxes:
         layers = self._layers.active
         box = Box(
             self._new_path(),
-            uid=self._layers.first_uid + self._made if "uid" in layers else None,
+            uid=self._layers.killer_uid + 1 + self._made if "uid" in layers else None,
             tmpfs="tmpfs" in layers,
         )
         if box.tmpfs:

@@ -1,84 +1,131 @@
-"""The seccomp filter of a program: what is denied, and as what.
+"""The seccomp filters of a program: which system calls are refused, and with which error.
 
-Everything else is allowed. A program is a script as any; what is denied here reaches for the kernel's administration,
-for other processes, for the network, or for parts of the kernel that scripts do not use and attackers do.
+Everything else is allowed, as to any script. What is refused reaches for the kernel's administration, for other
+processes, for the network, for memory that belongs to no process, or for parts of the kernel that scripts do not use
+and attackers do.
 """
 
 import errno
 import struct
 
-_DENIED = {
-    # other processes
-    "ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311, "kcmp": 312, "pidfd_getfd": 438,
-    "process_madvise": 440, "process_mrelease": 448, "move_pages": 279, "migrate_pages": 256,
-    # mounts and namespaces
-    "mount": 165, "umount2": 166, "pivot_root": 155, "chroot": 161, "unshare": 272, "setns": 308,
-    "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433,
-    "mount_setattr": 442, "open_tree_attr": 467, "name_to_handle_at": 303, "open_by_handle_at": 304,
-    # the network, and sockets by name; socketpair stays
-    "socket": 41, "connect": 42, "bind": 49, "listen": 50,
-    # System V IPC and message queues: shared by all with the same namespace
-    "shmget": 29, "shmat": 30, "shmctl": 31, "semget": 64, "semop": 65, "semctl": 66, "semtimedop": 220,
-    "msgget": 68, "msgsnd": 69, "msgrcv": 70, "msgctl": 71, "mq_open": 240, "mq_unlink": 241,
-    # the kernel's administration
-    "init_module": 175, "finit_module": 313, "delete_module": 176, "kexec_load": 246, "kexec_file_load": 320,
-    "reboot": 169, "swapon": 167, "swapoff": 168, "acct": 163, "settimeofday": 164, "clock_settime": 227,
-    "adjtimex": 159, "clock_adjtime": 305, "sethostname": 170, "setdomainname": 171, "iopl": 172, "ioperm": 173,
-    "quotactl": 179, "quotactl_fd": 443, "syslog": 103, "vhangup": 153, "lookup_dcookie": 212, "modify_ldt": 154,
-    # large surfaces
-    "bpf": 321, "perf_event_open": 298, "userfaultfd": 323, "io_uring_setup": 425, "io_uring_enter": 426,
-    "io_uring_register": 427, "add_key": 248, "request_key": 249, "keyctl": 250, "fanotify_init": 300,
-    "inotify_init": 253, "inotify_init1": 294, "memfd_secret": 447, "personality": 135, "nfsservctl": 180,
-    "seccomp": 317, "landlock_create_ruleset": 444,
-}  # fmt: skip
-_CLONE, _CLONE3, _SETSID = 56, 435, 112
+from code_judge.sandbox.calls import MACHINES, machine, number
+
+_REFUSED = """
+    ptrace process_vm_readv process_vm_writev kcmp pidfd_getfd process_madvise process_mrelease move_pages migrate_pages
+    mount umount2 pivot_root chroot unshare setns open_tree move_mount fsopen fsconfig fsmount fspick mount_setattr
+    open_tree_attr name_to_handle_at open_by_handle_at socket connect bind listen
+    shmget shmat shmctl semget semop semctl semtimedop msgget msgsnd msgrcv msgctl mq_open mq_unlink
+    init_module delete_module finit_module kexec_load kexec_file_load reboot swapon swapoff acct settimeofday
+    clock_settime adjtimex clock_adjtime sethostname setdomainname iopl ioperm quotactl quotactl_fd syslog vhangup
+    lookup_dcookie modify_ldt bpf perf_event_open userfaultfd io_uring_setup io_uring_enter io_uring_register add_key
+    request_key keyctl fanotify_init inotify_init inotify_init1 memfd_secret personality nfsservctl seccomp
+    landlock_create_ruleset
+"""
+_ABSENT = "clone3 memfd_create"
+"""Answered as by a kernel without them; libraries have other ways. clone3's flags are out of the filter's reach. Memory
+files are memory that no process needs to have mapped, so that a limit from outside could not see it."""
 _NAMESPACES = 0x02000000 | 0x00020000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
+_AF_UNIX = 1
+_F_SETOWN, _F_SETOWN_EX, _FIOSETOWN, _SIOCSPGRP, _TIOCSTI = 8, 15, 0x8901, 0x8902, 0x5412
+_PRIO_PROCESS = 0
 
 _LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
-_X86_64 = 0xC000003E
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
+_ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
+_X32 = 0x40000000
+"""The x32 calls of x86-64 have the same numbers with this bit set."""
+
+Instruction = tuple[int, int, int, int]
+Rules = dict[int, list[Instruction]]
+"""By number of a system call, what to do then; every path ends in a return."""
 
 
-def build() -> bytes:
-    """The filter as the kernel takes it. x86-64 only: every other way into the kernel ends the program."""
-    refuse = _RETURN, 0, 0, _ERRNO | errno.EPERM
-    instructions = [
-        (_LOAD, 0, 0, _ARCHITECTURE),
-        (_JUMP_EQUAL, 1, 0, _X86_64),
-        (_RETURN, 0, 0, _KILL),
-        (_LOAD, 0, 0, _NUMBER),
-        # The x32 calls have the same numbers with a bit set.
-        (_JUMP_GREATER_EQUAL, 0, 1, 0x40000000),
-        refuse,
-        # Its flags are out of the filter's reach; the C library falls back to clone.
-        (_JUMP_EQUAL, 0, 1, _CLONE3),
-        (_RETURN, 0, 0, _ERRNO | errno.ENOSYS),
-        (_JUMP_EQUAL, 0, 4, _CLONE),
-        (_LOAD, 0, 0, _FIRST_ARGUMENT),
-        (_JUMP_ANY_BIT, 0, 1, _NAMESPACES),
-        refuse,
-        (_RETURN, 0, 0, _ALLOW),
-    ]
-    return _pack(instructions + _search(sorted(_DENIED.values()), refuse))
+def build(on: str | None = None) -> bytes:
+    """The filter of all programs, as the kernel takes it. Raises OSError on a machine that it does not know."""
+    on = on or machine()
+    if on not in MACHINES:
+        raise OSError(f"no system call numbers are known for {on}, only for {', '.join(MACHINES)}")
+    rules: Rules = {}
+    _add(rules, on, _REFUSED, _refuse())
+    _add(rules, on, _ABSENT, _refuse(errno.ENOSYS))
+    _add(rules, on, "clone", [_load_argument(0), (_JUMP_ANY_BIT, 0, 1, _NAMESPACES), *_refuse(), *_allow()])
+    _add(rules, on, "socketpair", _where_argument(0, (_AF_UNIX,), _allow(), _refuse()))
+    # Of another process a program may not even set limits.
+    _add(rules, on, "prlimit64", _where_argument(0, (0,), _allow(), _refuse()))
+    # Whom a descriptor sends its signals to.
+    _add(rules, on, "fcntl", _where_argument(1, (_F_SETOWN, _F_SETOWN_EX), _refuse(), _allow()))
+    _add(rules, on, "ioctl", _where_argument(1, (_FIOSETOWN, _SIOCSPGRP, _TIOCSTI), _refuse(), _allow()))
+    return _pack(
+        [
+            (_LOAD, 0, 0, _ARCHITECTURE),
+            (_JUMP_EQUAL, 1, 0, _ARCHITECTURES[on]),
+            (_RETURN, 0, 0, _KILL),
+            (_LOAD, 0, 0, _NUMBER),
+            (_JUMP_GREATER_EQUAL, 0, 1, _X32),
+            *_refuse(),
+            *_search(sorted(rules), rules),
+        ]
+    )
 
 
-def build_session() -> bytes:
-    """What a program gets beside, once it has its session: it stays in it, and so in its share of the CPU."""
-    # Answered as done.
-    refuse = (_JUMP_EQUAL, 0, 1, _SETSID), (_RETURN, 0, 0, _ERRNO)
-    return _pack([(_LOAD, 0, 0, _NUMBER), *refuse, (_RETURN, 0, 0, _ALLOW)])
+def build_session(own_pid: int | None = None, on: str | None = None) -> bytes:
+    """What a program gets besides, once it has its session: it stays in it, which is answered as done.
+
+    own_pid: where neither the program's user nor Landlock keeps its signals from other programs, its process number.
+    Then it may signal and schedule only its own first process and its group, not even its children.
+    """
+    on = on or machine()
+    rules: Rules = {}
+    _add(rules, on, "setsid", _refuse(0))
+    if own_pid is not None:
+        own = _where_argument(0, (0, own_pid), _allow(), _refuse())
+        _add(rules, on, "kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_open", own)
+        _add(rules, on, "sched_setaffinity sched_setscheduler sched_setparam sched_setattr", own)
+        _add(rules, on, "pidfd_send_signal ioprio_set", _refuse())
+        process = _where_argument(1, (0, own_pid), _allow(), _refuse())
+        priority = [_load_argument(0), (_JUMP_EQUAL, 1, 0, _PRIO_PROCESS), *_refuse(), *process]
+        _add(rules, on, "setpriority", priority)
+    return _pack([(_LOAD, 0, 0, _NUMBER), *_search(sorted(rules), rules)])
 
 
-def _pack(instructions: list[tuple[int, int, int, int]]) -> bytes:
+def _add(rules: Rules, on: str, calls: str, then: list[Instruction]) -> None:
+    for call in calls.split():
+        if (found := number(call, on)) is not None:
+            rules[found] = then
+
+
+def _refuse(error: int = errno.EPERM) -> list[Instruction]:
+    return [(_RETURN, 0, 0, _ERRNO | error)]
+
+
+def _allow() -> list[Instruction]:
+    return [(_RETURN, 0, 0, _ALLOW)]
+
+
+def _load_argument(place: int) -> Instruction:
+    """The lower half, which is all of an int."""
+    return _LOAD, 0, 0, _ARGUMENTS + 8 * place
+
+
+def _where_argument(
+    place: int, values: tuple[int, ...], then: list[Instruction], otherwise: list[Instruction]
+) -> list[Instruction]:
+    """`then` and `otherwise`: one instruction each, a return."""
+    tests = [(_JUMP_EQUAL, len(values) - index, 0, value) for index, value in enumerate(values)]
+    return [_load_argument(place), *tests, *otherwise, *then]
+
+
+def _pack(instructions: list[Instruction]) -> bytes:
     return b"".join(struct.pack("HBBI", *instruction) for instruction in instructions)
 
 
-def _search(denied: list[int], refuse: tuple[int, int, int, int]) -> list[tuple[int, int, int, int]]:
+def _search(numbers: list[int], rules: Rules) -> list[Instruction]:
     """A tree: the kernel tries the filter on every number when it is installed, so that its depth is paid there."""
-    if len(denied) > 2:
-        half = len(denied) // 2
-        below = _search(denied[:half], refuse)
-        return [(_JUMP_GREATER_EQUAL, len(below), 0, denied[half]), *below, *_search(denied[half:], refuse)]
-    tests = [test for number in denied for test in ((_JUMP_EQUAL, 0, 1, number), refuse)]
-    return [*tests, (_RETURN, 0, 0, _ALLOW)]
+    if len(numbers) > 2:
+        half = len(numbers) // 2
+        below = _search(numbers[:half], rules)
+        if len(below) < 256:
+            return [(_JUMP_GREATER_EQUAL, len(below), 0, numbers[half]), *below, *_search(numbers[half:], rules)]
+    tests = [step for number in numbers for step in ((_JUMP_EQUAL, 0, len(rules[number]), number), *rules[number])]
+    return [*tests, *_allow()]

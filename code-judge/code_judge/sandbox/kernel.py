@@ -1,4 +1,4 @@
-"""System calls that Python does not offer, x86-64 and generic numbers, each raising OSError.
+"""System calls that Python does not offer, each raising OSError.
 
 Standard library only: the zygote imports it.
 """
@@ -8,6 +8,8 @@ import ctypes
 import os
 import struct
 
+from code_judge.sandbox.calls import machine, own_number
+
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND = 1, 2, 4, 8, 32, 4096
@@ -15,23 +17,30 @@ MS_REC, MS_PRIVATE = 16384, 1 << 18
 MNT_DETACH = 2
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 1, 4, 36, 38, 22
 
-_SYS_PIVOT_ROOT, _SYS_MOUNT_SETATTR = 155, 442
-_SYS_LANDLOCK_CREATE, _SYS_LANDLOCK_ADD, _SYS_LANDLOCK_RESTRICT = 444, 445, 446
+_SYS_PIVOT_ROOT, _SYS_MOUNT_SETATTR, _SYS_CLONE = map(own_number, ("pivot_root", "mount_setattr", "clone"))
+_SYS_LANDLOCK_CREATE, _SYS_LANDLOCK_ADD, _SYS_LANDLOCK_RESTRICT = map(
+    own_number, ("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self")
+)
 _MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID, _MOUNT_ATTR_NODEV = 1, 2, 4
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
-_SYS_CLONE, _SIGCHLD = 56, 17
+_SIGCHLD = 17
 _CLONE_PARENT, _CLONE_CHILD_CLEARTID, _CLONE_CHILD_SETTID = 0x8000, 0x200000, 0x1000000
-_PR_GET_TID_ADDRESS = 40
+_PR_GET_TID_ADDRESS, _PR_CAPBSET_DROP, _CAPABILITY_VERSION = 40, 24, 0x20080522
 _MADV_POPULATE_WRITE, _MADV_COLLAPSE = 23, 25
 _HUGE = 2 << 20
+
+_LANDLOCK_ABI = {"5.10": 0, "5.15": 1, "6.1": 2, "6.8": 4}
+_imitated = os.environ.pop("CODE_JUDGE_IMITATE_KERNEL", None)
+"""For tests: do without what that version of Linux does not have. Not seen by programs."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 # Keeps the interpreter's lock during the call.
 _libc_with_lock = ctypes.PyDLL(None, use_errno=True)
 # Where the C library keeps the thread's number, for the kernel to write a fork's; null where the kernel does not tell.
 _own_number = ctypes.c_void_p()
+_clone_arguments = (None, _own_number) if machine() == "aarch64" else (_own_number, None)
 # What forks call: an attribute that is looked up for the first time is noted down, on a page that is copied for it.
-_prctl, _syscall, _syscall_with_lock = _libc.prctl, _libc.syscall, _libc_with_lock.syscall
+_prctl, _capset, _syscall, _syscall_with_lock = _libc.prctl, _libc.capset, _libc.syscall, _libc_with_lock.syscall
 _prctl.argtypes = ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong
 _prctl(_PR_GET_TID_ADDRESS, ctypes.addressof(_own_number), None, 0, 0)
 
@@ -45,6 +54,19 @@ def _check(result: int, what: str) -> int:
 
 def prctl(option: int, value: int = 0, pointer: int | None = None) -> None:
     _check(_prctl(option, value, pointer, 0, 0), "prctl")
+
+
+def drop_capabilities() -> None:
+    """All of this process's capabilities; with no_new_privs it cannot get any again."""
+    header, none = struct.pack("Ii", _CAPABILITY_VERSION, 0), bytes(24)
+    _check(_capset(header, none), "capset")
+
+
+def drop_bounding_set() -> None:
+    """No program that is executed from here on can have a capability that this process does not have."""
+    with contextlib.suppress(OSError):
+        for capability in range(64):
+            prctl(_PR_CAPBSET_DROP, capability)
 
 
 def unshare(flags: int) -> None:
@@ -87,7 +109,8 @@ def enter_root(folder: str) -> None:
 
 def landlock_abi() -> int:
     """0 where the kernel has no Landlock."""
-    return max(0, int(_libc.syscall(_SYS_LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1)))
+    found = max(0, int(_libc.syscall(_SYS_LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1)))
+    return found if _imitated is None else min(found, _LANDLOCK_ABI[_imitated])
 
 
 def landlock_ruleset(fs: int, net: int, scoped: int, *, abi: int) -> int:
@@ -134,6 +157,8 @@ def join_namespace(fd: int) -> None:
 
 def collapse_heap() -> None:
     """Onto huge pages, where the kernel can (6.1): fork and exit then have fewer pages to count."""
+    if _imitated is not None:
+        return
     with contextlib.suppress(OSError), open("/proc/self/maps") as file, open("/proc/self/pagemap", "rb", 0) as pagemap:
         for line in file.readlines():
             area, rights, *_, name = (*line.split(maxsplit=5), "")[:6]
@@ -155,7 +180,8 @@ def _collapse(start: int, pagemap: int) -> None:
 def fork_sibling() -> int:
     """As `fork`, but the new process is a child of this one's parent."""
     flags = _CLONE_PARENT | _CLONE_CHILD_SETTID | _CLONE_CHILD_CLEARTID | _SIGCHLD
-    return _check(_syscall_with_lock(_SYS_CLONE, flags, None, None, _own_number, None), "clone")
+    # The last two arguments are in another order on each machine; the one that is not the number is not used.
+    return _check(_syscall_with_lock(_SYS_CLONE, flags, None, None, *_clone_arguments), "clone")
 
 
 def fork() -> int:

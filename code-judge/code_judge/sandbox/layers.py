@@ -16,30 +16,17 @@ Standard library only: the zygote imports it.
 """
 
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from code_judge.sandbox import filter, kernel
+from code_judge.sandbox import filter, kernel, users
+from code_judge.sandbox.root import BOXES, DEVICES, ETC, SYSTEM, interpreter, new_root, try_box
 
 LAYERS = ("pid", "mount", "net", "ipc", "user", "tmpfs", "uid", "seccomp", "landlock", "no_new_privs")
 FULL = tuple(layer for layer in LAYERS if layer != "user")
 """What root can have, and what CODE_JUDGE_REQUIRE_ISOLATION=full asks for."""
-FOLDER_BYTES, FOLDER_FILES = 64 << 20, 4096
-BOXES = "/box"
-
-_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-_ETC = ("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives", "/etc/mime.types", "/etc/ssl/certs")
-_DEVICES = ("null", "zero", "full", "random", "urandom")
-_LINKS = {
-    "/dev/fd": "/proc/self/fd",
-    "/dev/stdin": "/proc/self/fd/0",
-    "/dev/stdout": "/proc/self/fd/1",
-    "/dev/stderr": "/proc/self/fd/2",
-    # Paths that programs write to; to each, its own folder.
-    "/dev/shm": "/proc/self/cwd",
-    "/tmp": "/proc/self/cwd",
-}
+SCOPES_ABI = 6
+"""Version of Landlock from which on it keeps signals and abstract sockets inside (Linux 6.12)."""
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
 _READ = _EXECUTE | _READ_FILE | _READ_DIR
 _DEVICE_RIGHTS = _WRITE_FILE | _READ_FILE
@@ -47,12 +34,18 @@ _DEVICE_RIGHTS = _WRITE_FILE | _READ_FILE
 
 @dataclass(slots=True)
 class Layers:
-    """active: in force. missing: the others, with the reason. filter: what a program has to install of it itself."""
+    """active: in force. missing: the others, with the reason. filter: what a program has to install of it itself.
+    signals_inside: programs cannot signal one another.
+
+    killer_uid: the first of the range of users, of the process that kills other users' processes; slots have the users
+    after it.
+    """
 
     active: set[str] = field(default_factory=set)
     missing: dict[str, str] = field(default_factory=dict)
     filter: kernel.Filter | None = None
-    first_uid: int = 0
+    signals_inside: bool = False
+    killer_uid: int = 0
 
     def attempt(self, layer: str, step: Callable[[], None]) -> None:
         try:
@@ -70,7 +63,10 @@ def leave_processes() -> Layers:
         layers.missing["user"] = "the service is root; programs run as users of their own"
     else:
         layers.attempt("user", _become_root_of_a_namespace)
-    layers.attempt("pid", lambda: kernel.unshare(kernel.CLONE_NEWPID))
+    # A process namespace without a /proc of its own would show us numbers that are not ours.
+    layers.attempt("pid", lambda: _in_child(_try_own_proc))
+    if "pid" in layers.active:
+        kernel.unshare(kernel.CLONE_NEWPID)
     return layers
 
 
@@ -78,15 +74,14 @@ def enter(layers: Layers, folder: str) -> None:
     """Second step, in the zygote. `folder`: an empty one to build the root in."""
     layers.attempt("ipc", lambda: kernel.unshare(kernel.CLONE_NEWIPC))
     layers.attempt("net", lambda: kernel.unshare(kernel.CLONE_NEWNET))
-    layers.attempt("mount", lambda: _new_root(folder, own_processes="pid" in layers.active))
+    own_users = os.geteuid() == 0 and "user" not in layers.active
+    layers.attempt("mount", lambda: new_root(folder, own_processes="pid" in layers.active, own_users=own_users))
     if "mount" in layers.active:
-        layers.attempt("tmpfs", _try_box)
+        layers.attempt("tmpfs", try_box)
     else:
         layers.missing["tmpfs"] = "needs the layer mount"
-    if os.geteuid() == 0 and "user" not in layers.active:
-        # Another service on this host has another range.
-        layers.first_uid = 0x10000000 + int.from_bytes(os.urandom(2), "little") * 0x1000
-        layers.attempt("uid", lambda: _in_child(lambda: _probe_uid(layers.first_uid)))
+    if own_users:
+        layers.attempt("uid", lambda: _find_users(layers))
     else:
         layers.missing["uid"] = "the service is not root"
     # The zygote starts no set-uid program either.
@@ -112,7 +107,12 @@ def join(active: list[str], made: list[int]) -> Layers:
         kernel.join_namespace(namespace)
     if "no_new_privs" in active:
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-    return Layers(set(active), filter=_enter_filter() if "seccomp" in active else None)
+    kernel.drop_bounding_set()
+    return Layers(
+        set(active),
+        filter=_enter_filter() if "seccomp" in active else None,
+        signals_inside="uid" in active or ("landlock" in active and kernel.landlock_abi() >= SCOPES_ABI),
+    )
 
 
 def ruleset(layers: Layers, folder: str) -> int:
@@ -120,26 +120,26 @@ def ruleset(layers: Layers, folder: str) -> int:
     abi = kernel.landlock_abi()
     everything = (1 << (13 if abi < 2 else 14 if abi < 3 else 15 if abi < 5 else 16)) - 1
     # TCP bind and connect from version 4 on; abstract sockets and signals from version 6 on.
-    fd = kernel.landlock_ruleset(everything, 3 if abi >= 4 else 0, 3 if abi >= 6 else 0, abi=abi)
+    fd = kernel.landlock_ruleset(everything, 3 if abi >= 4 else 0, 3 if abi >= SCOPES_ABI else 0, abi=abi)
     if "mount" in layers.active:
         # Nothing is in this root that a program may not read, but for other programs' folders.
         for name in os.listdir("/"):
             if f"/{name}" != BOXES and not os.path.islink(f"/{name}"):
                 kernel.landlock_allow(fd, f"/{name}", _READ)
     else:
-        for path in (*_SYSTEM, *_ETC, *_interpreter()):
+        for path in (*SYSTEM, *ETC, *interpreter()):
             if os.path.exists(path):
                 kernel.landlock_allow(fd, path, _READ if os.path.isdir(path) else _READ & ~_READ_DIR)
-    for device in _DEVICES:
+    for device in DEVICES:
         kernel.landlock_allow(fd, f"/dev/{device}", _DEVICE_RIGHTS)
     kernel.landlock_allow(fd, folder, everything)
     return fd
 
 
-def fresh_box(path: str, uid: int) -> None:
-    """Mount an empty folder at `path`, over what may be there."""
-    options = f"size={FOLDER_BYTES},nr_inodes={FOLDER_FILES},mode=700,uid={uid},gid={uid}"
-    kernel.mount("tmpfs", path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
+def _try_own_proc() -> None:
+    kernel.unshare(kernel.CLONE_NEWPID | kernel.CLONE_NEWNS)
+    kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
+    _in_child(lambda: kernel.mount("proc", "/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC))
 
 
 def _become_root_of_a_namespace() -> None:
@@ -150,65 +150,9 @@ def _become_root_of_a_namespace() -> None:
             file.write(text)
 
 
-def _new_root(folder: str, *, own_processes: bool) -> None:
-    if not own_processes:
-        raise OSError("needs the layer pid, for a /proc that shows only the programs'")
-    kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_NEWUTS)
-    kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
-    kernel.mount("root", folder, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,mode=755")
-    for path in ("/proc", "/dev", "/etc", BOXES):
-        os.mkdir(folder + path, 0o755)
-    for path in (*_SYSTEM, *_ETC, *_interpreter()):
-        _bring_in(path, folder)
-    for name in _DEVICES:
-        os.close(os.open(f"{folder}/dev/{name}", os.O_CREAT, 0o666))
-        kernel.bind_device(f"/dev/{name}", f"{folder}/dev/{name}")
-    for path, target in _LINKS.items():
-        # An interpreter below /tmp is there already; then that folder is as read-only as it.
-        if not os.path.lexists(folder + path):
-            os.symlink(target, folder + path)
-    with open(f"{folder}/etc/passwd", "w") as file:
-        file.write("program:x:65534:65534::/tmp:/bin/sh\n")
-    flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
-    kernel.mount("proc", f"{folder}/proc", "proc", flags, "hidepid=invisible,subset=pid")
-    kernel.mount("boxes", folder + BOXES, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,mode=711")
-    kernel.enter_root(folder)
-    kernel.mount(
-        "", "/", flags=kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
-    )
-
-
-def _bring_in(path: str, folder: str) -> None:
-    target = folder + path
-    if not os.path.lexists(path) or os.path.lexists(target):
-        return
-    if os.path.islink(path) and path in _SYSTEM:
-        os.symlink(os.readlink(path), target)
-        return
-    os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)
-    if os.path.isdir(path):
-        os.makedirs(target, 0o755, exist_ok=True)
-    else:
-        os.close(os.open(target, os.O_CREAT, 0o644))
-    kernel.bind_read_only(os.path.realpath(path), target)
-
-
-def _interpreter() -> list[str]:
-    """Where Python and its packages are, outermost first."""
-    paths = {os.path.abspath(path) for path in (sys.base_prefix, sys.base_exec_prefix, sys.prefix)}
-    found: list[str] = []
-    for path in sorted(paths):
-        if not any(path == outer or path.startswith(outer + "/") for outer in (*found, "/usr")):
-            found.append(path)
-    return found
-
-
-def _try_box() -> None:
-    path = f"{BOXES}/probe"
-    os.mkdir(path)
-    fresh_box(path, 0)
-    kernel.unmount(path)
-    os.rmdir(path)
+def _find_users(layers: Layers) -> None:
+    layers.killer_uid = users.choose_here()
+    _in_child(lambda: _probe_uid(layers.killer_uid))
 
 
 def _probe_uid(uid: int) -> None:
@@ -234,19 +178,21 @@ def _probe_landlock() -> None:
 
 
 def _in_child(step: Callable[[], object]) -> None:
-    """Raises OSError if it fails there."""
+    """Raises OSError if it fails there, or does not come to its end."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
+        code = 1
         try:
             step()
+            code = 0
         except BaseException as error:
-            os.write(write, str(error).encode()[:500] or b"failed")
+            os.write(write, str(error).encode()[:500])
         finally:
-            os._exit(0)
+            os._exit(code)
     os.close(write)
     with os.fdopen(read, "rb") as file:
         message = file.read().decode()
-    os.waitpid(pid, 0)
-    if message:
-        raise OSError(message)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code != 0:
+        raise OSError(message or f"a process that tried it ended with {code}")

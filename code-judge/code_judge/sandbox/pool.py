@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,16 +11,20 @@ from typing import Any
 from code_judge.sandbox.capture import Capture, memory_file
 from code_judge.sandbox.flavours import BARE, choose
 from code_judge.sandbox.layers import FULL, LAYERS
+from code_judge.sandbox.limits import MOST_WALL
 from code_judge.sandbox.link import Link, SandboxLost
 from code_judge.sandbox.status import StatusChannel
+
+LATE_SECONDS = 60.0
+"""A report that is later than this after the latest end of its program is lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
     """A script, or with `compiler` a C++ source to compile into `binary`, or else, with `binary`, what was compiled.
 
-    seconds: wall and CPU limit. memory: bytes of address space. output: bytes of stdout, and of stderr, after which the
-    program is killed. echo: print the value of a last expression. binary: a file descriptor.
+    seconds: the limit of limits.py. memory: bytes. output: bytes of stdout, and of stderr, after which the program is
+    killed. echo: print the value of a last expression. binary: a file descriptor.
     """
 
     source: str
@@ -60,6 +65,8 @@ class Sandbox:
     def __init__(self) -> None:
         self._ids = itertools.count()
         self._links: dict[str, Link] = {}
+        # With those that have been replaced and are not yet gone.
+        self._all: set[Link] = set()
         self.layers: tuple[str, ...] = ()
         self.missing: dict[str, str] = {}
 
@@ -69,13 +76,17 @@ class Sandbox:
         self.layers = tuple(layer for layer in LAYERS if layer in link.layers)
         self.missing = link.missing
 
-    def close(self) -> None:
-        """End the zygotes and with them every program."""
-        for link in self._links.values():
+    async def close(self) -> None:
+        """End the zygotes and with them every program. Returns when nothing of them is left."""
+        for link in self._all:
             link.close()
+        await asyncio.gather(*(link.cleaned for link in self._all))
 
-    async def run(self, program: Program) -> Execution:
-        """Raises SandboxLost."""
+    async def run(self, program: Program, on_idle: Callable[[bool], None] = lambda _: None) -> Execution:
+        """on_idle: called when the program begins to wait for something else than a core, and when it stops doing so.
+
+        Raises SandboxLost.
+        """
         link = await self._link(choose(program.source) if program.do == "script" else BARE)
         number = next(self._ids)
         command = {
@@ -94,7 +105,7 @@ class Sandbox:
                 status = files.enter_context(StatusChannel())
                 inputs = [source if program.do != "execute" or program.binary is None else program.binary, stdin]
                 artefact = [program.binary] if program.do == "compile" and program.binary is not None else []
-                return await _execute(link, command, inputs, outputs, status, artefact)
+                return await _execute(link, command, inputs, outputs, status, artefact, on_idle)
         finally:
             link.forget(number)
 
@@ -103,6 +114,8 @@ class Sandbox:
         if link is None or not link.alive:
             try:
                 link = self._links[flavour] = Link(flavour)
+                self._all.add(link)
+                link.cleaned.add_done_callback(lambda _, link=link: self._all.discard(link))  # type: ignore[misc]
             except OSError as error:
                 raise SandboxLost(f"the sandbox's zygote could not be started: {error}") from error
         await link.ready()
@@ -133,8 +146,9 @@ async def _execute(
     outputs: list[Capture],
     status: StatusChannel,
     artefact: list[int],
+    on_idle: Callable[[bool], None],
 ) -> Execution:
-    ended = link.begin(command["run"])
+    ended = link.begin(command["run"], on_idle, MOST_WALL * command["seconds"] + LATE_SECONDS)
     await link.send(command, [*inputs, *(output.write_fd for output in outputs), status.write_fd, *artefact])
     for output in outputs:
         output.start()
@@ -148,6 +162,10 @@ async def _execute(
     started, exception, line = status.finish()
     overflowed = any(output.overflowed for output in outputs)
     text = stderr.decode("utf-8", "replace")
+    if report["why"] == "starved":
+        raise SandboxLost(
+            "the host gave the program too little CPU time; let fewer programs run at a time, or add cores"
+        )
     if report["why"] is None and not started:
         raise SandboxLost(f"the program could not be started: {report.get('error') or text.strip() or 'killed'}")
     return Execution(

@@ -7,20 +7,21 @@ import contextlib
 import os
 import signal
 import time
-from collections import defaultdict
-from collections.abc import Container
+from collections.abc import Container, Iterable
 
 from code_judge.sandbox import kernel
 
-_CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
-_INTERPRETER_BYTES = 16 << 20
-"""Not counted as a process's memory: mostly shared with the zygote."""
+_SHARES, _LEAST_PROCESSES = 16, 16
 
 
-def children(*, spare: Container[int]) -> list[int]:
-    """Of this process."""
+def children(*, spare: Container[int] = (), of: int | None = None) -> list[int]:
+    """Of this process, or of another one with a single thread."""
     # Without a file object: it would touch many pages that the last fork left to be copied.
-    file = os.open("/proc/thread-self/children", os.O_RDONLY | os.O_CLOEXEC)
+    path = "/proc/thread-self/children" if of is None else f"/proc/{of}/task/{of}/children"
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return []
     try:
         data = b""
         while part := os.read(file, 1 << 16):
@@ -30,24 +31,22 @@ def children(*, spare: Container[int]) -> list[int]:
     return [pid for pid in map(int, data.split()) if pid not in spare]
 
 
-def users(pids: list[int]) -> set[int]:
-    return {status[0] for pid in pids if (status := _user_and_memory(pid)) is not None}
-
-
-def memory_by_user() -> dict[int, int]:
-    """Bytes that the processes of each user hold."""
-    found: defaultdict[int, int] = defaultdict(int)
-    for name in os.listdir("/proc"):
-        if name.isdigit() and (status := _user_and_memory(int(name))) is not None:
-            found[status[0]] += max(0, status[1] - _INTERPRETER_BYTES)
+def descendants() -> list[int]:
+    """Children of this process, their children, and so on."""
+    found, new = [], children()
+    while new:
+        found += new
+        new = [child for pid in new for child in children(of=pid)]
     return found
 
 
-def cpu_seconds(pid: int) -> float:
-    """Of the process and its reaped children."""
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rsplit(")", 1)[1].split()
-    return sum(map(int, fields[11:15])) / _CLOCK_TICKS
+def user(pid: int) -> int | None:
+    """None if the process is gone."""
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            return next((int(line.split()[1]) for line in file if line.startswith("Uid:")), None)
+    except OSError:
+        return None
 
 
 def address_space() -> int:
@@ -56,12 +55,35 @@ def address_space() -> int:
         return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def give_way(pid: int, niceness: int) -> None:
-    """The program that `pid` leads runs when others do not need the CPU."""
+def fair_share(most: int) -> int:
+    """How many processes one program may have: `most`, or less where this host's control group allows few altogether,
+    so that a program cannot use up what the others need."""
+    allowed = []
+    with contextlib.suppress(OSError), open("/proc/self/cgroup") as file:
+        for line in file:
+            _, controllers, path = line.strip().split(":", 2)
+            folder = "pids" if controllers == "pids" else ""
+            # In a container the group may be mounted as the root.
+            for place in (path, ""):
+                with (
+                    contextlib.suppress(OSError, ValueError),
+                    open(f"/sys/fs/cgroup/{folder}{place}/pids.max") as limit,
+                ):
+                    allowed.append(int(limit.read()))
+    return min(most, max(_LEAST_PROCESSES, min(allowed, default=most * _SHARES) // _SHARES))
+
+
+def give_way(session: int, uid: int | None, pids: Iterable[int], niceness: int) -> None:
+    """All processes of a program run when others do not need the CPU. uid: of the program, if it has one of its own."""
     with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PGRP, pid, niceness)
+        if uid is not None:
+            # A process cannot leave its user, as it can leave its group.
+            os.setpriority(os.PRIO_USER, uid, niceness)
+        else:
+            for pid in pids:
+                os.setpriority(os.PRIO_PROCESS, pid, niceness)
     # Where sessions have shares of their own, niceness counts inside of them only.
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/autogroup", "w") as file:
+    with contextlib.suppress(OSError), open(f"/proc/{session}/autogroup", "w") as file:
         file.write(str(niceness))
 
 
@@ -70,16 +92,26 @@ def kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def kill_user(uid: int) -> None:
-    """All processes of the user at once, so that none can fork itself out of it."""
+def kill_user(uid: int, killer_uid: int) -> int:
+    """Kill all processes of the user at once, so that none can fork itself out of it.
+
+    A process of ours does it, which the user must not be able to signal: its real and saved user is `killer_uid`, which
+    has no other processes. Returns its number; the caller reaps it. Raises OSError if it cannot be started.
+    """
     pid = kernel.fork()
     if pid == 0:
         try:
-            os.setresuid(uid, uid, uid)
+            os.setresuid(killer_uid, uid, killer_uid)
             os.kill(-1, signal.SIGKILL)
         finally:
             os._exit(0)
-    os.waitpid(pid, 0)
+    return pid
+
+
+def kill_all(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def kill_each(pids: list[int]) -> None:
@@ -93,7 +125,7 @@ def kill_each(pids: list[int]) -> None:
 
 
 def end_children() -> None:
-    while pids := children(spare=()):
+    while pids := children():
         kill_each(pids)
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
@@ -101,12 +133,3 @@ def end_children() -> None:
         except ChildProcessError:
             return
         time.sleep(0.001)
-
-
-def _user_and_memory(pid: int) -> tuple[int, int] | None:
-    try:
-        with open(f"/proc/{pid}/status") as file:
-            fields = dict(line.split(":", 1) for line in file if line.startswith(("Uid:", "VmRSS:")))
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return int(fields["Uid"].split()[1]), int(fields.get("VmRSS", "0 kB").split()[0]) << 10

@@ -1,10 +1,10 @@
 """The warm process that programs are forked from, and the first steps of such a fork.
 
-It does nothing else: what a process writes after a fork is copied page by page, in it and in the fork. Its forks are
-children of the zygote, which waits for them. It is warmed up outside of the root, where bytecode can be cached,
-and enters the namespaces then. Orders come over a SOCK_SEQPACKET socket as an Order in marshal's form and the
-descriptors it speaks of, which arrive as FIRST_FD and the numbers after it. The answer is the number of the fork, or
-minus the number of the error.
+It does nothing else, because every page that it writes after a fork is copied. Its forks are children of the zygote,
+which waits for them. It is warmed up outside of the root, where bytecode can be cached, and enters the namespaces then.
+Orders come over a SOCK_SEQPACKET socket: an Order (order.py) in marshal's form, and the descriptors that it names,
+which arrive as FIRST_FD and the numbers after it. The answer is the number of the fork, or minus the number of the
+error.
 """
 
 import gc
@@ -13,46 +13,22 @@ import os
 import traceback
 from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, socket
 from os import closerange, dup2, fstat, read, setsid
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from code_judge.sandbox import flavours, kernel, processes
 from code_judge.sandbox.immortal import immortalize
 from code_judge.sandbox.layers import Layers, join
-from code_judge.sandbox.user import become_binary, become_compiler, become_script, limit, open_streams, rehearse
+from code_judge.sandbox.order import FIRST_FD, ORDER_BYTES, ORDER_FDS, PATH, Order
+from code_judge.sandbox.privileges import PROCESSES, limit
+from code_judge.sandbox.user import become_binary, become_compiler, become_script, open_streams, rehearse
 
 ORDERS_FD = 3
-FIRST_FD = 4
-ORDER_BYTES, ORDER_FDS = 1 << 16, 8
 _ANCILLARY_BYTES = CMSG_SPACE(4 * ORDER_FDS)
-
-
-class Order(NamedTuple):
-    """memory: bytes. path, uid: of the box. command: of the compiler. The others are descriptors. source:
-    of a script or for the compiler. binary: to execute instead. artefact: for what is compiled. The first `kept` of
-    them stay open until the program starts."""
-
-    echo: bool
-    memory: int
-    cpu_seconds: int
-    path: str
-    uid: int | None
-    command: list[str]
-    stdin: int
-    stdout: int
-    stderr: int
-    status: int
-    ruleset: int | None
-    source: int | None
-    binary: int | None
-    artefact: int | None
-    kept: int
-
-
-PATH = Order._fields.index("path")
 
 
 def serve(orders: socket, flavour: str) -> NoReturn:
     """Ends with the zygote."""
+    most_processes = processes.fair_share(PROCESSES)
     flavours.warm(flavour)
     data, ancillary, _, _ = orders.recvmsg(ORDER_BYTES, _ANCILLARY_BYTES)
     if not data:
@@ -63,7 +39,7 @@ def serve(orders: socket, flavour: str) -> NoReturn:
         dup2(orders_fd, ORDERS_FD, inheritable=False)
     orders = socket(fileno=ORDERS_FD)
     closerange(FIRST_FD, 1 << 20)
-    limit(own_user="uid" in layers.active)
+    limit(own_user="uid" in layers.active, processes=most_processes)
     open_streams()
     rehearse()
     # What is loaded now is shared by all forks; the collector must not touch it there.
@@ -79,7 +55,7 @@ def serve(orders: socket, flavour: str) -> NoReturn:
 def _fork_for_ever(orders: socket, layers: Layers) -> NoReturn:
     base_memory = processes.address_space()
     filter_address = layers.filter.address if layers.filter is not None else None
-    dies_with_parent = "pid" not in layers.active
+    keeps_signals, dies_with_parent = not layers.signals_inside, "pid" not in layers.active
     home = None
     receive, send, loads, fork = orders.recvmsg, orders.send, marshal.loads, kernel.fork_sibling
     while True:
@@ -95,12 +71,14 @@ def _fork_for_ever(orders: socket, layers: Layers) -> NoReturn:
         except OSError as error:
             pid = -(error.errno or 1)
         if pid == 0:
-            _become_program(order, base_memory, filter_address, dies_with_parent)
+            _become_program(order, base_memory, filter_address, keeps_signals, dies_with_parent)
         closerange(FIRST_FD, FIRST_FD + ORDER_FDS)
         send(b"%d" % pid)
 
 
-def _become_program(order: Order, base_memory: int, filter_address: int | None, dies_with_parent: bool) -> NoReturn:
+def _become_program(
+    order: Order, base_memory: int, filter_address: int | None, keeps_signals: bool, dies_with_parent: bool
+) -> NoReturn:
     """What goes wrong in here is ours: the service sees that the program never started."""
     try:
         # A session is a share of the CPU of its own, whatever number of processes is in it (autogroup).
@@ -116,7 +94,7 @@ def _become_program(order: Order, base_memory: int, filter_address: int | None, 
         text = "" if source is None else read(source, fstat(source)[6]).decode("utf-8", "surrogatepass")
         closerange(FIRST_FD + kept, FIRST_FD + ORDER_FDS)
         # The interpreter's own share is ours to give.
-        place = path, uid, ruleset, memory + base_memory, cpu_seconds, filter_address, dies_with_parent
+        place = path, uid, ruleset, memory + base_memory, cpu_seconds, filter_address, keeps_signals, dies_with_parent
         if binary is not None:
             become_binary(binary, place)
         elif artefact is not None:

@@ -15,9 +15,8 @@ from atexit import _run_exitfuncs as run_exit_handlers
 from collections.abc import Iterator
 from contextlib import suppress
 from gc import enable as enable_collector
-from os import chdir, close, getcwd, setgroups, setresgid, setresuid, urandom, write
+from os import chdir, close, getcwd, urandom, write
 from os import open as open_file
-from resource import RLIMIT_AS, RLIMIT_CPU, setrlimit
 from sys import argv, modules
 from sys import path as search_path
 from threading import _shutdown as end_threads  # type: ignore[attr-defined]
@@ -25,7 +24,7 @@ from types import FrameType, ModuleType, TracebackType
 
 from code_judge.sandbox import cpp
 from code_judge.sandbox.box import FILENAME
-from code_judge.sandbox.kernel import PR_SET_DUMPABLE, PR_SET_PDEATHSIG, install_filter, landlock_restrict, prctl
+from code_judge.sandbox.privileges import Place, enter
 from code_judge.sandbox.status import STARTED, exception_packet
 
 # Names of their own for what every fork calls: see kernel.py.
@@ -34,19 +33,9 @@ _new_random_seed = super(random.Random, random._inst).seed
 _set_thread_number = threading.main_thread()._set_native_id  # type: ignore[attr-defined]
 
 STATUS_FD = 3
-REPORT_MEMORY = 16 << 20
-"""Bytes beyond the program's limit for telling how it ended, since it may have used up all of its own."""
-FILE_SIZE = 64 << 20
-OPEN_FILES = 256
-PROCESSES = 128
-"""Processes and threads of one program, where it has a user of its own."""
 _NEW_SOURCE = os.O_WRONLY | os.O_TRUNC | os.O_CREAT | os.O_CLOEXEC
 _REHEARSALS = 20
 _STREAMS = (("stdin", "r", "surrogateescape"), ("stdout", "w", "surrogateescape"), ("stderr", "w", "backslashreplace"))
-
-Place = tuple[str, int | None, int | None, int, int, int | None, bool]
-"""path, uid and ruleset of its box; memory: bytes of address space; seconds of CPU, a second line, the first is kept
-from outside; the address of the seccomp filter; whether it must die with its parent."""
 
 
 def become_script(source: str, place: Place, echo: bool) -> None:
@@ -61,7 +50,7 @@ def become_script(source: str, place: Place, echo: bool) -> None:
     while text:
         text = text[write(file, text) :]
     close(file)
-    _enter(place)
+    enter(place)
     _renew_random()
     write(STATUS_FD, STARTED)
     code = 1
@@ -74,7 +63,7 @@ def become_script(source: str, place: Place, echo: bool) -> None:
 def become_compiler(source: str, place: Place, command: list[str], artefact_fd: int) -> None:
     """As become_script. The compiled program goes to `artefact_fd`."""
     chdir(place[0])
-    _enter(place)
+    enter(place)
     write(STATUS_FD, STARTED)
     _leave(cpp.compile_source(source.encode("utf-8", "surrogatepass"), command, artefact_fd))
 
@@ -82,41 +71,9 @@ def become_compiler(source: str, place: Place, command: list[str], artefact_fd: 
 def become_binary(binary_fd: int, place: Place) -> None:
     """As become_script."""
     chdir(place[0])
-    _enter(place)
+    enter(place)
     write(STATUS_FD, STARTED)
     cpp.execute(binary_fd)
-
-
-def _enter(place: Place) -> None:
-    _, uid, ruleset, memory, cpu_seconds, filter_address, dies_with_parent = place
-    setrlimit(RLIMIT_CPU, (cpu_seconds, cpu_seconds))
-    setrlimit(RLIMIT_AS, (memory, memory + REPORT_MEMORY))
-    if uid is not None:
-        setgroups([])
-        setresgid(uid, uid, uid)
-        setresuid(uid, uid, uid)
-        # Its own /proc/self stays readable.
-        prctl(PR_SET_DUMPABLE, 1)
-    if dies_with_parent:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if ruleset is not None:
-        landlock_restrict(ruleset)
-        close(ruleset)
-    if filter_address is not None:
-        install_filter(filter_address)
-
-
-def limit(*, own_user: bool) -> None:
-    """The limits that are the same for all programs; done in the template, whose forks inherit them."""
-    for what, value in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, FILE_SIZE),
-        (resource.RLIMIT_NOFILE, OPEN_FILES),
-        (resource.RLIMIT_MEMLOCK, 0),
-        (resource.RLIMIT_MSGQUEUE, 0),
-        *(((resource.RLIMIT_NPROC, PROCESSES),) if own_user else ()),
-    ):
-        resource.setrlimit(what, (value, value))
 
 
 def rehearse() -> None:

@@ -1,14 +1,19 @@
-"""Starts programs by way of the template, and keeps their limits from outside of them.
+"""Starts programs by way of the template, and sees to their end.
 
 Speaks JSON over a SOCK_SEQPACKET socket with the service:
     out  {"layers": [...], "missing": {layer: reason}}, once it is ready
     in   {"run": id, "do": script | compile | execute, "seconds", "memory", "echo", "command"}
          with the fds source or binary, stdin, stdout, stderr, status, and to compile, one for the binary
          {"kill": id, "why": kind}
+         {"ping": number}
     out  {"id": id, "status": exit status or -signal, "why": kind or null, "seconds": wall time}
+         with "error" instead of a meaning where the program could not be started
+         {"id": id, "idle": whether it waits for something else than a core}, when that has changed
+         {"pong": number}
 
-The limits: wall and CPU time, memory of all of a program's processes, and the end of everything it started. What
-outlives the program's first process comes to us, and is killed by its user, all at once, or else one by one.
+The limits of a running program are kept in watch.py. The end of a program is the end of everything it started: what
+outlives its first process comes to us, and is killed by its user, all at once, or else one by one. Nothing here waits
+for a program.
 """
 
 import contextlib
@@ -22,39 +27,17 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from code_judge.sandbox import layers, processes
-from code_judge.sandbox.box import Box, Boxes
-from code_judge.sandbox.template import FIRST_FD, Order
+from code_judge.sandbox import census, layers, processes
+from code_judge.sandbox.box import Boxes
+from code_judge.sandbox.limits import Clock
+from code_judge.sandbox.order import make_order
+from code_judge.sandbox.watch import Job, Watch, finish, kill_first_processes
 
-CHECK_SECONDS = 0.25
 SWEEP_PAUSE_SECONDS = 0.05
 WARM_UP_SECONDS, FORK_SECONDS = 120.0, 5.0
-"""Within which the template answers, or counts as lost: a program may have stopped it where both have one user."""
-_KEPT = {"ruleset", "binary", "artefact"}
-OLD_SECONDS = 0.5
-"""Age from which a program gives way to younger ones."""
-MANY_OLD = 2 * len(os.sched_getaffinity(0))
-FEW_OLD_NICENESS, OLD_NICENESS = 5, 15
-"""A few get their share beside whatever else the host does; many, most of them loops, get what the others leave."""
+"""Within which the template answers, or counts as lost."""
 SWEEP_SECONDS = 1.0
 """How long the end of a program's orphans may hold back its result."""
-
-
-@dataclass(slots=True)
-class _Job:
-    """limit: seconds. memory: bytes."""
-
-    id: int
-    box: Box
-    start: float
-    limit: float
-    memory: int
-    old: bool = False
-    why: str | None = None
-    status: int = 0
-    end: float = 0.0
-    next_sweep: float = 0.0
-    reported: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,23 +49,25 @@ class Template:
 
 
 class TemplateLost(Exception):
-    """Without it there is nothing to do for us."""
+    """No program can be started any longer, so the zygote ends."""
 
 
 class Warden:
     def __init__(self, control: int, keeper: int, template: Template, found: layers.Layers, folder: str) -> None:
-        """control: descriptor of the service's socket."""
+        """control: descriptor of the service's socket. keeper: of the keeper's process."""
         self._control = socket.socket(fileno=control)
         self._keeper = keeper
         self._template = template.pid
         self._orders = socket.socket(fileno=template.orders)
         self._layers = found
         self._boxes = Boxes(found, folder)
-        self._running: dict[int, _Job] = {}
-        # Processes of ours: those that remove a folder, and the template.
+        self._running: dict[int, Job] = {}
+        # Processes of ours: the template, those that remove a folder, those that kill a user's processes.
         self._own = {template.pid}
-        self._ended: list[_Job] = []
-        self._next_check = 0.0
+        self._ended: list[Job] = []
+        self._watch = Watch(
+            own_processes="mount" in found.active, template=template.pid, kill=self._kill, tell=self._tell_idle
+        )
         # A signal ends the select.
         self._wakeup, write = socket.socketpair()
         for end in (self._wakeup, write):
@@ -104,14 +89,15 @@ class Warden:
             self._orders.settimeout(WARM_UP_SECONDS)
             self._ask_template(sorted(found.active), entered)
             self._orders.settimeout(FORK_SECONDS)
-        self._control.send(json.dumps({"layers": sorted(found.active), "missing": found.missing}).encode())
+        self._send({"layers": sorted(found.active), "missing": found.missing})
         while True:
-            for end, _ in poll.poll(self._pause()):
+            pause = 0.001 if self._ended else self._watch.pause(self._running.values())
+            for end, _ in poll.poll(pause):
                 if end == wakeup:
                     self._wakeup.recv(4096)
                 elif end != control or not self._command():
                     return
-            self._check_limits()
+            self._watch.check(self._running.values())
             self._reap()
             self._report()
 
@@ -126,10 +112,12 @@ class Warden:
             finally:
                 for fd in fds:
                     os.close(fd)
+        elif "ping" in command:
+            self._send({"pong": command["ping"]})
         else:
-            for pid, job in self._running.items():
+            for job in self._running.values():
                 if job.id == command["kill"]:
-                    _kill(pid, job, command["why"])
+                    self._kill(job, command["why"])
         return True
 
     def _start(self, command: dict[str, Any], fds: list[int]) -> None:
@@ -137,23 +125,23 @@ class Warden:
             box = self._boxes.take()
         except OSError as error:
             return self._refuse(command, error)
-        order, given = _order(command, fds, box)
+        order, given = make_order(command, fds, box)
         # The answer is the fork's number, or minus the error's.
         pid = self._ask_template(tuple(order), given)
         if pid < 0:
             self._put_back(box)
             return self._refuse(command, OSError(-pid, os.strerror(-pid)))
-        job = _Job(command["run"], box, time.monotonic(), command["seconds"], command["memory"])
-        # A compiler takes its time.
-        job.old = command["do"] == "compile"
-        self._running[pid] = job
+        now = time.monotonic()
+        # A compiler takes its time, and has its own limit.
+        may_be_old = command["do"] != "compile"
+        clock = Clock(command["seconds"], start=now, seen=now)
+        self._running[pid] = Job(command["run"], pid, box, clock, command["memory"], may_be_old)
 
     def _refuse(self, command: dict[str, Any], error: OSError) -> None:
-        report = {"id": command["run"], "status": 1, "why": None, "seconds": 0, "error": str(error)}
-        self._control.send(json.dumps(report).encode())
+        self._send({"id": command["run"], "status": 1, "why": None, "seconds": 0, "error": str(error)})
 
     def _ask_template(self, message: Any, fds: list[int]) -> int:
-        """Its answer. It has no other work, so it is waited for."""
+        """Its answer. It has no other work, so it is waited for, up to the socket's time-out."""
         try:
             socket.send_fds(self._orders, [marshal.dumps(message)], fds)
             answer = self._orders.recv(32)
@@ -162,39 +150,6 @@ class Warden:
         if not answer:
             raise TemplateLost("the process that programs are forked from is gone")
         return int(answer)
-
-    def _pause(self) -> float | None:
-        if self._ended:
-            return 0.001
-        if not self._running:
-            return None
-        now = time.monotonic()
-        first = min(job.start + job.limit for job in self._running.values())
-        return max(0.0, min(first, self._next_check) - now)
-
-    def _check_limits(self) -> None:
-        now = time.monotonic()
-        check = now >= self._next_check
-        if check:
-            self._next_check = now + CHECK_SECONDS
-        used: dict[int, int] | None = None
-        for pid, job in self._running.items():
-            if job.why is not None:
-                continue
-            age = now - job.start
-            if age >= job.limit:
-                _kill(pid, job, "timeout")
-            elif check and age >= CHECK_SECONDS:
-                if processes.cpu_seconds(pid) >= job.limit:
-                    _kill(pid, job, "timeout")
-                if not job.old and age >= OLD_SECONDS:
-                    many = sum(other.old for other in self._running.values()) >= MANY_OLD
-                    job.old = True
-                    processes.give_way(pid, OLD_NICENESS if many else FEW_OLD_NICENESS)
-                if job.box.uid is not None:
-                    used = processes.memory_by_user() if used is None else used
-                    if used.get(job.box.uid, 0) > job.memory:
-                        _kill(pid, job, "memory")
 
     def _reap(self) -> None:
         while True:
@@ -211,88 +166,79 @@ class Warden:
             job = self._running.pop(pid, None)
             if job is not None:
                 processes.kill_group(pid)
-            _, status = os.waitpid(pid, 0)
+            owner = None if job is not None or pid in self._own else self._running.get(census.session(pid) or 0)
+            _, status, usage = os.wait4(pid, 0)
             self._own.discard(pid)
             if job is not None:
-                job.status, job.end = os.waitstatus_to_exitcode(status), time.monotonic()
+                job.status = os.waitstatus_to_exitcode(status)
+                finish(job, usage.ru_utime + usage.ru_stime, time.monotonic())
                 self._ended.append(job)
+            elif owner is not None:
+                # An orphan of a program that runs on; the program's own times do not have it.
+                owner.orphans_cpu += usage.ru_utime + usage.ru_stime
 
     def _report(self) -> None:
         """Tell how programs ended, once nothing of them lives, or after SWEEP_SECONDS of killing what does."""
         if not self._ended:
             return
         strangers = processes.children(spare=self._running.keys() | self._own)
-        users = processes.users(strangers) if "uid" in self._layers.active else set()
         now = time.monotonic()
         for job in self._ended[:]:
-            lives = job.box.uid in users if job.box.uid is not None else bool(strangers)
-            if lives and now >= job.next_sweep:
+            left = [pid for pid in strangers if _belongs(pid, job)]
+            if left and now >= job.next_sweep:
                 job.next_sweep = now + SWEEP_PAUSE_SECONDS
-                if job.box.uid is not None:
-                    processes.kill_user(job.box.uid)
-                else:
-                    processes.kill_each(strangers)
-            if lives and now - job.end < SWEEP_SECONDS:
+                self._sweep(job, left)
+            if left and now - job.end < SWEEP_SECONDS:
                 continue
             if not job.reported:
                 job.reported = True
-                why = f'"{job.why}"' if job.why else "null"
-                report = (
-                    f'{{"id": {job.id}, "status": {job.status}, "why": {why}, "seconds": {job.end - job.start:.6f}}}'
-                )
-                with contextlib.suppress(BrokenPipeError):
-                    # The service has gone; the next read says so.
-                    self._control.send(report.encode())
-            if not lives:
+                self._tell_end(job)
+            if not left:
                 self._ended.remove(job)
                 self._put_back(job.box)
 
-    def _put_back(self, box: Box) -> None:
-        try:
-            old = self._boxes.put_back(box)
-        except OSError:
-            # It is not used again.
+    def _kill(self, job: Job, why: str) -> None:
+        job.why = job.why or why
+        kill_first_processes(job)
+        if job.box.uid is not None:
+            self._sweep(job, job.pids)
+
+    def _sweep(self, job: Job, left: list[int]) -> None:
+        """Kill what there may be of a program, of which `left` is certain."""
+        if job.box.uid is None:
+            processes.kill_each(left)
             return
-        if old is not None:
-            self._own.add(os.posix_spawn("/bin/rm", ["rm", "-rf", "--", old], {}))
+        try:
+            self._own.add(processes.kill_user(job.box.uid, self._layers.killer_uid))
+        except OSError:
+            # No process more can be started; the next sweep tries again.
+            processes.kill_all(left)
+
+    def _tell_idle(self, job: Job) -> None:
+        self._send({"id": job.id, "idle": job.idle})
+
+    def _tell_end(self, job: Job) -> None:
+        why = f'"{job.why}"' if job.why else "null"
+        seconds = job.end - job.clock.start
+        report = f'{{"id": {job.id}, "status": {job.status}, "why": {why}, "seconds": {seconds:.6f}}}'
+        with contextlib.suppress(BrokenPipeError):
+            self._control.send(report.encode())
+
+    def _send(self, message: dict[str, Any]) -> None:
+        # If the service has gone, the next read says so.
+        with contextlib.suppress(BrokenPipeError):
+            self._control.send(json.dumps(message).encode())
+
+    def _put_back(self, box: Any) -> None:
+        # A box that cannot be made fresh is not used again.
+        with contextlib.suppress(OSError):
+            old = self._boxes.put_back(box)
+            if old is not None:
+                self._own.add(os.posix_spawn("/bin/rm", ["rm", "-rf", "--", old], {}))
 
 
-def _order(command: dict[str, Any], fds: list[int], box: Box) -> tuple[Order, list[int]]:
-    """What the template is told, and the descriptors, those that stay open first."""
-    first = "binary" if command["do"] == "execute" else "source"
-    given = dict(zip((first, "stdin", "stdout", "stderr", "status", "artefact"), fds, strict=False))
-    if box.ruleset is not None:
-        given["ruleset"] = box.ruleset
-    kept = given.keys() & _KEPT
-    names = [*kept, *(given.keys() - kept)]
-    there = {name: FIRST_FD + place for place, name in enumerate(names)}
-    order = Order(
-        echo=command["echo"],
-        memory=command["memory"],
-        cpu_seconds=int(command["seconds"]) + 1,
-        path=box.path,
-        uid=box.uid,
-        command=command["command"],
-        stdin=there["stdin"],
-        stdout=there["stdout"],
-        stderr=there["stderr"],
-        status=there["status"],
-        ruleset=there.get("ruleset"),
-        source=there.get("source"),
-        binary=there.get("binary"),
-        artefact=there.get("artefact"),
-        kept=len(kept),
-    )
-    return order, [given[name] for name in names]
-
-
-def _kill(pid: int, job: _Job, why: str) -> None:
-    job.why = job.why or why
-    if job.old:
-        # It takes the CPU to die.
-        processes.give_way(pid, 0)
-    # Not yet reaped, so the number is still its own; it may not have its own group yet.
-    os.kill(pid, signal.SIGKILL)
-    processes.kill_group(pid)
+def _belongs(pid: int, job: Job) -> bool:
+    """Whether a process that has come to us is of this program: by its user, or else by its session."""
     if job.box.uid is not None:
-        processes.kill_user(job.box.uid)
+        return processes.user(pid) == job.box.uid
+    return census.session(pid) in (job.session, None)

@@ -9,6 +9,7 @@ and template is killed, the others end and leave nothing.
 """
 
 import os
+import signal
 import sys
 from _socket import AF_UNIX, SOCK_SEQPACKET, socketpair
 
@@ -26,6 +27,10 @@ def main() -> None:
     if zygote:
         _keep(zygote, folder)
         return
+    # The zygote dies with its keeper, even one that has been stopped.
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    # Python's own handler would let a program end it, where programs have its user.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if "pid" not in found.active:
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
     # Of no use to programs.
@@ -33,6 +38,8 @@ def main() -> None:
     ours, orders = socketpair(AF_UNIX, SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         ours.close()
         os.close(control)
         os.close(keeper)

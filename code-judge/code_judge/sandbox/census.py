@@ -1,0 +1,134 @@
+"""What each program uses now: one look at all processes in /proc, added up by session.
+
+A program's first process makes a session, and the seccomp filter keeps all its processes in it. So the session's number
+says which program a process belongs to. (Without the layer seccomp a program can leave its session; its first process
+is counted all the same.) Standard library only: the zygote imports it.
+"""
+
+import contextlib
+import os
+from dataclasses import dataclass, field
+
+from code_judge.sandbox.processes import descendants
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_STATE, _SESSION, _UTIME, _CSTIME, _THREADS, _ADDRESS_SPACE, _RESIDENT = 0, 3, 11, 14, 17, 20, 21
+"""Fields of /proc/<pid>/stat after the process's name; user and system time, own and of reaped children, are four in a
+row."""
+_INTERPRETER_BYTES = 16 << 20
+"""Not counted as a process's memory: mostly shared with the zygote."""
+_SHARED_MEMORY = "/dev/zero (deleted)", "/memfd:", "/SYSV"
+
+
+@dataclass(slots=True)
+class Usage:
+    """Of all living processes of one program.
+
+    cpu: seconds, with reaped children. runnable: a thread runs or waits for a core. resident: bytes, what processes
+    share counted more than once. hidden: the most bytes that memory without a resident page can have.
+    """
+
+    pids: list[int] = field(default_factory=list)
+    cpu: float = 0.0
+    runnable: bool = False
+    resident: int = 0
+    hidden: int = 0
+
+
+def take(*, own_processes: bool, template_space: int) -> dict[int, Usage]:
+    """Usage by session. own_processes: /proc shows the zygote's processes only. template_space: bytes of address space
+    that a program has from the start."""
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()] if own_processes else descendants()
+    found: dict[int, Usage] = {}
+    for pid in pids:
+        stat = read_stat(pid)
+        if stat is None:
+            continue
+        session = int(stat[_SESSION])
+        usage = found.get(session)
+        if usage is None:
+            usage = found[session] = Usage()
+        usage.cpu += sum(map(int, stat[_UTIME : _CSTIME + 1])) / _TICKS
+        if stat[_STATE] in (b"Z", b"X"):
+            continue
+        usage.pids.append(pid)
+        usage.runnable = usage.runnable or stat[_STATE] == b"R" or (stat[_THREADS] != b"1" and _a_thread_runs(pid))
+        usage.resident += max(0, int(stat[_RESIDENT]) * _PAGE - _INTERPRETER_BYTES)
+        space = int(stat[_ADDRESS_SPACE])
+        # A process with less address space than the template has executed another program.
+        usage.hidden += space - template_space if space >= template_space else space
+    return found
+
+
+def memory(usage: Usage, folder: int) -> int:
+    """Bytes that a program uses: private memory, what is swapped out, shared memory, and its folder.
+
+    Shared memory counts by its size: its pages stay when no process has them mapped any longer. What processes share
+    counts once. Not counted: the kernel's own memory, such as what is in pipes and sockets.
+    """
+    private, shared = 0, dict[str, int]()
+    for pid in usage.pids:
+        try:
+            private += max(0, _private(pid) - _INTERPRETER_BYTES)
+            for inode, end in _shared(pid):
+                shared[inode] = max(end, shared.get(inode, 0))
+        except PermissionError:
+            # It has made itself unreadable, where we have no privileges over it; the upper bound counts.
+            return usage.resident + usage.hidden + folder
+        except OSError:
+            # It has ended meanwhile.
+            pass
+    return private + sum(shared.values()) + folder
+
+
+def read_stat(pid: int | str) -> list[bytes] | None:
+    """Fields of a process, or of a thread given as "pid/task/tid". None if it is gone."""
+    try:
+        file = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        data = os.read(file, 2048)
+    except OSError:
+        return None
+    finally:
+        os.close(file)
+    # The name may hold anything, parentheses too.
+    return data[data.rindex(b")") + 2 :].split()
+
+
+def session(pid: int) -> int | None:
+    stat = read_stat(pid)
+    return None if stat is None else int(stat[_SESSION])
+
+
+def address_space(pid: int) -> int:
+    """Bytes; 0 if the process is gone."""
+    stat = read_stat(pid)
+    return 0 if stat is None else int(stat[_ADDRESS_SPACE])
+
+
+def _a_thread_runs(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        tasks = (read_stat(f"{pid}/task/{tid}") for tid in os.listdir(f"/proc/{pid}/task"))
+        return any(stat is not None and stat[_STATE] == b"R" for stat in tasks)
+    return False
+
+
+def _private(pid: int) -> int:
+    with open(f"/proc/{pid}/smaps_rollup") as file:
+        sizes = dict(line.split(":", 1) for line in file if line.startswith(("Pss_Anon:", "SwapPss:")))
+    return sum(int(size.split()[0]) << 10 for size in sizes.values())
+
+
+def _shared(pid: int) -> list[tuple[str, int]]:
+    """Inode and bytes up to the mapping's end, of each mapping of shared memory."""
+    found = []
+    with open(f"/proc/{pid}/maps") as file:
+        for line in file:
+            area, rights, offset, _, inode, *name = line.split(None, 5)
+            if rights[3] == "s" and name and name[0].startswith(_SHARED_MEMORY):
+                start, end = (int(address, 16) for address in area.split("-"))
+                found.append((inode, int(offset, 16) + end - start))
+    return found

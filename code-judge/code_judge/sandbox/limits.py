@@ -1,0 +1,45 @@
+"""When a program has used up its time: pure arithmetic.
+
+A program's time is the CPU time it uses plus the time in which it waits for something else than a core: sleeps, or
+waits for input. Time in which it waits for a core does not count, so that a loaded machine delays a verdict and never
+changes it. On an idle machine the sum is the wall time.
+
+How long a program waits for a core is found by samples: if one of its threads is runnable at a sample, the time since
+the last sample counts with the CPU time used in it, otherwise in full. The samples come at random times, so that a
+program cannot be runnable just then.
+"""
+
+from dataclasses import dataclass
+
+MOST_WALL = 20
+"""A program is given up after this many times its limit by the wall clock. Then it is the host that has failed."""
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds. limit: of time used. start, seen: when the program started, and when it was last looked at."""
+
+    limit: float
+    start: float
+    seen: float
+    cpu: float = 0.0
+    idle: float = 0.0
+
+    @property
+    def used(self) -> float:
+        return self.cpu + self.idle
+
+    def observe(self, now: float, *, cpu: float, runnable: bool) -> None:
+        """cpu: used since the start. It can seem to shrink, when a process ends that nobody waited for."""
+        spent = max(0.0, cpu - self.cpu)
+        if not runnable:
+            self.idle += max(0.0, now - self.seen - spent)
+        self.cpu = max(self.cpu, cpu)
+        self.seen = now
+
+    def is_over(self) -> bool:
+        return self.cpu >= self.limit or (self.seen >= self.start + self.limit and self.used >= self.limit)
+
+    def is_starved(self) -> bool:
+        """The host has not given the program the CPU that it may use."""
+        return self.seen >= self.start + MOST_WALL * self.limit

@@ -1,0 +1,69 @@
+"""What the warden tells the template about a program to start, and which descriptors go with it.
+
+Standard library only: the zygote imports it.
+"""
+
+from typing import Any, NamedTuple
+
+from code_judge.sandbox.box import Box
+
+FIRST_FD = 4
+ORDER_BYTES, ORDER_FDS = 1 << 16, 8
+_ADDRESS_SPACE_TIMES, _LEAST_ADDRESS_SPACE = 16, 8 << 30
+"""Address space that is not used costs nothing, so a program may have much of it. More than this is taken for a
+mistake, and meets a MemoryError."""
+_KEPT = {"ruleset", "binary", "artefact"}
+
+
+class Order(NamedTuple):
+    """memory: bytes of address space. path, uid: of the box. command: of the compiler. The others are descriptors, as
+    numbers in the template. source: of a script or for the compiler. binary: to execute instead. artefact: for what is
+    compiled. The first `kept` of them stay open until the program starts."""
+
+    echo: bool
+    memory: int
+    cpu_seconds: int
+    path: str
+    uid: int | None
+    command: list[str]
+    stdin: int
+    stdout: int
+    stderr: int
+    status: int
+    ruleset: int | None
+    source: int | None
+    binary: int | None
+    artefact: int | None
+    kept: int
+
+
+PATH = Order._fields.index("path")
+
+
+def make_order(command: dict[str, Any], fds: list[int], box: Box) -> tuple[Order, list[int]]:
+    """The order, and the descriptors to send with it, those that stay open first."""
+    first = "binary" if command["do"] == "execute" else "source"
+    given = dict(zip((first, "stdin", "stdout", "stderr", "status", "artefact"), fds, strict=False))
+    if box.ruleset is not None:
+        given["ruleset"] = box.ruleset
+    kept = given.keys() & _KEPT
+    names = [*kept, *(given.keys() - kept)]
+    there = {name: FIRST_FD + place for place, name in enumerate(names)}
+    order = Order(
+        echo=command["echo"],
+        memory=max(_ADDRESS_SPACE_TIMES * command["memory"], _LEAST_ADDRESS_SPACE),
+        cpu_seconds=int(command["seconds"]) + 1,
+        path=box.path,
+        uid=box.uid,
+        command=command["command"],
+        stdin=there["stdin"],
+        stdout=there["stdout"],
+        stderr=there["stderr"],
+        status=there["status"],
+        ruleset=there.get("ruleset"),
+        source=there.get("source"),
+        binary=there.get("binary"),
+        artefact=there.get("artefact"),
+        kept=len(kept),
+    )
+    return order, [given[name] for name in names]

@@ -1,0 +1,117 @@
+"""A loaded machine delays a verdict and never changes it."""
+
+import random
+
+import pytest
+from judge_harness import Judge, judge
+
+from code_judge.admission import ACTIVE_PER_CORE, YOUNG_PER_CORE, Admission
+from code_judge.sandbox.limits import MOST_WALL, Clock
+
+LIMIT = 4
+COMPUTE = "import time\nwhile time.process_time() < 0.4: pass\nprint({n})"
+MIXED = {
+    "compute": (COMPUTE, "ok"),
+    "numpy": ("import numpy as np\nprint(int(np.ones((80, 80)).dot(np.ones((80, 80)))[0, 0]) * {n})", "ok"),
+    "in a child": (
+        "import subprocess, sys\n"
+        "code = 'import time\\nwhile time.process_time() < 0.3: pass'\n"
+        "for _ in range(2): subprocess.run([sys.executable, '-c', code], check=True)\nprint({n})",
+        "ok",
+    ),
+    "in a thread": (
+        "import threading, time\ndef f():\n    while time.thread_time() < 0.3: pass\n"
+        "t = threading.Thread(target=f)\nt.start()\nt.join()\nprint({n})",
+        "ok",
+    ),
+    "loop": ("# {n}\nwhile True: pass", "timeout"),
+    "sleeper": ("# {n}\nimport time\ntime.sleep(60)", "timeout"),
+    "short sleep": ("import time\ntime.sleep(1)\nprint({n})", "ok"),
+}
+
+
+@pytest.mark.parametrize("slots", [2, 16, 64])
+def test_the_same_batch_gets_the_same_verdicts_at_any_number_of_slots(slots: int) -> None:
+    names = ["compute"] * 32 + ["numpy"] * 8 + ["loop", "sleeper"] * 2
+    names += ["in a child", "in a thread", "short sleep"] * 2
+    random.Random(0).shuffle(names)
+    programs = [MIXED[name][0].format(n=n) for n, name in enumerate(names)]
+    with judge(MAX_EXECUTION_TIME=LIMIT, MAX_WORKERS=slots) as it:
+        it.http.timeout = 300
+        results = it.run_all(programs)
+    assert [result["kind"] for result in results] == [MIXED[name][1] for name in names]
+
+
+def test_loops_and_sleepers_end_on_time(served: Judge) -> None:
+    """Within the limit's own second and a half, on a machine that is not busy otherwise."""
+    for program in ("while True: pass", "import time\ntime.sleep(60)"):
+        result = served.run(program)
+        assert result["reason"] == "worker_timeout"
+    assert 2 <= result["cost"] < 3.5
+
+
+def run_clock(clock: Clock, pattern: list[tuple[float, float, bool]]) -> Clock:
+    """pattern: seconds, CPU seconds in them, whether the program is runnable at their end."""
+    now, cpu = clock.start, 0.0
+    for seconds, spent, runnable in pattern:
+        now, cpu = now + seconds, cpu + spent
+        clock.observe(now, cpu=cpu, runnable=runnable)
+    return clock
+
+
+@pytest.mark.parametrize(
+    ("pattern", "used", "over"),
+    [
+        ([(0.1, 0.1, True)] * 39, 3.9, False),
+        ([(0.1, 0.1, True)] * 40, 4.0, True),
+        ([(0.1, 0.0, False)] * 40, 4.0, True),
+        ([(0.1, 0.2, True)] * 20, 4.0, True),
+        # Waits for a core nine tenths of its time.
+        ([(0.1, 0.01, True)] * 390, 3.9, False),
+        ([(0.1, 0.01, True)] * 400, 4.0, True),
+        # Sleeps for half of its time, and waits for a core in the rest.
+        ([(0.1, 0.0, False), (0.1, 0.05, True)] * 26, 3.9, False),
+        ([(0.1, 0.0, False), (0.1, 0.05, True)] * 27, 4.05, True),
+    ],
+)
+def test_the_clock(pattern: list[tuple[float, float, bool]], used: float, over: bool) -> None:
+    clock = run_clock(Clock(limit=LIMIT - 1e-6, start=100.0, seen=100.0), pattern)
+    assert clock.used == pytest.approx(used)
+    assert clock.is_over() is over
+    assert not clock.is_starved()
+
+
+def test_a_program_that_is_never_given_a_core_is_the_hosts_failure() -> None:
+    clock = run_clock(Clock(limit=1, start=0.0, seen=0.0), [(1.0, 0.001, True)] * MOST_WALL)
+    assert clock.is_starved()
+    assert not clock.is_over()
+
+
+def test_a_process_that_nobody_waited_for_takes_no_time_back() -> None:
+    clock = Clock(limit=4, start=0.0, seen=0.0)
+    for cpu in (1.0, 0.2, 1.5):
+        clock.observe(clock.seen + 2, cpu=cpu, runnable=True)
+    assert clock.cpu == pytest.approx(1.5)
+
+
+def test_admission_counts_slots_young_programs_and_those_that_want_a_core() -> None:
+    admission = Admission(slots=64, cores=2)
+    assert admission.room() == 2 * YOUNG_PER_CORE
+    for program in range(2 * YOUNG_PER_CORE):
+        admission.add(program)
+    assert admission.room() == 0
+    for program in range(2 * ACTIVE_PER_CORE):
+        admission.add(program)
+        admission.grow(program)
+    assert admission.room() == 0
+    admission.set_idle(3, True)
+    assert admission.room() == 1
+    admission.set_idle(3, False)
+    assert admission.room() == 0
+    for program in range(40):
+        admission.set_idle(program, True)
+    assert len(admission) == 16
+    assert admission.room() == 2 * YOUNG_PER_CORE
+    admission.remove(3)
+    assert admission.room() == 2 * YOUNG_PER_CORE
+    assert Admission(slots=2, cores=2).room() == 2

@@ -1,0 +1,162 @@
+"""Parts of the sandbox that stop, die or cannot start a process: the service notices, says so, and goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from judge_harness import Judge, descendants, environment, judge
+
+from code_judge.sandbox import link
+
+
+def keeper(it: Judge) -> int:
+    return children(it.process.pid)[0]
+
+
+def zygote(it: Judge) -> int:
+    return children(keeper(it))[0]
+
+
+def template(it: Judge) -> int:
+    """The first child of the zygote, before any program."""
+    return min(children(zygote(it)))
+
+
+def children(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += map(int, (task / "children").read_text().split())
+    return sorted(found)
+
+
+def await_recovery(it: Judge, seconds: float) -> float:
+    """Seconds until a program has a verdict again; each try before must be our failure."""
+    start = time.monotonic()
+    while True:
+        result = it.run("print(1)")
+        if result["success"]:
+            return time.monotonic() - start
+        assert result["reason"] == "internal_error", result
+        assert time.monotonic() - start < seconds
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+@pytest.mark.parametrize("part", [keeper, zygote, template])
+def test_a_part_that_stops_or_dies_is_replaced(part: Callable[[Judge], int], number: signal.Signals) -> None:
+    with judge(MAX_WORKERS=4, MAX_EXECUTION_TIME=2) as it:
+        assert it.run("print(1)")["success"]
+        before = descendants(it.process.pid)
+        os.kill(part(it), number)
+        await_recovery(it, link.SILENCE_SECONDS + 20)
+        if not (part is keeper and number == signal.SIGSTOP):
+            # The keeper has nothing to do before the end, and is missed only then.
+            end = time.monotonic() + 30
+            while any(Path(f"/proc/{pid}").exists() for pid in before):
+                assert time.monotonic() < end, "something of the old sandbox is left"
+                time.sleep(0.1)
+
+
+def test_a_stopped_zygote_frees_its_slots_and_does_not_hold_up_the_others() -> None:
+    with judge(MAX_WORKERS=4, MAX_EXECUTION_TIME=30) as it:
+        assert it.run("import numpy; print(1)")["success"]
+        answers: list[Any] = []
+        threads = [
+            threading.Thread(target=lambda: answers.append(it.run("import time; time.sleep(25)"))) for _ in range(2)
+        ]
+        for thread in threads:
+            thread.start()
+        time.sleep(1)
+        os.kill(zygote(it), signal.SIGSTOP)
+        # Another flavour's zygote serves on.
+        assert it.run("import numpy; print(1)")["success"]
+        for thread in threads:
+            thread.join(link.SILENCE_SECONDS + 15)
+        assert [answer["reason"] for answer in answers] == ["internal_error"] * 2
+        await_recovery(it, 20)
+
+
+def test_ping_runs_a_program_and_fails_when_none_can_run() -> None:
+    with judge(MAX_WORKERS=4, MAX_EXECUTION_TIME=2) as it:
+        assert it.http.get("/ping").json() == "pong"
+        assert it.http.get("/ready").json() == {"ready": True}
+        os.kill(zygote(it), signal.SIGSTOP)
+        statuses = set()
+        end = time.monotonic() + link.SILENCE_SECONDS + 10
+        while time.monotonic() < end and 503 not in statuses:
+            statuses.add(it.http.get("/ping").status_code)
+            time.sleep(0.2)
+        assert 503 in statuses
+        end = time.monotonic() + 30
+        while it.http.get("/ping").status_code != 200 or it.http.get("/ready").status_code != 200:
+            assert time.monotonic() < end
+            time.sleep(0.2)
+
+
+LIMITED = """
+import os, sys
+path = sys.argv[1]
+open(path + "/cgroup.procs", "w").write(str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@pytest.fixture
+def few_processes() -> Any:
+    """A control group that allows few processes."""
+    base = next(
+        (p for p in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup")) if (p / "cgroup.procs").exists()), None
+    )
+    group = None if base is None else base / f"code-judge-test-{os.getpid()}"
+    try:
+        if group is None:
+            raise OSError
+        group.mkdir()
+        (group / "pids.max").write_text("60")
+    except OSError:
+        pytest.skip("this host lets us make no control group with a limit on processes")
+    yield group
+    end = time.monotonic() + 10
+    while (group / "cgroup.procs").read_text() and time.monotonic() < end:
+        time.sleep(0.1)
+    group.rmdir()
+
+
+def test_a_fork_bomb_under_a_limit_on_processes_harms_no_other_program(few_processes: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LIMITED, str(few_processes), sys.executable, "-m", "code_judge.cli", "serve"]
+    values = environment(MAX_WORKERS=4, MAX_EXECUTION_TIME=2)
+    port_file = tmp_path / "url"
+    process = subprocess.Popen([*command, "--port", "0", "--port-file", str(port_file)], env=values)
+    try:
+        end = time.monotonic() + 60
+        while not port_file.exists():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        with httpx.Client(base_url=port_file.read_text().strip(), timeout=120) as http:
+            body = {
+                "type": "python",
+                "solution": "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
+            }
+            batch = {"type": "batch", "submissions": [body] * 3}
+            bombs = threading.Thread(target=lambda: http.post("/run/long-batch", json=batch))
+            bombs.start()
+            time.sleep(0.3)
+            results = [http.post("/run", json={"type": "python", "solution": f"print({n})"}).json() for n in range(20)]
+            bombs.join()
+            results += [http.post("/run", json={"type": "python", "solution": f"print({n})"}).json() for n in range(20)]
+        wrong = [result for result in results if not result["success"]]
+        # Where no process can be started, that is our failure and said so; none is a verdict.
+        assert all(result["reason"] == "internal_error" for result in wrong), wrong
+        assert not [result for result in results[20:] if not result["success"]]
+        assert len(wrong) < 10, wrong
+    finally:
+        process.terminate()
+        process.wait(30)

@@ -19,20 +19,26 @@ from code_judge.client import check as check_judge
 from verl_cleaner import stored
 from verl_cleaner.evaluation.questions import Benchmark, Codes, Questions, read_questions
 from verl_cleaner.evaluation.statistics import estimate, pass_at_k, powers
+from verl_cleaner.formats import FORMATS
+from verl_cleaner.formats.own_turns import TURNS_FIELD
 from verl_cleaner.records.trajectories import read as read_trajectories
 from verl_cleaner.reward.answers import last_python_block
 from verl_cleaner.reward.cases import read_cases
 from verl_cleaner.reward.code import score_code
 from verl_cleaner.reward.judging import judge_at
-from verl_cleaner.reward.own_words import own_words
+from verl_cleaner.reward.own_words import DEFAULT_FORMAT, own_words
 from verl_cleaner.saar.outcome import InfrastructureError
 
 _SHOWN = 5
 """Questions that are named."""
 
 
-def collect(dumps: Iterable[Path], questions: Questions, *, suite: str | None = None) -> Codes:
-    """The programs of a dump, as many for every question. suite: only of this one, where the lines name theirs.
+def collect(
+    dumps: Iterable[Path], questions: Questions, *, suite: str | None = None, tool_format: str = DEFAULT_FORMAT
+) -> Codes:
+    """The programs of a dump, as many for every question.
+
+    suite: only of this one, where the lines name theirs. tool_format: of responses without the policy's turns.
 
     Raises:
         ValueError: a line that cannot be matched, or a question with fewer samples than another, or none.
@@ -44,8 +50,8 @@ def collect(dumps: Iterable[Path], questions: Questions, *, suite: str | None = 
         name = questions.of(entry, where)
         if name is not None:
             samples = found[name]
-            words = own_words(str(entry["output"]), entry)
-            samples.append((int(entry.get("sample", len(samples))), last_python_block(words.final) or ""))
+            final = own_words(str(entry["output"]), entry, tool_format=tool_format).final
+            samples.append((int(entry.get("sample", len(samples))), last_python_block(final) or ""))
     numbers = {name: len(samples) for name, samples in found.items()}
     most = max(numbers.values())
     short = [name for name, number in numbers.items() if number < most or number == 0]
@@ -88,6 +94,7 @@ def _of_evaluation(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
             "sample": row.rollout,
             "input": row.prompt_text,
             "output": row.response_text,
+            TURNS_FIELD: row.policy_turns,
         }
         if row.response_text is None:
             raise ValueError(f"{path}, row {number} has no response_text; expected the trajectories of an evaluation")
@@ -160,6 +167,7 @@ def main(argv: list[str] | None, benchmark: Benchmark) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the benchmark's file")
     parser.add_argument("--dataset", default=benchmark.name, help="the questions: the suite or a file of that schema")
     parser.add_argument("--sources", help="YAML with sources of your own")
+    parser.add_argument("--tool-format", default=DEFAULT_FORMAT, choices=FORMATS, help="of VeRL's dumps, text only")
     parser.add_argument("--score", action="store_true", help="run the programs, too; needs a judge")
     parser.add_argument("--judge-url", default=judge_url(), help="(default: %(default)s)")
     options = parser.parse_args(argv)
@@ -168,7 +176,7 @@ def main(argv: list[str] | None, benchmark: Benchmark) -> None:
             # A wrong address costs seconds here, and the deadline of a program, minutes, later.
             check_judge(options.judge_url)
         questions = read_questions(options.dataset, benchmark, sources=options.sources)
-        codes = collect(options.dump, questions)
+        codes = collect(options.dump, questions, tool_format=options.tool_format)
         benchmark.write(options.out, codes)
         print(f"[cleaner] {options.out}: {found(codes)}; the benchmark's own evaluation:")
         print(f"  {benchmark.official.replace('FILE', str(options.out))}")

@@ -65,13 +65,13 @@ class ToolFormat(ABC):
         return turns if closed is None or closed.start() < opened.end() else [*turns, response[closed.end() :]]
 
     def end_of(self, turn: str) -> int:
-        """Length of the turn without end tokens and white space at its end."""
+        """Length of the turn without end tokens and what follows them."""
         while True:
-            turn = turn.rstrip()
-            token = next((token for token in self.end_tokens if turn.endswith(token)), None)
+            stripped = turn.rstrip()
+            token = next((token for token in self.end_tokens if stripped.endswith(token)), None)
             if token is None:
                 return len(turn)
-            turn = turn.removesuffix(token)
+            turn = stripped.removesuffix(token)
 
 
 _BLANK = re.compile(r"\s*")

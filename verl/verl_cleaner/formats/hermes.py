@@ -16,7 +16,7 @@ CHATML_ENDS = ("<|im_end|>", "<|endoftext|>")
 CHATML_OPENERS = (re.compile(r"(?:\n?(?:<\|im_start\|>)?(?:user|tool)\n\s*)?<tool_response>[ \t]*\r?\n"),)
 CHATML_CLOSERS = (
     re.compile(r"</tool_response>\s*(?:<\|im_end\|>)?\s*(?:<\|im_start\|>)?assistant\n"),
-    re.compile(r"</tool_response>"),
+    re.compile(r"^[ \t]*</tool_response>", re.MULTILINE),
 )
 
 _BODY = re.compile(

@@ -9,6 +9,12 @@ from functools import lru_cache
 from typing import Any
 
 
+@lru_cache(4)
+def token_texts(tokenizer: Any) -> "TokenTexts":
+    """One for each tokenizer, so that a token of the vocabulary is read once in a process."""
+    return TokenTexts(tokenizer)
+
+
 class TokenTexts:
     """Of one Hugging Face tokenizer: byte-level BPE (Qwen, Llama 3, gpt-oss) or SentencePiece with byte fallback."""
 

@@ -55,6 +55,9 @@ class Trajectory:
 
     prompt_text: Annotated[str | None, "string", "without special tokens; evaluations only"] = None
     response_text: Annotated[str | None, "string", "as prompt_text, tool responses included"] = None
+    policy_turns: Annotated[
+        list[str] | None, "list<string>", "the policy's own words, a text for each turn; evaluations only"
+    ] = None
 
     prompt: Annotated[str | None, "string", "with special tokens; trainer.dump_tokens only, as all that follows"] = None
     tokens: Annotated[list[str] | None, "list<string>", "the response's; joined they are its text"] = None
@@ -85,7 +88,7 @@ SCHEMA: parquet.Schema = {
 }
 SCORE_COLUMNS = ("old_log_probs", "rollout_log_probs", "advantages")
 TOKEN_COLUMNS = ("prompt", "tokens", "mask", *SCORE_COLUMNS)
-TEXT_COLUMNS = ("prompt_text", "response_text")
+TEXT_COLUMNS = ("prompt_text", "response_text", "policy_turns")
 _SINCE_2 = {
     "data_source", "data_uid", "suite", "problem", "score", "verified", "pred", "reason", "turns", "response_tokens",
     "discarded_tokens", "rollbacks", "recovered", *TEXT_COLUMNS,

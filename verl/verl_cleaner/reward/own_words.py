@@ -1,20 +1,19 @@
 """What a reward scores: the policy's own words, turn by turn, without its tool calls and without what tools printed.
 
-In training and evaluation the agent loop workers hand them over in `extra_info["policy_turns"]`; they know the sampled
-tokens. Elsewhere VeRL gives a reward function the response's text, in which a tool may have printed any tag: there only
-what precedes the first tool response and what follows the last one counts.
+In training and evaluation the agent loop workers hand them over in `extra_info["policy_turns"]`: the tokens that the
+policy sampled (mask 1) without its calls. Elsewhere VeRL gives a reward function the response's text, in which a tool
+may have printed any tag; there only what precedes the first tool response and what follows the last one counts.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-TURNS_FIELD = "policy_turns"
-"""In a row's `extra_info`: the words of every assistant turn, a list of texts."""
+from verl_cleaner.formats import FORMATS
+from verl_cleaner.formats.own_turns import TURNS_FIELD, of_text
 
-_TOOL_RESPONSE, _TOOL_RESPONSE_END = "<tool_response>", "</tool_response>"
-_CALL = re.compile(r"<tool_call>.*?(?:</tool_call>|\Z)", re.DOTALL)
+DEFAULT_FORMAT = "hermes"
+"""VeRL does not tell a reward function the tool format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +33,15 @@ class OwnWords:
         return self.turns[-1] if self.turns else ""
 
 
-def own_words(response: str, extra_info: Mapping[str, Any] | None) -> OwnWords:
-    """response: the text as VeRL decodes it, read only where the row does not bring the turns."""
+def own_words(response: str, extra_info: Mapping[str, Any] | None, *, tool_format: str = DEFAULT_FORMAT) -> OwnWords:
+    """response: the text as VeRL decodes it, read only where the row does not bring the turns.
+
+    Raises:
+        ValueError: the tool format is not known.
+    """
     turns = (extra_info or {}).get(TURNS_FIELD)
     if turns is not None:
         return OwnWords(tuple(turns))
-    before, opened, _ = response.partition(_TOOL_RESPONSE)
-    _, closed, after = response.rpartition(_TOOL_RESPONSE_END)
-    parts = [before, *([after] if opened and closed else [])]
-    return OwnWords(tuple(_CALL.sub("", part) for part in parts))
+    if tool_format not in FORMATS:
+        raise ValueError(f"tool_format must be one of {', '.join(FORMATS)}, got {tool_format!r}")
+    return OwnWords(tuple(of_text(response, FORMATS[tool_format])))

@@ -11,7 +11,7 @@ from typing import Any
 
 from verl_cleaner.reward.answers import last_boxed
 from verl_cleaner.reward.child import Child
-from verl_cleaner.reward.own_words import own_words
+from verl_cleaner.reward.own_words import DEFAULT_FORMAT, own_words
 from verl_cleaner.reward.scorer import scorer
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,13 @@ _LONGEST_ANSWER = 20_000
 
 
 def compute_score(
-    data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, Any] | None = None, **_: Any
+    data_source: str,
+    solution_str: str,
+    ground_truth: str,
+    extra_info: dict[str, Any] | None = None,
+    *,
+    tool_format: str = DEFAULT_FORMAT,
+    **_: Any,
 ) -> dict[str, Any]:
     """Return score and acc (1.0 or 0.0) and pred.
 
@@ -36,7 +42,7 @@ def compute_score(
         ValueError: reasoning-gym has no such family.
         InfrastructureError: the verifiers' process does not start, or ends before it answers.
     """
-    pred = (last_boxed(own_words(solution_str, extra_info).final) or "").strip()
+    pred = (last_boxed(own_words(solution_str, extra_info, tool_format=tool_format).final) or "").strip()
     family = data_source.rsplit("/", 1)[-1]
     entry = json.loads((extra_info or {})["entry"])
     acc = float(0 < len(pred) <= _LONGEST_ANSWER and _score(family, pred, entry) >= 0.99)

@@ -1,9 +1,11 @@
-"""VeRL's agent loop workers, which remember why a trajectory was lost, and tell the loop what is validation.
+"""VeRL's agent loop workers. Ours remember why a trajectory was lost, tell the loop what is validation, and tell the
+reward function which words are the policy's own.
 
 VeRL logs an exception in a loop, marks the group as failed and goes on with what is left of it. The trainer asks the
 workers for these failures while it waits for a step's trajectories, and decides (`verl_cleaner.training.groups`).
 """
 
+import asyncio
 import traceback
 from collections.abc import MutableMapping
 from typing import Any
@@ -12,6 +14,9 @@ import ray
 from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
+from verl_cleaner.formats import FORMATS
+from verl_cleaner.formats.own_turns import TURNS_FIELD, of_tokens
+from verl_cleaner.records.token_text import token_texts
 from verl_cleaner.rollout.lost_trajectory import LostTrajectory
 from verl_cleaner.saar.outcome import InfrastructureError
 
@@ -50,6 +55,18 @@ class AgentLoopWorker(_Worker):
     async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> None:
         kwargs.pop("is_validation")
         await super()._agent_loop_postprocess(output, validate, **kwargs)
+
+    async def _compute_score(self, outputs: list[Any], kwargs: dict[str, Any]) -> None:
+        """The reward function gets the policy's own words of the last output, which VeRL scores, in `extra_info`."""
+        final = outputs[-1]
+        if final.reward_score is None and self.reward_loop_worker_handles is not None:
+            turns = await asyncio.to_thread(self._own_turns, final.response_ids, final.response_mask)
+            kwargs = {**kwargs, "extra_info": {**(kwargs.get("extra_info") or {}), TURNS_FIELD: turns}}
+        await super()._compute_score(outputs, kwargs=kwargs)
+
+    def _own_turns(self, ids: list[int], mask: list[int]) -> list[str]:
+        tool_format = FORMATS.get(self.rollout_config.multi_turn.format)
+        return of_tokens(token_texts(self.tokenizer)(ids), mask, tool_format, end=self.tokenizer.eos_token)
 
     async def take_lost(self) -> list[LostTrajectory]:
         """What was lost since the last call."""

@@ -9,7 +9,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 from verl.experimental.agent_loop import tool_parser as verl_parser
@@ -17,7 +17,7 @@ from verl.experimental.agent_loop.tool_parser import FunctionCall, ToolParser
 
 from verl_cleaner.formats import FORMATS
 from verl_cleaner.formats.base import Call, Schemas
-from verl_cleaner.records.token_text import TokenTexts
+from verl_cleaner.records.token_text import token_texts
 from verl_cleaner.saar.segment import find_boundary
 from verl_cleaner.saar.similarity import ToolCall
 
@@ -27,9 +27,6 @@ logging.getLogger(verl_parser.__file__).setLevel(logging.CRITICAL)
 
 _LONG = 512
 """Tokens from which reading would hold up the event loop."""
-
-token_texts = lru_cache(4)(TokenTexts)
-"""Of a tokenizer; one loop serves one trajectory, and the texts of the vocabulary serve all of them."""
 
 
 class MalformedCall(FunctionCall):

@@ -7,7 +7,9 @@ import torch
 import transfer_queue as tq
 from transfer_queue import KVBatchMeta
 
-from verl_cleaner.records.token_text import TokenTexts
+from verl_cleaner.formats.base import ToolFormat
+from verl_cleaner.formats.own_turns import of_tokens
+from verl_cleaner.records.token_text import TokenTexts, token_texts
 from verl_cleaner.records.trajectories import SCORE_COLUMNS
 from verl_cleaner.saar.metrics import Record
 from verl_cleaner.saar.record import RECORD_FIELD
@@ -51,16 +53,24 @@ def output_columns(keys: Iterable[str], partition_id: str) -> dict[str, dict[str
     return found
 
 
-def text_columns(keys: Iterable[str], partition_id: str, tokenizer: Any) -> dict[str, dict[str, str]]:
-    """By key, the texts without special tokens."""
+def text_columns(
+    keys: Iterable[str], partition_id: str, tokenizer: Any, tool_format: ToolFormat | None
+) -> dict[str, dict[str, Any]]:
+    """By key, `records.trajectories.TEXT_COLUMNS`: the texts without special tokens, and the policy's own words."""
     keys = list(keys)
-    names = {"prompts": "prompt_text", "responses": "response_text"}
-    data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=list(names))
-    texts = {
-        column: [tokenizer.decode(ids, skip_special_tokens=True) for ids in unbound(data[name])]
-        for name, column in names.items()
-    }
-    return {key: {column: values[i] for column, values in texts.items()} for i, key in enumerate(keys)}
+    names = ["prompts", "responses", "response_mask"]
+    data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=names)
+    prompts, responses, masks = (unbound(data[name]) for name in names)
+    texts = token_texts(tokenizer)
+    found = {}
+    for key, prompt, response, mask in zip(keys, prompts, responses, masks, strict=True):
+        tokens = texts(response.tolist())
+        found[key] = {
+            "prompt_text": tokenizer.decode(prompt, skip_special_tokens=True),
+            "response_text": tokenizer.decode(response, skip_special_tokens=True),
+            "policy_turns": of_tokens(tokens, mask.tolist(), tool_format, end=tokenizer.eos_token),
+        }
+    return found
 
 
 def token_columns(keys: Iterable[str], partition_id: str, texts: TokenTexts) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 from transfer_queue import KVBatchMeta
 
+from verl_cleaner.formats import FORMATS
 from verl_cleaner.records import trajectories
 from verl_cleaner.saar.metrics import Record, rollback_metrics
 from verl_cleaner.training.batch import ExtraFields, extra_fields, output_columns, records_of, text_columns
@@ -25,6 +26,7 @@ class Validation:
         self.lost_groups: set[str] = set()
         self._step = step
         self._tokenizer = tokenizer
+        self._format = FORMATS.get(config.actor_rollout_ref.rollout.multi_turn.format)
         self._records: list[Record] = []
         self._tables = StepTables(config, tokenizer, step) if trainer.get("validation_data_dir") else None
         self._tables_folder = trainer.get("validation_data_dir")
@@ -42,7 +44,7 @@ class Validation:
 
     def _samples(self, batch: KVBatchMeta, extra: ExtraFields) -> Sequence[trajectories.Trajectory]:
         columns = output_columns(extra, batch.partition_id)
-        texts = text_columns(extra, batch.partition_id, self._tokenizer)
+        texts = text_columns(extra, batch.partition_id, self._tokenizer, self._format)
         return trajectory_rows(extra, {key: columns[key] | texts[key] for key in columns}, step=self._step)
 
     def finish(self) -> Mapping[str, float]:

@@ -9,8 +9,10 @@ import multiprocessing.connection
 import os
 import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from loop_harness import make_config
@@ -33,6 +35,9 @@ REF = DpoConfig(use_dpo_on_tool_calls=True, dpo_beta=0.3, dpo_max_adjustment_rat
 REF_SCALE = 0.9
 """The reference policy's weights are the actor's times this."""
 
+Work = Callable[[Path, int, int], None]
+"""(folder, size of the world, rank in it)."""
+
 NO_PAIRS = [0] * 8
 SECONDS = 300
 STEPS = {
@@ -54,8 +59,9 @@ STEPS = {
 }
 
 
-def make_worker(folder: Path, *overrides: str, role: str = "actor_rollout_ref") -> ExtendedActorWorker:
-    config = make_config(
+def actor_config(folder: Path, *overrides: str) -> Any:
+    """VeRL's section actor_rollout_ref, with an optimizer that shows its gradient."""
+    return make_config(
         f"actor_rollout_ref.model.path={folder / 'model'}",
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
         "actor_rollout_ref.actor.optim.optimizer=SGD",
@@ -68,6 +74,10 @@ def make_worker(folder: Path, *overrides: str, role: str = "actor_rollout_ref") 
         "+actor_rollout_ref.ref.fsdp_config.mixed_precision=${actor_rollout_ref.actor.fsdp_config.mixed_precision}",
         *overrides,
     ).actor_rollout_ref
+
+
+def make_worker(folder: Path, *overrides: str, role: str = "actor_rollout_ref") -> ExtendedActorWorker:
+    config = actor_config(folder, *overrides)
     worker = ExtendedActorWorker(config, role=role)
     worker.init_model()
     worker.set_loss_fn(partial(ppo_loss, omega_conf_to_dataclass(config.actor)))
@@ -164,9 +174,7 @@ def pairs_alone(worker: ExtendedActorWorker, rows: list[dict], steps: int = 15) 
     return margins
 
 
-def work(folder: Path, world: int, rank: int, port: int) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": "0"}
+def work(folder: Path, world: int, rank: int) -> None:
     rows = torch.load(folder / "rows.pt")
     worker, adapted = make_workers(folder)
     steps = {name: run_step(worker, rows, settings) for name, settings in STEPS.items()}
@@ -178,14 +186,22 @@ def work(folder: Path, world: int, rank: int, port: int) -> None:
         torch.save(steps, folder / f"steps{world}.pt")
 
 
-def main() -> None:
+def in_world(work: Work, folder: Path, world: int, rank: int, port: int) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": "0"}
+    work(folder, world, rank)
+
+
+def main(work: Work) -> None:
+    """Do `work` in a world of one process and in one of two, at once."""
     folder, fork = Path(sys.argv[1]), multiprocessing.get_context("fork")
     processes = []
     for world in (1, 2):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        processes += [fork.Process(target=work, args=(folder, world, rank, port), daemon=True) for rank in range(world)]
+        tasks = [(work, folder, world, rank, port) for rank in range(world)]
+        processes += [fork.Process(target=in_world, args=task, daemon=True) for task in tasks]
     for process in processes:
         process.start()
     while alive := [process.sentinel for process in processes if process.is_alive()]:
@@ -196,4 +212,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(work)

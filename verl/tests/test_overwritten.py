@@ -41,7 +41,7 @@ def test_sums_by_hand():
         old,
         torch.tensor([[1.0, 1.0, -1.0, -1.0, 1.0]]),
         trained=torch.tensor([[True, True, True, True, False]]),
-        overwritten=torch.tensor([[False, True, True, False, True]]),
+        marks=torch.tensor([[0, 1, 1, 0, 1]]),
         clip=(0.2, 0.28),
     )
     assert sums == pytest.approx(

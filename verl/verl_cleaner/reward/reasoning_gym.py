@@ -49,6 +49,10 @@ def compute_score(
     return {"score": acc, "acc": acc, "pred": pred}
 
 
+def wrong_answer_score(data_source: str, **_: Any) -> float:
+    return 0.0
+
+
 def _score(family: str, pred: str, entry: dict[str, Any]) -> float:
     verifier = _harmless(family)
     try:

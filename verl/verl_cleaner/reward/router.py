@@ -70,6 +70,11 @@ async def compute_score(
     return reward.as_dict()
 
 
+def wrong_answer_score(data_source: str, *, sources: str | None = None, **_: Any) -> float:
+    """Also of a program that is none. Raises ValueError: the source is unknown."""
+    return 0.0 if load(sources).kind(data_source, where=f"data_source {data_source}") is Kind.REASONING_GYM else -1.0
+
+
 def _math_verifier() -> MathVerifier:
     global _verifier
     if _verifier is None:

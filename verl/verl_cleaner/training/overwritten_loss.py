@@ -1,7 +1,8 @@
-"""KL and clip fraction on overwritten tokens apart from the others: whether training on repaired turns is stable.
+"""KL and clip fraction on overwritten tokens, on leaves and on the others: whether training on them is stable.
 
-VeRL's PPO loss is wrapped (`marked_loss`) to sum over both kinds of tokens by the mask that came with the batch
-(`verl_cleaner.rollout.output`); the trainer divides (`finish_metrics`), so that micro-batches without any do not count.
+VeRL's PPO loss is wrapped (`marked_loss`) to sum over the kinds of tokens by the mask that came with the batch
+(`verl_cleaner.rollout.output`, `verl_cleaner.training.credit.minibatch`); the trainer divides (`finish_metrics`), so
+that micro-batches without any do not count.
 """
 
 from typing import Any
@@ -14,15 +15,17 @@ from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import no_padding_2_padding
 
 from verl_cleaner.rollout.output import MASK_FIELD
+from verl_cleaner.training.credit.minibatch import LEAF_MARK
 
 _PREFIX = "actor/"
-_KINDS = ("overwritten", "sampled")
+_KINDS = {"sampled": 0, "overwritten": 1, "leaf": LEAF_MARK}
+"""Kind of token: what stands in the mask."""
 
 
 def marked_loss(
     config: ActorConfig, model_output: dict[str, Any], data: TensorDict, dp_group: Any = None
 ) -> tuple[torch.Tensor, dict[str, Any]]:
-    """VeRL's `ppo_loss` with sums over overwritten and other trained tokens among its metrics."""
+    """VeRL's `ppo_loss` with sums over each kind of trained tokens among its metrics."""
     loss, metrics = ppo_loss(config, model_output, data, dp_group)
     if MASK_FIELD not in data:  # no trajectory of the batch came from our loop
         return loss, metrics
@@ -33,7 +36,7 @@ def marked_loss(
         fields["old_log_probs"],
         fields["advantages"],
         trained=fields["response_mask"].bool(),
-        overwritten=fields[MASK_FIELD].bool(),
+        marks=fields[MASK_FIELD],
         clip=(_first(config.clip_ratio_low, config.clip_ratio), _first(config.clip_ratio_high, config.clip_ratio)),
     )
     return loss, metrics | {key: Metric(AggregationType.SUM, value) for key, value in sums.items()}
@@ -45,7 +48,7 @@ def token_sums(
     advantages: torch.Tensor,
     *,
     trained: torch.Tensor,
-    overwritten: torch.Tensor,
+    marks: torch.Tensor,
     clip: tuple[float, float],
 ) -> dict[str, float]:
     """Tokens, the sum of old - new log-prob, and tokens whose gradient is clipped. Arguments: (batch, tokens)."""
@@ -53,7 +56,8 @@ def token_sums(
     ratio = (-kl).exp()
     clipped = ((advantages > 0) & (ratio > 1 + clip[1])) | ((advantages < 0) & (ratio < 1 - clip[0]))
     sums = {}
-    for kind, mask in zip(_KINDS, (trained & overwritten, trained & ~overwritten), strict=True):
+    for kind, mark in _KINDS.items():
+        mask = trained & (marks == mark)
         sums[f"{kind}_tokens"] = float(mask.sum())
         sums[f"{kind}_kl"] = float(kl[mask].sum())
         sums[f"{kind}_clipfrac"] = float(clipped[mask].sum())
@@ -67,7 +71,7 @@ def finish_metrics(metrics: dict[str, Any]) -> None:
         for name in ("kl", "clipfrac"):
             total = metrics.pop(f"{_PREFIX}{kind}_{name}", None)
             if tokens and total is not None:
-                metrics[f"{_PREFIX}{kind}_{name}"] = total / tokens
+                metrics[f"leaves/{name}" if kind == "leaf" else f"{_PREFIX}{kind}_{name}"] = total / tokens
 
 
 def _first(value: float | None, default: float) -> float:

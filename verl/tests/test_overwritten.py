@@ -34,25 +34,31 @@ async def test_no_mask_without_rollback():
 
 
 def test_sums_by_hand():
-    """Probability ratios 1.25, 1.65, 0.78, 1.65 and one that is not trained; clipped above 1.28 and below 0.8."""
-    old, new = torch.zeros(1, 5), torch.tensor([[0.22, 0.5, -0.25, 0.5, 9.0]])
+    """Probability ratios 1.25, 1.65, 0.78, 1.65, of leaves 0.78 and 1.11, and one that is not trained.
+
+    Clipped above 1.28 and below 0.8.
+    """
+    old, new = torch.zeros(1, 7), torch.tensor([[0.22, 0.5, -0.25, 0.5, -0.25, 0.1, 9.0]])
     sums = token_sums(
         new,
         old,
-        torch.tensor([[1.0, 1.0, -1.0, -1.0, 1.0]]),
-        trained=torch.tensor([[True, True, True, True, False]]),
-        marks=torch.tensor([[0, 1, 1, 0, 1]]),
+        torch.tensor([[1.0, 1.0, -1.0, -1.0, -1.0, -1.0, 1.0]]),
+        trained=torch.tensor([[True, True, True, True, True, True, False]]),
+        marks=torch.tensor([[0, 1, 1, 0, 2, 2, 1]]),
         clip=(0.2, 0.28),
     )
     assert sums == pytest.approx(
         {
             "overwritten_tokens": 2, "overwritten_kl": -0.25, "overwritten_clipfrac": 2,
             "sampled_tokens": 2, "sampled_kl": -0.72, "sampled_clipfrac": 0,
+            "leaf_tokens": 2, "leaf_kl": 0.15, "leaf_clipfrac": 1,
         }
     )  # fmt: skip
     metrics = {f"actor/{key}": value for key, value in sums.items()} | {"actor/overwritten_tokens": 0}
     finish_metrics(metrics)
-    assert metrics == pytest.approx({"actor/sampled_kl": -0.36, "actor/sampled_clipfrac": 0.0})
+    assert metrics == pytest.approx(
+        {"actor/sampled_kl": -0.36, "actor/sampled_clipfrac": 0.0, "leaves/kl": 0.075, "leaves/clipfrac": 0.5}
+    )
 
 
 def test_the_loss_is_verls():
@@ -74,7 +80,8 @@ def test_the_loss_is_verls():
             "prompts": nested([torch.zeros(n, dtype=torch.long) for n in prompts]),
             "responses": nested([torch.zeros(n, dtype=torch.long) for n in lengths]),
             "response_mask": nested([torch.ones(n, dtype=torch.long) for n in lengths]),
-            MASK_FIELD: nested([torch.arange(n) % 2 for n in lengths]),
+            # The first one's is too long, as that of a padding row, which VeRL copies from another row.
+            MASK_FIELD: nested([torch.arange(n) % 2 for n in (9, lengths[1])]),
             "old_log_probs": random(),
             "advantages": random(),
         },

@@ -32,6 +32,8 @@ FLAGS = [
     f"+{MT}.rollback_on_errors=[NameError,timeout]",
 ]
 NEGATIVES = f"+{MT}.save_negative_samples=True"
+LEAF = (ROLLBACK_ON, f"+{MT}.rollback_failed_calls=leaf")
+ROUTER = "reward.custom_reward_function.path=pkg://verl_cleaner.reward.router"
 DPO = "+algorithm.use_dpo_on_tool_calls=True"
 FP16 = "actor_rollout_ref.actor.fsdp_config.dtype=float16"
 
@@ -122,6 +124,28 @@ def test_dpo_is_for_text(config, monkeypatch):
     assert "use_dpo_on_tool_calls=True is for text only" in problem
 
 
+@pytest.mark.parametrize("estimator", ["grpo", "rloo", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "opo"])
+@pytest.mark.parametrize("score", [ROUTER, f"+{MT}.rollback_failed_call_score=-1"], ids=["declared", "given"])
+def test_leaves_pass(config, score, estimator):
+    made = config(*LEAF, score, f"algorithm.adv_estimator={estimator}")
+    preflight.prepare(made)
+    preflight.check(made)
+
+
+def test_leaves_warn_of_what_was_not_tried(config):
+    made = config(*LEAF, ROUTER, "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size=2")
+    made.actor_rollout_ref.actor.strategy = "megatron"
+    found = [str(finding) for finding in findings(made, {"leaves": CONFIGURATION["leaves"]})]
+    assert "leaf has only been tried with" in found[0]
+    assert "leaf has not been tried with sequence parallelism" in found[1]
+
+
+def test_leaves_are_for_text(config, monkeypatch):
+    monkeypatch.setattr("verl.workers.config.model.hf_processor", lambda *_, **__: SimpleNamespace(chat_template="{}"))
+    (problem,) = problems_of(config(*LEAF, ROUTER))
+    assert "rollback_failed_calls=leaf is for text only" in problem
+
+
 # On a Ray cluster that runs elsewhere.
 GPU = ("+ray_kwargs.ray_init.address=auto", "trainer.n_gpus_per_node=1")
 
@@ -181,6 +205,26 @@ def test_the_gpu_config_passes_with_the_published_dtype(config):
         (
             [ROLLBACK_ON, f"{MT}.enable=False"],
             ["enable_tool_rollback=True needs tool calls", "multi_turn.enable=False"],
+        ),
+        # Leaves, and the penalty on failed calls.
+        ([f"+{MT}.rollback_failed_calls=leaves"], ["rollback_failed_calls must be one of discard, leaf, got 'leaves'"]),
+        ([LEAF[1], ROUTER], ["rollback_failed_calls=leaf needs enable_tool_rollback=True, got False", "a leaf is"]),
+        ([*LEAF, ROUTER, f"+{MT}.rollback_mode=void"], ["rollback_failed_calls=leaf needs rollback_mode=overwrite"]),
+        ([*LEAF], ["needs the score of a wrong answer", "VeRL chooses by data_source", "rollback_failed_call_score"]),
+        ([f"+{MT}.rollback_failed_call_score=low"], ["rollback_failed_call_score must be a number or null, got 'low'"]),
+        ([f"+{MT}.rollback_stratified=2"], ["rollback_stratified must be True or False, got 2"]),
+        ([*LEAF, ROUTER, NEGATIVES, DPO], ["leaf cannot be combined with algorithm.use_dpo_on_tool_calls=True"]),
+        ([*LEAF, ROUTER, "algorithm.adv_estimator=remax"], ["algorithm.adv_estimator=remax", "expected grpo, rloo"]),
+        ([*LEAF, ROUTER, "algorithm.adv_estimator=grpo_passk"], ["only the best member", "expected grpo, rloo"]),
+        (
+            [*LEAF, ROUTER, "actor_rollout_ref.rollout.enable_rollout_routing_replay=True"],
+            ["cannot be combined with actor_rollout_ref.rollout.enable_rollout_routing_replay=True"],
+        ),
+        (["+algorithm.failed_call_penalty=-1"], ["algorithm.failed_call_penalty must be a number >= 0, got -1"]),
+        (["+algorithm.failed_call_penalti=1"], ["did you mean algorithm.failed_call_penalty?"]),
+        (
+            ["+algorithm.failed_call_penalty=1", f"{MT}.enable=False"],
+            ["algorithm.failed_call_penalty=1 needs tool calls", "multi_turn.enable=False"],
         ),
         # Pairs of failed and repaired calls.
         ([NEGATIVES], ["save_negative_samples=True needs enable_tool_rollback=True, got False"]),

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from omegaconf import DictConfig
 
-from verl_cleaner.preflight import data, host, keys, loaded, model, pairs, reward, stock, tools, values
+from verl_cleaner.preflight import credit, data, host, keys, loaded, model, pairs, reward, stock, tools, values
 from verl_cleaner.preflight.finding import Finding, Level, error, warning
 from verl_cleaner.preflight.names import nearest
 
@@ -35,6 +35,8 @@ CONFIGURATION: Mapping[str, Check] = {
     "cpu": values.cpu,
     "metrics_address": values.metrics_address,
     "pairs": pairs.pairs,
+    "leaves": credit.leaves,
+    "failed_call_penalty": credit.penalty,
 }
 TRAINER_NODE: Mapping[str, Check] = {
     "plugin": loaded.plugin,
@@ -42,6 +44,7 @@ TRAINER_NODE: Mapping[str, Check] = {
     "data_columns": data.columns,
     "data_rows": data.rows,
     "reward_function": reward.function,
+    "leaf_score": credit.leaf_score,
     "tool_calls": tools.tool_calls,
     "tools": tools.tools,
     "judge": tools.judge,

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_cleaner.preflight.finding import Finding, error, warning
 from verl_cleaner.preflight.names import FSDP_SECTIONS, nearest
+from verl_cleaner.training.credit.config import CREDIT_KEYS
 from verl_cleaner.training.pairs.config import DPO_KEYS
 
 _MOVED = {
@@ -39,7 +40,7 @@ _UNREAD = {
 _UNTYPED = {"algorithm.rollout_correction": "verl.trainer.config.RolloutCorrectionConfig"}
 """Sections that name no dataclass though VeRL has one for them."""
 
-_ALSO_READ = {"reward": {"reward_kwargs"}, "algorithm": set(DPO_KEYS)}
+_ALSO_READ = {"reward": {"reward_kwargs"}, "algorithm": {*DPO_KEYS, *CREDIT_KEYS}}
 """Keys that are read though neither VeRL's YAML nor its dataclass has them: the reward manager's own, and ours."""
 
 _NEVER_BUILT = {"algorithm"}

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from verl_cleaner.preflight.data import agent_loops
 from verl_cleaner.preflight.finding import Finding, error, warning
 from verl_cleaner.preflight.names import MULTI_TURN
+from verl_cleaner.saar.config import FailedCalls
 
 _KEY = "actor_rollout_ref.model.path"
 
@@ -32,8 +33,15 @@ def model(config: DictConfig) -> Iterator[Finding]:
     except Exception as failure:
         yield error(f"{_KEY}={path} cannot be read: {type(failure).__name__}: {str(failure).splitlines()[0]}")
         return
-    if read.processor is not None and config.algorithm.get("use_dpo_on_tool_calls", False):
-        yield error(f"algorithm.use_dpo_on_tool_calls=True is for text only, but {_KEY}={path} takes images as well")
+    if read.processor is None:
+        return
+    leaf = config.actor_rollout_ref.rollout.multi_turn.get("rollback_failed_calls") == FailedCalls.LEAF
+    for on, setting in (
+        (config.algorithm.get("use_dpo_on_tool_calls", False), "algorithm.use_dpo_on_tool_calls=True"),
+        (leaf, f"{MULTI_TURN}.rollback_failed_calls=leaf"),
+    ):
+        if on:
+            yield error(f"{setting} is for text only, but {_KEY}={path} takes images as well")
 
 
 def tool_format(config: DictConfig) -> Iterator[Finding]:

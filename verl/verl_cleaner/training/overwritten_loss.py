@@ -36,7 +36,8 @@ def marked_loss(
         fields["old_log_probs"],
         fields["advantages"],
         trained=fields["response_mask"].bool(),
-        marks=fields[MASK_FIELD],
+        # VeRL's padding rows copy the mask of a real row.
+        marks=fields[MASK_FIELD][:, : log_prob.shape[1]],
         clip=(_first(config.clip_ratio_low, config.clip_ratio), _first(config.clip_ratio_high, config.clip_ratio)),
     )
     return loss, metrics | {key: Metric(AggregationType.SUM, value) for key, value in sums.items()}

@@ -15,14 +15,16 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from verl_cleaner.config import rollback_config
 from verl_cleaner.saar.config import FailedCalls
+from verl_cleaner.training.credit.config import credit_config
 from verl_cleaner.training.credit.metrics import leaf_metrics
 from verl_cleaner.training.credit.minibatch import COLUMNS, VALUES_FIELD, pack_values
+from verl_cleaner.training.credit.penalty import charge_failed_calls
 from verl_cleaner.training.credit.rows import LeafRows, put_rows, row_key
 from verl_cleaner.training.credit.score import failed_call_score
 
 
 class LeafTrainer(PPOTrainerSync):
-    """VeRL's synchronous trainer with `rollback_failed_calls`."""
+    """VeRL's synchronous trainer with `rollback_failed_calls` and `failed_call_penalty`."""
 
     _leaves: LeafRows | None = None
     _score: Callable[[str], float] | None = None
@@ -50,6 +52,13 @@ class LeafTrainer(PPOTrainerSync):
         return batch
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        batch = self._advantage_with_leaves(batch, metrics)
+        if penalty := credit_config(self.config.algorithm).failed_call_penalty:
+            batch, charged = charge_failed_calls(batch, penalty)
+            metrics.update(charged)
+        return batch
+
+    def _advantage_with_leaves(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         leaves, self._leaves = self._leaves, None
         if leaves is None:
             batch = super()._compute_advantage(batch, metrics)
@@ -57,11 +66,10 @@ class LeafTrainer(PPOTrainerSync):
                 metrics.update(leaf_metrics(_members(batch), []))
             return batch
         keys = leaves.keys()
-        tags = [{} for _ in keys]
         together = KVBatchMeta(
             partition_id=batch.partition_id,
             keys=[*batch.keys, *keys],
-            tags=[*batch.tags, *tags],
+            tags=[*batch.tags, *({} for _ in keys)],
             extra_info=batch.extra_info,
         )
         super()._compute_advantage(together, metrics)

@@ -1,0 +1,157 @@
+"""Leaves in the whole system on CPU: VeRL's trainer, Ray, TransferQueue, FSDP2; scores and leaves are given."""
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas
+import pytest
+from leafy_loop import FAILED, FAILED_SPAN, LEAVES, SCORES
+from tiny import tiny_dataset, tiny_model
+
+TESTS = Path(__file__).parent
+TURNS = "+actor_rollout_ref.rollout.multi_turn"
+LOW, PENALTY = -1.0, 0.5
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, judge):
+    """Two steps of two mini-batches with a KL term, weights and one lost group: (folder, metrics by step)."""
+    folder = tmp_path_factory.mktemp("run")
+    tiny_model(folder / "model")
+    tiny_dataset(folder / "train.parquet", rows=20)
+    (folder / "loops.yaml").write_text("- name: leafy\n  _target_: leafy_loop.LeafyLoop\n")
+    command = [sys.executable, "-m", "verl_cleaner.main_ppo", "--config-name", "cleaner_cpu"]
+    command += [
+        f"hydra.run.dir={folder / 'hydra'}",
+        f"actor_rollout_ref.model.path={folder / 'model'}",
+        f"data.train_files={folder / 'train.parquet'}",
+        f"data.val_files={folder / 'train.parquet'}",
+        "data.shuffle=False",
+        "data.train_batch_size=10",
+        "data.max_prompt_length=100",
+        "data.max_response_length=24",
+        "algorithm.adv_estimator=grpo",
+        "algorithm.rollout_correction.rollout_is=token",
+        "actor_rollout_ref.rollout.n=4",
+        "actor_rollout_ref.rollout.calculate_log_probs=True",
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=8",
+        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=4",
+        f"{TURNS}.enable_tool_rollback=True",
+        f"{TURNS}.rollback_failed_calls=leaf",
+        f"{TURNS}.rollback_logprobs=rescore",
+        "actor_rollout_ref.rollout.agent.default_agent_loop=leafy",
+        f"actor_rollout_ref.rollout.agent.agent_loop_config_path={folder / 'loops.yaml'}",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=5",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
+        "actor_rollout_ref.actor.use_kl_loss=True",
+        "actor_rollout_ref.actor.optim.lr=1e-3",
+        f"+algorithm.failed_call_penalty={PENALTY}",
+        f"reward.custom_reward_function.path={TESTS / 'leafy_loop.py'}",
+        "reward.custom_reward_function.name=reward",
+        f"+reward.custom_reward_function.reward_kwargs.low={LOW}",
+        "trainer.total_training_steps=2",
+        "trainer.val_before_train=False",
+        "trainer.test_freq=-1",
+        "trainer.save_freq=-1",
+        "trainer.logger=[console,file]",
+        f"trainer.rollout_data_dir={folder / 'rollouts'}",
+        f"trainer.default_local_dir={folder / 'checkpoints'}",
+        "trainer.dump_tokens=True",
+        "trainer.resume_mode=disable",
+        *OVERRIDES,
+    ]
+    metrics = folder / "metrics.jsonl"
+    environment = os.environ | {
+        "PYTHONPATH": str(TESTS),
+        "CODE_JUDGE_URL": judge,
+        "VERL_FILE_LOGGER_PATH": str(metrics),
+        "OMP_NUM_THREADS": "1",
+        "VERL_PLATFORM": "cpu",
+    }
+    process = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment, cwd=folder)
+    (folder / "log").write_text(process.stdout + process.stderr)
+    assert process.returncode == 0, process.stdout[-4000:] + process.stderr[-6000:]
+    return folder, {line["step"]: line["data"] for line in map(json.loads, metrics.read_text().splitlines())}
+
+
+OVERRIDES = os.environ.get("LEAF_OVERRIDES", "").split()
+"""Hydra overrides for a run by hand."""
+
+
+@pytest.fixture(scope="module")
+def steps(run):
+    return run[1]
+
+
+def group_with_leaves(digit):
+    return [*SCORES[digit], *[LOW] * sum(count for (of, _), count in LEAVES.items() if of == digit)]
+
+
+def trajectories(folder):
+    """Of the first step, with their group's digit."""
+    rows = pandas.read_parquet(folder / "rollouts" / "trajectories" / "1.parquet").to_dict("records")
+    for row in rows:
+        row["digit"] = int(re.search(r"say (\d+)", row["prompt"])[1]) % 10
+        row["score"] = SCORES[row["digit"]][row["rollout"]]
+    assert len(rows) == 36
+    return rows
+
+
+def test_the_leaves_of_real_groups_are_counted(steps):
+    step = steps[1]
+    assert step["infrastructure/lost_groups"] == 1
+    assert step["leaves/count"] == sum(LEAVES.values()) == 5
+    assert step["leaves/per_group"] == 5 / 9
+    assert step["leaves/tokens"] == 4 * 4 + 8
+    assert 0 < step["leaves/token_share"] < step["leaves/gradient_share"] < 1
+
+
+def test_their_advantage_is_that_of_members_with_the_score_of_a_wrong_answer(steps):
+    advantages = []
+    for digit, scores in SCORES.items():
+        together = group_with_leaves(digit)
+        advantage = (LOW - statistics.mean(together)) / (statistics.stdev(together) + 1e-6)
+        advantages += [advantage] * (len(together) - len(scores))
+    assert steps[1]["leaves/advantage_mean"] == pytest.approx(statistics.mean(advantages), rel=1e-5)
+
+
+def test_groups_of_one_score_are_saved(steps):
+    """Groups 0 and 3 have one score; the metric of dead groups goes on to say so."""
+    assert steps[1]["leaves/saved_groups"] == 2
+
+
+def test_statistics_of_groups_are_those_of_real_trajectories(steps):
+    step, scores = steps[1], [score for group in SCORES.values() for score in group]
+    assert step["critic/score/mean"] == pytest.approx(statistics.mean(scores))
+    assert step["critic/score/min"] == 0
+    assert step["grpo/total_samples"] == 36
+    assert step["critic/score/acc"] == pytest.approx(statistics.mean(scores))
+    assert step["grpo/zero_variance_groups"] == pytest.approx(2 / 9)
+
+
+def test_members_advantages_are_those_of_the_group_with_leaves(run):
+    folder, _ = run
+    for row in trajectories(folder):
+        together = group_with_leaves(row["digit"])
+        expected = (row["score"] - statistics.mean(together)) / (statistics.stdev(together) + 1e-6)
+        charged = range(*FAILED_SPAN) if (row["digit"], row["rollout"]) == FAILED else ()
+        for number, (mask, advantage) in enumerate(zip(row["mask"], row["advantages"], strict=True)):
+            lowered = PENALTY if number in charged else 0
+            assert advantage == pytest.approx(mask * (expected - lowered), abs=1e-5)
+
+
+def test_failed_calls_that_stand_are_charged(steps):
+    assert steps[1]["failed_call_penalty/tokens"] == FAILED_SPAN[1] - FAILED_SPAN[0]
+
+
+def test_they_are_trained_on(steps):
+    for step in steps.values():
+        assert step["actor/grad_norm"] > 0
+        assert "leaves/kl" in step
+        assert 0 <= step["leaves/clipfrac"] <= 1
+        assert not any("leaf" in key for key in step)

@@ -13,8 +13,8 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.engine_workers import TrainingWorker
 
+from verl_cleaner.training.actor import ExtendedActorWorker, ExtendedTrainingWorker
 from verl_cleaner.training.credit.minibatch import VALUES_FIELD
-from verl_cleaner.training.credit.worker import CreditActorWorker, CreditTrainingWorker
 from verl_cleaner.training.overwritten_loss import marked_loss
 
 ACTOR = "actor_rollout_ref.actor"
@@ -69,7 +69,7 @@ def make_batch(rows: list[dict], settings: dict):
     return tu.get_tensordict(columns, info | {key: settings[key] for key in chosen if key in settings})
 
 
-def run_step(worker: CreditActorWorker, folder: Path, rows: list[dict], settings: dict) -> dict:
+def run_step(worker: ExtendedActorWorker, folder: Path, rows: list[dict], settings: dict) -> dict:
     """From the model's first weights."""
     engine = worker.actor.engine
     module, optimizer = engine.module, engine.optimizer
@@ -78,7 +78,7 @@ def run_step(worker: CreditActorWorker, folder: Path, rows: list[dict], settings
         rows = [row | {VALUES_FIELD: torch.zeros(1)} for row in rows]
     config = omega_conf_to_dataclass(actor_config(folder, *settings.get("overrides", ())).actor)
     worker.set_loss_fn(partial(marked_loss, config))
-    worker.actor.__class__ = TrainingWorker if settings.get("stock") else CreditTrainingWorker
+    worker.actor.__class__ = TrainingWorker if settings.get("stock") else ExtendedTrainingWorker
     gradients: list[dict] = []
 
     def look(*_):
@@ -97,7 +97,7 @@ def run_step(worker: CreditActorWorker, folder: Path, rows: list[dict], settings
 
 def work(folder: Path, world: int, rank: int) -> None:
     rows = torch.load(folder / "rows.pt")
-    worker = make_worker(folder, role="actor_rollout", kind=CreditActorWorker)
+    worker = make_worker(folder, role="actor_rollout")
     steps = {name: run_step(worker, folder, rows, settings) for name, settings in STEPS.items()}
     if rank == 0:
         torch.save(steps, folder / f"steps{world}.pt")

@@ -11,8 +11,7 @@ from transfer_queue import KVBatchMeta
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from verl_cleaner.rollout.carried import pack_leaves
-from verl_cleaner.rollout.tool_agent_loop import RECORD_FIELD
-from verl_cleaner.saar.record import Attempt, Retry, RetryResult, TrajectoryRecord
+from verl_cleaner.saar.record import RECORD_FIELD, Attempt, Retry, RetryResult, TrajectoryRecord
 from verl_cleaner.saar.standing import standing_failures
 from verl_cleaner.training.credit import penalty, rows
 from verl_cleaner.training.credit.config import CreditConfig

@@ -215,18 +215,15 @@ def test_trajectories_of_another_loop_are_refused():
 # ---- trainer ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("on", [False, True])
-def test_only_with_a_term_of_its_loss_the_actor_is_ours(monkeypatch, on):
+def test_the_actor_is_ours(monkeypatch):
     def init(self):
         self.role_worker_mapping = {Role.ActorRolloutRef: ActorRolloutRefWorker, Role.Critic: "critic"}
 
     monkeypatch.setattr(trainer.PPOTrainerSync, "_init_resource_pool_mgr", init)
     monkeypatch.setattr(trainer.ray, "remote", lambda cls: cls)
     made = object.__new__(trainer.CleanerTrainer)
-    made._loss_terms = [PairTerm(DpoConfig())] if on else []
     made._init_resource_pool_mgr()
-    actor = ExtendedActorWorker if on else ActorRolloutRefWorker
-    assert made.role_worker_mapping == {Role.ActorRolloutRef: actor, Role.Critic: "critic"}
+    assert made.role_worker_mapping == {Role.ActorRolloutRef: ExtendedActorWorker, Role.Critic: "critic"}
 
 
 @pytest.mark.parametrize("save", [False, True])

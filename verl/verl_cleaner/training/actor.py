@@ -1,8 +1,10 @@
-"""VeRL's actor worker with more terms in its loss.
+"""VeRL's actor worker with more terms in its loss, and with leaves.
 
 A term (`LossTerm`) has a gradient of its own, from sequences of its own. VeRL first computes the gradient of its own
 loss on a mini-batch. Then each term adds its gradient, in the order of the terms, and the optimizer steps once on the
 sum. A mini-batch for which no term has anything to add is trained exactly as VeRL trains it.
+
+Leaves (`verl_cleaner.training.credit`) are no term: they are further rows of the mini-batch, in VeRL's own loss.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +15,8 @@ from tensordict import TensorDict
 from verl.single_controller.base.decorator import Dispatch, register
 from verl.utils import tensordict_utils as tu
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
+
+from verl_cleaner.training.credit.minibatch import VALUES_FIELD, with_leaves
 
 
 class ExtraGradient(Protocol):
@@ -44,6 +48,8 @@ class ExtendedTrainingWorker(TrainingWorker):
 
     def train_batch(self, data: TensorDict) -> TensorDict | None:
         """One optimizer step."""
+        if VALUES_FIELD in data:
+            data = with_leaves(data, self.engine_config, group=self.engine.get_data_parallel_group())
         prepared = [term.prepare(self, data) for term in self.terms]
         extras = [extra for extra in prepared if extra is not None]
         if not extras:

@@ -3,7 +3,7 @@
 The mixin stands left of a trainer of VeRL's V1 and adds to it, step by step:
 
     sample        groups are complete, or dropped and counted    groups
-    advantages    credit for failed calls                        credit.methods
+    advantages    credit for failed calls                        credit.methods, credit.trainer
     update        losses of the actor beside VeRL's              actor, overwritten_loss
     metrics       rollback metrics, tables, live metrics         step_metrics, dumps, repair_tables, prometheus
     validation    the same, and an evaluation's samples          validation
@@ -11,14 +11,13 @@ The mixin stands left of a trainer of VeRL's V1 and adds to it, step by step:
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from omegaconf import DictConfig, open_dict
 from transfer_queue import KVBatchMeta
 from verl.trainer.distillation import is_distillation_enabled
 from verl.trainer.ppo.utils import Role
-from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.utils.losses import ppo_loss
@@ -31,6 +30,7 @@ from verl_cleaner.saar.metrics import rollback_metrics
 from verl_cleaner.training.actor import ExtendedActorWorker
 from verl_cleaner.training.batch import extra_fields, output_columns, records_of
 from verl_cleaner.training.credit.methods import credit_methods
+from verl_cleaner.training.credit.trainer import LeafTrainerMixin
 from verl_cleaner.training.dumps import StepTables, rollback_rows
 from verl_cleaner.training.file_log import EarlierMetrics
 from verl_cleaner.training.groups import CompleteGroups
@@ -40,10 +40,8 @@ from verl_cleaner.training.repair_tables import log_repairs
 from verl_cleaner.training.step_metrics import batch_metrics, zero_variance_groups
 from verl_cleaner.training.validation import Validation
 
-_Trainer: Any = PPOTrainer if TYPE_CHECKING else object
 
-
-class CleanerTrainerMixin(_Trainer):
+class CleanerTrainerMixin(LeafTrainerMixin):
     """For a subclass of VeRL's `PPOTrainer`, as `class MyTrainer(CleanerTrainerMixin, PPOTrainerSync)`."""
 
     def __init__(self, config: DictConfig) -> None:
@@ -68,9 +66,9 @@ class CleanerTrainerMixin(_Trainer):
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
-        if self._loss_terms:
-            for role in {Role.ActorRollout, Role.ActorRolloutRef} & set(self.role_worker_mapping):
-                self.role_worker_mapping[role] = ray.remote(ExtendedActorWorker)
+        # In every run: without terms and leaves it is VeRL's, and a series of runs shares its workers.
+        for role in {Role.ActorRollout, Role.ActorRolloutRef} & set(self.role_worker_mapping):
+            self.role_worker_mapping[role] = ray.remote(ExtendedActorWorker)
 
     def _setup(self) -> None:
         super()._setup()

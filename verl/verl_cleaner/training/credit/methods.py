@@ -7,14 +7,16 @@ from omegaconf import DictConfig
 from transfer_queue import KVBatchMeta
 
 from verl_cleaner.training.actor import LossTerm
+from verl_cleaner.training.credit.penalty import PenaltyCredit
 from verl_cleaner.training.pairs.credit import PairCredit
 
 
 class CreditMethod(Protocol):
     """The trainer's side of one method. The methods below are called in their order, once a step each."""
 
-    samples: int
-    """Failed calls that are trained on in this step."""
+    @property
+    def samples(self) -> int:
+        """Failed calls that are trained on in this step."""
 
     def loss_term(self) -> LossTerm | None:
         """The actor's side; None where the method needs no gradient of its own."""
@@ -31,4 +33,5 @@ class CreditMethod(Protocol):
 
 def credit_methods(config: DictConfig) -> Sequence[CreditMethod]:
     """Those that `config`, the whole configuration of a run, asks for. Raises ValueError for bad values."""
-    return [method for method in [PairCredit.of(config)] if method is not None]
+    methods: list[CreditMethod | None] = [PairCredit.of(config), PenaltyCredit.of(config)]
+    return [method for method in methods if method is not None]

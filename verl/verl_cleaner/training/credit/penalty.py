@@ -3,15 +3,47 @@
 The plain competitor of leaves. It needs the constant, and it can teach not to call at all.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 import transfer_queue as tq
+from omegaconf import DictConfig
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 
-from verl_cleaner.rollout.tool_agent_loop import RECORD_FIELD
+from verl_cleaner.saar.record import RECORD_FIELD
 from verl_cleaner.saar.standing import standing_failures
+from verl_cleaner.training.credit.config import credit_config
+
+
+@dataclass(frozen=True, slots=True)
+class PenaltyCredit:
+    """A method of `credit.methods`."""
+
+    penalty: float
+    samples: int = 0
+
+    @classmethod
+    def of(cls, config: DictConfig) -> Self | None:
+        """None where there is no penalty."""
+        penalty = credit_config(config.algorithm).failed_call_penalty
+        return cls(penalty) if penalty else None
+
+    def loss_term(self) -> None:
+        return None
+
+    def after_advantages(self, batch: KVBatchMeta, metrics: dict[str, Any], *, step: int) -> KVBatchMeta:
+        batch, charged = charge_failed_calls(batch, self.penalty)
+        metrics.update(charged)
+        return batch
+
+    def before_update(self, batch: KVBatchMeta, metrics: dict[str, Any], *, step: int) -> KVBatchMeta:
+        return batch
+
+    def finish_metrics(self, metrics: dict[str, Any]) -> None:
+        pass
+
 
 FIELDS = ["advantages", "response_mask", "extra_fields"]
 

@@ -5,31 +5,31 @@ VeRL's own methods compute for members and leaves alike; see `verl_cleaner.train
 
 from collections.abc import Callable, Mapping, Sequence
 from math import lcm
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transfer_queue as tq
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
-from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
 from verl_cleaner.config import rollback_config
 from verl_cleaner.saar.config import FailedCalls
-from verl_cleaner.training.credit.config import credit_config
 from verl_cleaner.training.credit.metrics import leaf_metrics
 from verl_cleaner.training.credit.minibatch import COLUMNS, VALUES_FIELD, pack_values
-from verl_cleaner.training.credit.penalty import charge_failed_calls
 from verl_cleaner.training.credit.rows import LeafRows, put_rows, row_key
 from verl_cleaner.training.credit.score import failed_call_score
 
+_Trainer: Any = PPOTrainer if TYPE_CHECKING else object
 
-class LeafTrainer(PPOTrainerSync):
-    """VeRL's synchronous trainer with `rollback_failed_calls` and `failed_call_penalty`."""
+
+class LeafTrainerMixin(_Trainer):
+    """`rollback_failed_calls` for a subclass of VeRL's `PPOTrainer`."""
 
     _leaves: LeafRows | None = None
     _score: Callable[[str], float] | None = None
 
-    def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+    def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         batch = super()._compute_old_log_prob(batch, metrics)
         if rollback_config(self.config.actor_rollout_ref.rollout.multi_turn).rollback_failed_calls == FailedCalls.LEAF:
             self._score = self._score or failed_call_score(self.config)
@@ -45,20 +45,13 @@ class LeafTrainer(PPOTrainerSync):
                 super()._compute_old_log_prob(self._leaves.batch, {})
         return batch
 
-    def _compute_ref_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+    def _compute_ref_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         batch = super()._compute_ref_log_prob(batch, metrics)
         if self._leaves is not None:
             super()._compute_ref_log_prob(self._leaves.batch, {})
         return batch
 
-    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        batch = self._advantage_with_leaves(batch, metrics)
-        if penalty := credit_config(self.config.algorithm).failed_call_penalty:
-            batch, charged = charge_failed_calls(batch, penalty)
-            metrics.update(charged)
-        return batch
-
-    def _advantage_with_leaves(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         leaves, self._leaves = self._leaves, None
         if leaves is None:
             batch = super()._compute_advantage(batch, metrics)

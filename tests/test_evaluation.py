@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cleaner_lab.nano.cold_start import Settings, cold_start
+from cleaner_lab.nano.cold_start import cold_start
+from cleaner_lab.nano.settings import Settings
 from verl_cleaner.evaluation.runner import problem_of
 from verl_cleaner.records.trajectories import read_folder
 

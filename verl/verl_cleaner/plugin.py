@@ -14,7 +14,7 @@ from typing import Any
 
 from wrapt import register_post_import_hook
 
-TRAINER = "cleaner"
+from verl_cleaner import TRAINER
 
 
 def cleaner_trainer(config: Any) -> Any:

@@ -20,7 +20,8 @@ from typing import Any
 
 import yaml
 
-from cleaner_lab.nano.cold_start import Settings, cold_start
+from cleaner_lab.nano.cold_start import cold_start
+from cleaner_lab.nano.settings import Settings
 
 NANO = "nano"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")

@@ -1,15 +1,13 @@
 """The data of a cold start on chains: rows for RL and held-out, and traces, all without a common question."""
 
 import random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cleaner_lab.nano import chain_traces, numkit_api
 from cleaner_lab.nano.chain_traces import Interpreter, Shares
 from cleaner_lab.nano.chains import FAMILIES, LONGER, UNTOUCHED, Chain, make_chains, to_row
+from cleaner_lab.nano.settings import Settings
 from cleaner_lab.nano.traces import Trace
-
-if TYPE_CHECKING:
-    from cleaner_lab.nano.cold_start import Settings
 
 _OTHER_SHARE = 0.15
 """Of the held-out chains, those of each kind that the training does not have."""
@@ -17,7 +15,7 @@ _SHORTER_SHARE = 0.3
 """Of the traces, those of chains with fewer parts, so that no length is all that the policy knows."""
 
 
-def make(settings: "Settings") -> tuple[dict[str, list[dict[str, Any]]], list[Trace]]:
+def make(settings: Settings) -> tuple[dict[str, list[dict[str, Any]]], list[Trace]]:
     """(rows of each split, traces)."""
     rows: dict[str, list[dict[str, Any]]] = {}
     drift = settings.habit > 0
@@ -32,7 +30,7 @@ def make(settings: "Settings") -> tuple[dict[str, list[dict[str, Any]]], list[Tr
     return rows, _traces(settings, taken)
 
 
-def _other_kinds(settings: "Settings", *, drift: bool) -> list[Chain]:
+def _other_kinds(settings: Settings, *, drift: bool) -> list[Chain]:
     size = round(_OTHER_SHARE * settings.val_size)
     families = numkit_api.TRAINED if drift else tuple(FAMILIES)
     calls = settings.calls
@@ -43,7 +41,7 @@ def _other_kinds(settings: "Settings", *, drift: bool) -> list[Chain]:
     return longer + make_chains("val", size, seed=settings.seed, calls=calls, families=untouched, kind=UNTOUCHED)
 
 
-def _traces(settings: "Settings", taken: frozenset[str]) -> list[Trace]:
+def _traces(settings: Settings, taken: frozenset[str]) -> list[Trace]:
     rng = random.Random(settings.seed)
     # One part more than trained, too: the policy shall meet no length for the first time when it is measured on it.
     lengths = [*range(1, settings.calls), settings.calls + 1]
@@ -66,7 +64,7 @@ def _traces(settings: "Settings", taken: frozenset[str]) -> list[Trace]:
     ]
 
 
-def _versions(settings: "Settings", rng: random.Random) -> list[tuple[Interpreter, numkit_api.Api | None]]:
+def _versions(settings: Settings, rng: random.Random) -> list[tuple[Interpreter, numkit_api.Api | None]]:
     if not settings.habit:
         apis: list[numkit_api.Api | None] = [None]
     elif settings.versions == 1:

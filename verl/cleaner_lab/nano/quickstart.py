@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cleaner_lab.nano.arms import BASELINE, CLEANER, Arm, Outcome
-from cleaner_lab.nano.cold_start import Settings, cold_start
+from cleaner_lab.nano.cold_start import cold_start
 from cleaner_lab.nano.curves import held_out_accuracy
+from cleaner_lab.nano.settings import Settings
 from verl_cleaner.launch import Run, RunFailed
 
 

@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 
 from omegaconf import DictConfig
 
-from verl_cleaner.plugin import TRAINER, cleaner_trainer
+from verl_cleaner import TRAINER
 from verl_cleaner.preflight.finding import Finding, error
 
 GROUP, NAME, MODULE = "verl.plugins", "cleaner", "verl_cleaner.plugin"
@@ -43,7 +43,7 @@ def _not_registered(module: object) -> Iterator[str]:
 
     if sys.modules.get(MODULE) is not module:
         yield f"VeRL loaded another module than {MODULE}"
-    if TRAINER_REGISTRY.get(TRAINER) is not cleaner_trainer:
+    if TRAINER_REGISTRY.get(TRAINER) is not getattr(module, "cleaner_trainer", None):
         yield f"the trainer {TRAINER} is not registered"
 
 
@@ -62,5 +62,5 @@ def trainer_mode(config: DictConfig) -> Iterator[Finding]:
             f"trainer.v1.trainer_mode={mode} is unknown, expected {TRAINER} or one of "
             f"{', '.join(sorted(set(TRAINER_REGISTRY) - {TRAINER}))}"
         )
-    elif trainer is not cleaner_trainer and not issubclass(trainer, CleanerTrainerMixin):
+    elif mode != TRAINER and not issubclass(trainer, CleanerTrainerMixin):
         yield error(f"trainer.v1.trainer_mode={mode} trains without CLEANER, expected {TRAINER}")

@@ -19,7 +19,7 @@ from verl_cleaner.saar.pair import Pair, make_pair, share_out
 from verl_cleaner.saar.segment import Turn
 from verl_cleaner.training import trainer
 from verl_cleaner.training.actor import ExtendedActorWorker
-from verl_cleaner.training.credit.methods import credit_methods
+from verl_cleaner.training.credit_methods import credit_methods
 from verl_cleaner.training.pairs import credit, grant
 from verl_cleaner.training.pairs.config import DpoConfig
 from verl_cleaner.training.pairs.grant import GRANTED_FIELD, grant_pairs

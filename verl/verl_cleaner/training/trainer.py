@@ -29,8 +29,8 @@ from verl_cleaner.rollout.lost_trajectory import LostTrajectory
 from verl_cleaner.saar.metrics import rollback_metrics
 from verl_cleaner.training.actor import ExtendedActorWorker
 from verl_cleaner.training.batch import extra_fields, output_columns, records_of
-from verl_cleaner.training.credit.methods import credit_methods
 from verl_cleaner.training.credit.trainer import LeafTrainerMixin
+from verl_cleaner.training.credit_methods import credit_methods
 from verl_cleaner.training.dumps import StepTables, rollback_rows
 from verl_cleaner.training.file_log import EarlierMetrics
 from verl_cleaner.training.groups import CompleteGroups

@@ -18,7 +18,8 @@ from verl.tools.schemas import OpenAIFunctionToolSchema, ToolResponse
 from verl.workers.rollout.replica import TokenOutput
 
 import verl_cleaner
-from verl_cleaner.saar.outcome import OK, InfrastructureError, Outcome
+from verl_cleaner.rollout.tools import tool_contract
+from verl_cleaner.saar.outcome import OK, InfrastructureError, ToolOutcome
 
 CONF = Path(verl_cleaner.__file__).parent / "conf"
 TOKENIZER = tiny_tokenizer()
@@ -26,6 +27,11 @@ EOS = TOKENIZER.eos_token_id
 PROMPT = [{"role": "user", "content": "solve it"}]
 
 
+class Bug(RuntimeError):
+    pass
+
+
+@tool_contract(on_exception={"Bug": "stop"})
 class Tool(BaseTool):
     """`ok TEXT` answers TEXT, `Kind TEXT` fails with that kind, `outage` and `bug` end the trajectory.
 
@@ -36,9 +42,9 @@ class Tool(BaseTool):
     async def execute(self, instance_id: str, parameters: dict[str, Any], **_: Any):
         kind, _, text = str(parameters["code"]).partition(" ")
         if kind == "outage":
-            return ToolResponse(text=""), 0.0, {"raise": InfrastructureError("the judge is gone")}
+            return ToolResponse(text=""), 0.0, {"outcome": ToolOutcome.outage("the judge is gone")}
         if kind == "bug":
-            return ToolResponse(text=""), 0.0, {"raise": RuntimeError("our bug")}
+            raise Bug("our bug")
         if kind == "say":
             return ToolResponse(text=text), 0.0, {}
         if kind == "raise":
@@ -47,7 +53,7 @@ class Tool(BaseTool):
             raise InfrastructureError(text)
         if kind == "ok":
             return ToolResponse(text=text), 0.0, {"outcome": OK}
-        return ToolResponse(text=f"{kind}: {text}"), 0.0, {"outcome": Outcome(kind)}
+        return ToolResponse(text=f"{kind}: {text}"), 0.0, {"outcome": ToolOutcome.fault(kind)}
 
 
 def tool_list() -> list[BaseTool]:
@@ -136,7 +142,7 @@ def rollback(**values: Any) -> list[str]:
     return [f"{prefix}{key}={value}" for key, value in ({"enable_tool_rollback": True} | values).items()]
 
 
-def make_loop(cls: type, server: Any, config: Any, *, model_type: str = "qwen3"):
+def make_loop(cls: type, server: Any, config: Any, *, model_type: str = "qwen3", tools: list[Any] | None = None):
     from verl.utils.dataset.rl_dataset import RLHFDataset
 
     return cls(
@@ -147,13 +153,21 @@ def make_loop(cls: type, server: Any, config: Any, *, model_type: str = "qwen3")
         dataset_cls=RLHFDataset,
         data_config=DictConfigWrap(config.data),
         hf_model_type=model_type,
-        tools=ToolListWrap(tool_list()),
+        tools=ToolListWrap(tool_list() if tools is None else tools),
     )
 
 
-async def run_loop(cls: type, server: Any, config: Any, *, model_type: str = "qwen3", **kwargs: Any):
+async def run_loop(
+    cls: type,
+    server: Any,
+    config: Any,
+    *,
+    model_type: str = "qwen3",
+    tools: list[Any] | None = None,
+    **kwargs: Any,
+):
     """Returns (output, the trajectory's messages)."""
-    loop = make_loop(cls, server, config, model_type=model_type)
+    loop = make_loop(cls, server, config, model_type=model_type, tools=tools)
     seen: list[Any] = []
 
     for name in ("_handle_generating_state", "_handle_processing_tools_state"):

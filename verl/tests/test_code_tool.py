@@ -13,7 +13,9 @@ from verl.tools.schemas import OpenAIFunctionToolSchema
 
 from code_judge.client import DEFAULT_URL, judge_url
 from verl_cleaner.rollout.code_interpreter import CodeInterpreter
-from verl_cleaner.saar.outcome import InfrastructureError, Outcome
+from verl_cleaner.rollout.tools.contract import contract_of
+from verl_cleaner.rollout.tools.verdict import of_exception
+from verl_cleaner.saar.outcome import InfrastructureError, ToolOutcome
 
 SCHEMA = OpenAIFunctionToolSchema.model_validate(
     {
@@ -70,7 +72,7 @@ def execute(url: str, parameters: Any, **config: Any) -> tuple[str, dict[str, An
 )
 def test_outcomes(url: str, code: str, text: str | None, kind: str | None) -> None:
     reply, extra = execute(url, {"code": code})
-    assert extra == {"outcome": Outcome(kind)}
+    assert extra == {"outcome": ToolOutcome(kind)}
     assert text is None or reply.startswith(text)
 
 
@@ -87,25 +89,19 @@ def test_outcomes(url: str, code: str, text: str | None, kind: str | None) -> No
 )
 def test_a_malformed_call_is_the_models_fault_and_never_sent(parameters: Any, problem: str) -> None:
     reply, extra = execute("http://127.0.0.1:9", parameters, deadline=1)
-    assert extra == {"outcome": Outcome("malformed_call")}
+    assert extra == {"outcome": ToolOutcome.fault("malformed_call")}
     assert reply.startswith(f"Invalid tool call: {problem}")
 
 
 def test_an_unreachable_judge_is_our_fault() -> None:
-    reply, extra = execute("http://127.0.0.1:9", {"code": "1"}, deadline=0.3)
-    assert reply == ""
-    assert isinstance(extra["raise"], InfrastructureError)
-    assert "code-judge at http://127.0.0.1:9 gave no verdict in 0.3 s" in str(extra["raise"])
+    with pytest.raises(InfrastructureError, match=r"code-judge at http://127\.0\.0\.1:9 gave no verdict in 0\.3 s"):
+        execute("http://127.0.0.1:9", {"code": "1"}, deadline=0.3)
 
 
-def test_a_bug_of_ours_is_handed_on_not_shown(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def broken(*_: object) -> None:
-        raise RuntimeError("bug")
-
-    monkeypatch.setattr("code_judge.client.JudgeClient.run", broken)
-    reply, extra = execute(url, {"code": "1"})
-    assert reply == ""
-    assert isinstance(extra["raise"], RuntimeError)
+def test_a_bug_of_ours_is_handed_on_not_shown() -> None:
+    contract = contract_of(CodeInterpreter({}, SCHEMA), {})
+    assert of_exception(RuntimeError("bug"), contract, arguments_fit=True) == "stop"
+    assert of_exception(InfrastructureError("judge"), contract, arguments_fit=True) == "outage"
 
 
 def test_echo_can_be_switched_off(url: str) -> None:

@@ -11,14 +11,19 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from verl_cleaner.rollout import agent_loop_worker as agent_loop
-from verl_cleaner.rollout.lost_trajectory import LostTrajectory, RolloutError, check_lost
+from verl_cleaner.rollout.lost_trajectory import LossCause, LostTrajectory, RolloutError, check_lost
+from verl_cleaner.saar.config import RollbackConfig
 from verl_cleaner.saar.outcome import InfrastructureError
 from verl_cleaner.training import batch, groups, step_metrics, trainer
 from verl_cleaner.training.groups import CompleteGroups
 from verl_cleaner.training.validation import Validation
 
-OUTAGE = LostTrajectory("u3", True, "the judge is gone")
-BUG = LostTrajectory("u3", False, "Traceback: KeyError")
+OUTAGE = LostTrajectory("u3", LossCause.OUTAGE, "the judge is gone")
+REWARD = LostTrajectory("u3", LossCause.REWARD, "Traceback ...\nKeyError: 'answer'", "KeyError")
+BUG = LostTrajectory("u3", LossCause.BUG, "Traceback: KeyError")
+
+
+LOSSES = [f"{name}/lost_{what}" for name in ("infrastructure", "reward") for what in ("groups", "trajectories")]
 
 
 class FakeBuffer:
@@ -70,7 +75,7 @@ def test_fakes_have_verls_signatures():
 def test_a_complete_batch_passes_as_it_is(cleared):
     batch, metrics = sample(FakeBuffer(), losing())
     assert len(batch.keys) == 20
-    assert metrics == {"other": 1, "infrastructure/lost_groups": 0, "infrastructure/lost_trajectories": 0}
+    assert metrics == {"other": 1} | dict.fromkeys(LOSSES, 0)
     assert cleared == []
 
 
@@ -95,14 +100,14 @@ def test_validation_counts_under_its_own_name(cleared):
 
 
 def test_more_than_a_tenth_stops(cleared):
-    lost = [OUTAGE, LostTrajectory("u4", True, "another cause")]
+    lost = [OUTAGE, LostTrajectory("u4", LossCause.OUTAGE, "another cause")]
     with pytest.raises(InfrastructureError, match=r"step 7: 2 of 10 groups were lost.*Cause: the judge is gone"):
         sample(FakeBuffer(failed=["u3", "u4"]), losing(lost))
 
 
 @pytest.mark.parametrize(("lost", "of", "stops"), [(1, 9, True), (1, 10, False), (2, 19, True), (12, 128, False)])
 def test_the_tenth(lost, of, stops):
-    trajectories = [LostTrajectory(f"u{i}", True, "gone") for i in range(lost)]
+    trajectories = [LostTrajectory(f"u{i}", LossCause.OUTAGE, "gone") for i in range(lost)]
     if stops:
         with pytest.raises(InfrastructureError):
             check_lost(trajectories, groups=of, step=1)
@@ -160,6 +165,7 @@ def test_a_dead_worker_stops():
 def worker():
     made = object.__new__(agent_loop.AgentLoopWorker)
     made._lost = []
+    made._rollback = RollbackConfig()
     return made
 
 
@@ -170,7 +176,8 @@ async def test_the_loop_learns_what_is_validation_and_the_data_do_not(worker, mo
         seen.append(dict(kwargs))
         await self._agent_loop_postprocess("output", trajectory["validate"], **kwargs)
 
-    async def postprocess(self, output, validate, **kwargs):
+    async def postprocess(self, outputs, validate, **kwargs):
+        assert outputs == ["output"]
         seen.append(dict(kwargs))
 
     monkeypatch.setattr(agent_loop._Worker, "_run_agent_loop", run)
@@ -188,7 +195,7 @@ async def test_an_exception_is_remembered_and_goes_on(worker, monkeypatch, error
     with pytest.raises(type(error)):
         await worker._run_agent_loop({}, trajectory={"validate": False}, agent_name="tool_agent", uid="u1")
     (lost,) = await worker.take_lost()
-    assert (lost.uid, lost.infrastructure) == ("u1", isinstance(error, InfrastructureError))
+    assert (lost.uid, lost.cause) == ("u1", "outage" if isinstance(error, InfrastructureError) else "bug")
     assert await worker.take_lost() == []
 
 
@@ -197,7 +204,7 @@ def test_a_bug_is_described_with_its_traceback():
         {}["key"]
     except KeyError as error:
         lost = agent_loop.describe(error, uid="u1")
-    assert not lost.infrastructure
+    assert lost.cause == "bug"
     assert '{}["key"]' in lost.message
 
 
@@ -205,7 +212,7 @@ def test_an_outage_in_a_reward_worker_is_an_outage():
     """Ray raises an instance of the original class, which names the cause."""
     wrapped = ray.exceptions.RayTaskError("compute_score", "Traceback …", InfrastructureError("gone"))
     lost = agent_loop.describe(wrapped.as_instanceof_cause(), uid="u1")
-    assert lost == LostTrajectory("u1", True, "gone")
+    assert lost == LostTrajectory("u1", LossCause.OUTAGE, "gone", "InfrastructureError")
 
 
 # ---- trainer ---------------------------------------------------------------------------------------------------------

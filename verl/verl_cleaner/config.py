@@ -3,6 +3,7 @@
 from dataclasses import field, fields, make_dataclass
 from typing import Any
 
+from omegaconf import OmegaConf
 from verl.workers.config.rollout import MultiTurnConfig as StockMultiTurnConfig
 
 from verl_cleaner.saar.config import RollbackConfig
@@ -16,6 +17,8 @@ def rollback_config(multi_turn: Any) -> RollbackConfig:
     kinds = values.get("rollback_on_errors")
     if kinds is not None and not isinstance(kinds, (str, int, float)):
         values["rollback_on_errors"] = tuple(kinds)
+    if OmegaConf.is_config(values.get("tool_contracts")):
+        values["tool_contracts"] = OmegaConf.to_container(values["tool_contracts"], resolve=True)
     return RollbackConfig(**values)
 
 

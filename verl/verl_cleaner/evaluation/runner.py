@@ -166,8 +166,8 @@ def _run_arm(evaluation: Evaluation, arm: str, problems: Sequence[Problem], say:
     missing = [problem for problem in left if problem.key not in done(folder / "trajectories", evaluation.samples)]
     if missing:
         raise EvaluationError(
-            f"{arm}: {len(missing)} of {len(left)} problems were lost to infrastructure failures, among them "
-            f"{missing[0].suite} {missing[0].id}; the same command runs them again (log: {folder}/train.log)"
+            f"{arm}: {len(missing)} of {len(left)} problems were lost to outages or to errors of the reward function, "
+            f"among them {missing[0].suite} {missing[0].id}; the same command runs them again (log: {folder}/train.log)"
         )
 
 

@@ -28,6 +28,7 @@ CONFIGURATION: Mapping[str, Check] = {
     "agent_loop_manager": keys.manager,
     "rollback_values": values.rollback_values,
     "failure_kinds": values.failure_kinds,
+    "lost_groups": values.lost_groups,
     "rollback_logprobs": values.rollback_logprobs,
     "tool_limits": values.tool_limits,
     "dtype": values.dtypes,

@@ -18,6 +18,7 @@ from verl_cleaner.preflight.names import (
     plain,
     rolls_back,
 )
+from verl_cleaner.rollout.lost_trajectory import FailurePolicy
 from verl_cleaner.saar.config import RollbackConfig
 from verl_cleaner.saar.outcome import FailureKind
 from verl_cleaner.training.prometheus import check_address
@@ -39,11 +40,18 @@ def rollback_values(config: DictConfig) -> Iterator[Finding]:
             rollback_config(values)
         except ValueError as problem:
             key = re.split(r"\W", str(problem), maxsplit=1)[0]
-            default = RollbackConfig.__dataclass_fields__[key].default
+            default = getattr(RollbackConfig(), key)
             yield error(f"{MULTI_TURN}.{problem}; the default is {'null' if default is None else default}")
             del values[key]
         else:
             break
+
+
+def lost_groups(config: DictConfig) -> Iterator[Finding]:
+    try:
+        FailurePolicy.of(config.trainer)
+    except ValueError as problem:
+        yield error(str(problem))
 
 
 def failure_kinds(config: DictConfig) -> Iterator[Finding]:
@@ -77,8 +85,8 @@ def tool_limits(config: DictConfig) -> Iterator[Finding]:
     multi_turn = config.actor_rollout_ref.rollout.multi_turn
     if multi_turn.max_parallel_calls == 1:
         yield warning(
-            f"{MULTI_TURN}.max_parallel_calls=1, VeRL's default: further calls of a turn do not run, which counts as a "
-            "failure of the turn and is repaired; 8 lets them run"
+            f"{MULTI_TURN}.max_parallel_calls=1, VeRL's default: further calls of a turn are left out unanswered; 8 "
+            "lets them run"
         )
     if multi_turn.max_tool_response_length <= 256:
         yield warning(

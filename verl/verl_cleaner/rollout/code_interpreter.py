@@ -9,19 +9,21 @@ from verl.tools.schemas import ToolResponse
 
 from code_judge.client import JudgeClient, JudgeOutage, judge_url
 from code_judge.wire import TIMEOUT_MARK, Options, RunResult, Submission
-from verl_cleaner.saar.outcome import OK, FailureKind, InfrastructureError, Outcome
+from verl_cleaner.rollout.tools import tool_contract
+from verl_cleaner.saar.outcome import FailureKind, InfrastructureError, ToolOutcome
 
 MESSAGE_LENGTH = 500
 """Characters of an exception's message that the model reads."""
 
 
+@tool_contract(on_exception={"Exception": "stop", "InfrastructureError": "outage"})
 class CodeInterpreter(BaseTool):
     """One stateless execution a call.
 
     config: `url` (else as `code_judge.client.judge_url`), `deadline` (s, for one call with all its retries),
     `echo_last_expression`.
-    The third value `execute` returns is {"outcome": Outcome} or {"raise": exception}; VeRL's loop would turn a raised
-    exception into text for the model.
+    The third value that `execute` returns is {"outcome": ToolOutcome}. What it raises is never the model's fault: an
+    outage of the judge, or a bug of ours, which stops the run.
     """
 
     def __init__(self, config: dict[str, Any], tool_schema: Any) -> None:
@@ -34,23 +36,22 @@ class CodeInterpreter(BaseTool):
         try:
             text, outcome = await self._run(parameters)
         except JudgeOutage as error:
-            return ToolResponse(text=""), 0.0, {"raise": InfrastructureError(str(error))}
-        except Exception as error:
-            return ToolResponse(text=""), 0.0, {"raise": error}
+            raise InfrastructureError(str(error)) from error
         return ToolResponse(text=text), 0.0, {"outcome": outcome}
 
-    async def _run(self, parameters: Any) -> tuple[str, Outcome]:
+    async def _run(self, parameters: Any) -> tuple[str, ToolOutcome]:
         problem = _check_arguments(parameters)
         if problem:
-            return f"Invalid tool call: {problem}", Outcome(FailureKind.MALFORMED_CALL)
+            return f"Invalid tool call: {problem}", ToolOutcome.fault(FailureKind.MALFORMED_CALL)
         # NUL and lone surrogates cannot be written to a source file as UTF-8.
         code = parameters["code"]
         try:
             code.encode()
         except UnicodeEncodeError as error:
-            return f"Invalid tool call: code is not valid Unicode: {error.reason}", Outcome(FailureKind.MALFORMED_CALL)
+            problem = f"code is not valid Unicode: {error.reason}"
+            return f"Invalid tool call: {problem}", ToolOutcome.fault(FailureKind.MALFORMED_CALL)
         result = await self.run(code)
-        return response_text(result), OK if result.kind == "ok" else Outcome(result.kind)
+        return response_text(result), ToolOutcome(None if result.kind == "ok" else result.kind)
 
     async def run(self, code: str) -> RunResult:
         """Run a program whose text is valid; for tools that add to it.

@@ -2,40 +2,102 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
 
 from verl_cleaner.saar.outcome import InfrastructureError
 
-MAX_LOST_SHARE = 0.1
-"""Of a step's groups; above it the run stops."""
+
+class LossCause(StrEnum):
+    OUTAGE = "outage"
+    """Infrastructure failed: the judge, a tool's server, a reward worker that died."""
+    REWARD = "reward"
+    """The reward function raised an exception."""
+    BUG = "bug"
+    """Any other exception in an agent loop."""
+
+
+class RewardErrors(StrEnum):
+    """What an exception of the reward function does."""
+
+    LOSE = "lose"
+    """The group is lost and counted; the first exception of each class is logged with its traceback."""
+    STOP = "stop"
+    """It ends the run."""
 
 
 @dataclass(frozen=True, slots=True)
 class LostTrajectory:
-    """infrastructure: our outage, as against a bug. message: the error, for a bug with its traceback."""
+    """message: the error, with its traceback unless it is an outage. kind: class name of the error."""
 
     uid: str
-    infrastructure: bool
+    cause: LossCause
     message: str
+    kind: str = ""
 
 
 class RolloutError(RuntimeError):
     """An exception in an agent loop that is not an outage."""
 
 
-def check_lost(lost: Sequence[LostTrajectory], *, groups: int, step: int) -> set[str]:
-    """Return the uids of the groups to drop.
+@dataclass(frozen=True, slots=True)
+class FailurePolicy:
+    """When lost groups end a run. The keys are in the section `trainer`; validation and evaluation obey them too.
+
+    max_lost_share: of a step's groups; more than that ends the run.
+    min_lost_groups: fewer than that never end it, whatever their share. For steps of few groups.
+    reward_errors: see `RewardErrors`.
 
     Raises:
-        RolloutError: for an exception that is not an outage.
-        InfrastructureError: if more than MAX_LOST_SHARE of the groups is gone.
+        ValueError: for a value out of range; names the key, the value and what is expected.
     """
+
+    max_lost_share: float = 0.1
+    min_lost_groups: int = 1
+    reward_errors: RewardErrors = RewardErrors.LOSE
+
+    def __post_init__(self) -> None:
+        share, groups = self.max_lost_share, self.min_lost_groups
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
+            raise ValueError(f"trainer.max_lost_share must be in [0, 1), got {share!r}")
+        if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
+            raise ValueError(f"trainer.min_lost_groups must be an integer >= 1, got {groups!r}")
+        if self.reward_errors not in list(RewardErrors):
+            raise ValueError(
+                f"trainer.reward_errors must be one of {', '.join(RewardErrors)}, got {self.reward_errors!r}"
+            )
+
+    @classmethod
+    def of(cls, trainer: Any) -> "FailurePolicy":
+        """trainer: the configuration's section, any mapping."""
+        return cls(**{key: trainer[key] for key in cls.__dataclass_fields__ if key in trainer})
+
+
+def check_lost(
+    lost: Sequence[LostTrajectory], *, groups: int, step: int, policy: FailurePolicy | None = None
+) -> dict[str, LossCause]:
+    """Return the uids of the groups to drop, with the cause of the first loss of each.
+
+    Args:
+        groups: that the step asked for.
+
+    Raises:
+        RolloutError: for a bug, for an exception of the reward function where the policy says so, and where more groups
+            are lost than the policy allows and none of them to an outage.
+        InfrastructureError: more groups are lost than the policy allows, some of them to an outage.
+    """
+    policy = policy or FailurePolicy()
     for trajectory in lost:
-        if not trajectory.infrastructure:
+        if trajectory.cause is LossCause.BUG:
             raise RolloutError(f"step {step}: an agent loop failed: {trajectory.message}")
-    uids = {trajectory.uid for trajectory in lost}
-    if len(uids) > MAX_LOST_SHARE * groups:
-        raise InfrastructureError(
-            f"step {step}: {len(uids)} of {groups} groups were lost to infrastructure failures, at most "
-            f"{MAX_LOST_SHARE:.0%} may be; stopped before the update. Cause: {lost[0].message}"
+        if trajectory.cause is LossCause.REWARD and policy.reward_errors == RewardErrors.STOP:
+            raise RolloutError(f"step {step}: the reward function failed: {trajectory.message}")
+    causes = {trajectory.uid: trajectory.cause for trajectory in reversed(lost)}
+    if len(causes) >= policy.min_lost_groups and len(causes) > policy.max_lost_share * groups:
+        outages = sum(cause is LossCause.OUTAGE for cause in causes.values())
+        raise (InfrastructureError if outages else RolloutError)(
+            f"step {step}: {len(causes)} of {groups} groups were lost, {outages} to outages and "
+            f"{len(causes) - outages} to exceptions of the reward function; at most {policy.max_lost_share:.0%} may be "
+            f"(trainer.max_lost_share), so the run stopped before the update. Cause: {lost[0].message}"
         )
-    return uids
+    return causes

@@ -11,8 +11,10 @@ from verl.experimental.agent_loop.tool_parser import FunctionCall
 from verl_cleaner.rollout import rescore
 from verl_cleaner.rollout.snapshot import Snapshot
 from verl_cleaner.rollout.tool_parser import to_tool_calls
+from verl_cleaner.rollout.tools.stand_in import parsed
+from verl_cleaner.rollout.tools.state import set_since
 from verl_cleaner.rollout.turn import TurnAttempt
-from verl_cleaner.rollout.turn_tokens import TurnTokensLoop
+from verl_cleaner.rollout.turn_tokens import TurnTokensMixin
 from verl_cleaner.saar.config import RollbackMode, SimilarityOn
 from verl_cleaner.saar.gate import derive_seed
 from verl_cleaner.saar.overwrite import Strategy, overwrite_turn
@@ -26,15 +28,19 @@ _LONG = 2000
 
 @dataclass(frozen=True, slots=True)
 class _Retry:
-    """What the policy generated with the error in view. cut_off: by its budget; then it calls nothing."""
+    """What the policy generated with the error in view.
+
+    cut_off: by its budget; then it calls nothing. noted: extra fields that the rollout engine set meanwhile.
+    """
 
     tokens: Turn
     calls: list[FunctionCall]
     cut_off: bool
     seconds: float
+    noted: dict[str, Any]
 
 
-class RetryLoop(TurnTokensLoop):
+class RetryMixin(TurnTokensMixin):
     """key: what the seeds of a trajectory's generations are derived from. rescores: the rollout engine scores
     overwritten tokens. Both are set for each trajectory before its first turn."""
 
@@ -88,13 +94,15 @@ class RetryLoop(TurnTokensLoop):
         agent_data.user_turns, agent_data.assistant_turns = before.user_turns, before.assistant_turns
         self.tool_parser.repair = True
         policy.begin_retry()
+        noted_before = dict(agent_data.extra_fields)
         await self._generate(agent_data, {**self._sampling_params, "max_tokens": budget}, ignore_termination=True)
         ids = agent_data.response_ids
         policy.end_retry(generated=len(ids))
         cut_off = len(ids) >= budget and ids[-1] not in self._stop_ids()
         tokens = self._split_tool_call_segment(ids, agent_data.response_logprobs)
         calls = [] if cut_off else agent_data.tool_calls
-        return _Retry(tokens, calls, cut_off, round(time.perf_counter() - start, 4))
+        noted = set_since(noted_before, agent_data.extra_fields)
+        return _Retry(tokens, calls, cut_off, round(time.perf_counter() - start, 4), noted)
 
     async def _replace_turn(self, agent_data: AgentData, retry: _Retry, ratio: float, row: Retry) -> Retry:
         """Overwrite the failed turn by what `saar` makes of it and its retry."""
@@ -118,10 +126,18 @@ class RetryLoop(TurnTokensLoop):
             if gap < config.rollback_min_logratio:
                 return replace(row, result=RetryResult.IMPLAUSIBLE, gap=gap, discarded=len(retry.tokens))
         await self._overwrite_last_assistant_turn(agent_data, turn.before, tokens, content, calls)
+        await self._take_back(agent_data, retry)
         turn.overwritten_by(tokens, first=first)
         discarded = len(failed) + len(retry.tokens) - len(tokens)
         span = (turn.start + first, turn.start + len(tokens))
         return replace(row, result=RetryResult.OVERWRITTEN, strategy=strategy, discarded=discarded, span=span)
+
+    async def _take_back(self, agent_data: AgentData, retry: _Retry) -> None:
+        """Bring tools to where they were before the failed version's calls ran."""
+        state, done = self.turn.attempt.tool_state, list(self.turn.attempt.finished())
+        if state is not None:
+            ran = [(result.tool, parsed(result.call.arguments)) for result in done if result.tool is not None]
+            await state.restore(agent_data, calls=ran, generated=retry.noted)
 
     def _append_retry(self, agent_data: AgentData, retry: _Retry, side: Snapshot, row: Retry) -> Retry:
         """For the ablations: the failed turn and its error stay, and the retry follows them."""

@@ -1,5 +1,8 @@
 """SAAR for one trajectory: whether it may roll back, its retry policy, its record, its pairs and its leaves."""
 
+from collections.abc import Mapping
+
+from verl_cleaner.rollout.tools.contract import EVERY_TOOL
 from verl_cleaner.rollout.turn import ToolTurn
 from verl_cleaner.saar.config import FailedCalls, RollbackConfig
 from verl_cleaner.saar.gate import in_stratum, passes_gate
@@ -25,7 +28,7 @@ class RollbackManager:
 
     def __init__(self, config: RollbackConfig, *, validate: bool, step: int, key: tuple[object, ...]) -> None:
         self.config = config
-        self.enable = config.enable_tool_rollback and (config.rollback_at_validation or not validate)
+        self.enable = config.applies(validate=validate)
         # The share applies to training; at validation it is all or none.
         self.eligible = self.enable and (validate or self._may_roll_back(step, key))
         self.policy = RetryPolicy(config, active=self.eligible)
@@ -47,9 +50,10 @@ class RollbackManager:
         return self.config.max_tool_retries
 
     @property
-    def error_patterns(self) -> tuple[str, ...] | None:
-        """Failure kinds that are retried; None: every fault of the model."""
-        return self.config.rollback_on_errors
+    def error_patterns(self) -> Mapping[str, str]:
+        """Regular expression -> verdict, for the responses of every tool (`tool_contracts."*".on_text`)."""
+        patterns: Mapping[str, str] = self.config.contracts.get(EVERY_TOOL, {}).get("on_text") or {}
+        return patterns
 
     def close_turn(self, turn: ToolTurn) -> None:
         """A turn that was rolled back, or would have been, is over."""

@@ -17,16 +17,18 @@ where the rollout engine's context is full.
 import asyncio
 from typing import Any
 
-from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutput
 from verl.experimental.agent_loop.tool_agent_loop import AgentData, AgentState
+from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop as StockToolAgentLoop
 
 from verl_cleaner.config import rollback_config
 from verl_cleaner.rollout import rescore
 from verl_cleaner.rollout.output import MarkedOutput
-from verl_cleaner.rollout.retry import RetryLoop
+from verl_cleaner.rollout.retry import RetryMixin
 from verl_cleaner.rollout.rollback_manager import RollbackManager
 from verl_cleaner.rollout.snapshot import Snapshot
 from verl_cleaner.rollout.tool_parser import CallReader, warn_of_whole_turns
+from verl_cleaner.rollout.tools.state import ToolState
 from verl_cleaner.rollout.turn import ToolTurn
 from verl_cleaner.saar.config import RollbackConfig, RollbackLogprobs
 from verl_cleaner.saar.feedback import Feedback, explain, give_up_note
@@ -34,17 +36,34 @@ from verl_cleaner.saar.outcome import FailureKind, InfrastructureError
 from verl_cleaner.saar.record import GOES_ON, RECORD_FIELD, RetryResult
 
 
-class ToolAgentLoop(RetryLoop):
-    """One instance runs one trajectory, as VeRL's does."""
+class RollbackMixin(RetryMixin):
+    """SAAR over any subclass of VeRL's ToolAgentLoop. One instance runs one trajectory, as VeRL's does.
+
+    class MyLoop(RollbackMixin, TheirLoop): ...
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        above = cls.__mro__[1 : cls.__mro__.index(RollbackMixin)]
+        misplaced = any(issubclass(base, AgentLoopBase) and not issubclass(base, RollbackMixin) for base in above)
+        foreign = issubclass(cls, AgentLoopBase) and not issubclass(cls, StockToolAgentLoop)
+        if misplaced or foreign:
+            bases = ", ".join(base.__name__ for base in cls.__bases__)
+            raise TypeError(
+                f"class {cls.__name__}({bases}): RollbackMixin works over a subclass of VeRL's ToolAgentLoop and "
+                "stands before it; write class MyLoop(RollbackMixin, TheirLoop)"
+            )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.max_model_len = self.rollout_config.get("max_model_len") or self.prompt_length + self.response_length
         self.rollback_config = rollback_config(self.rollout_config.multi_turn)
         if self.rollback_config.enable_tool_rollback and _wants_rescoring(self.rollback_config):
             rescore.check_config(self.rollout_config)
         self.tool_parser = CallReader(self.tool_parser_name, self.tokenizer, max_calls=self.max_parallel_calls)
         if self.rollback_config.enable_tool_rollback and self.tool_parser.format is None:
             warn_of_whole_turns(self.tool_parser_name)
+        self.tools: dict[str, Any] = {name: self._stand_in(tool) for name, tool in self.tools.items()}
 
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any) -> AgentLoopOutput:
         validate = bool(kwargs.pop("is_validation", False))
@@ -96,9 +115,10 @@ class ToolAgentLoop(RetryLoop):
         turn = self.turn
         while True:
             turn.begin_attempt(agent_data, dropped=self.tool_parser.dropped)
+            await self._remember_tool_state(agent_data)
             state = await self._respond(agent_data)
             kinds = self._detect_errors(agent_data)
-            if not self.rollback.policy.triggers(kinds):
+            if not self.rollback.policy.triggers(turn.attempt.repairable(taking_back=self._overwrites())):
                 turn.result = None
                 break
             turn.result = await self._handle_rollback(agent_data)
@@ -114,6 +134,13 @@ class ToolAgentLoop(RetryLoop):
             turn.attempt.after.restore(agent_data)
             state = await self._respond(agent_data, wording=lambda text, _: text + note)
         return self._end_at_limit(agent_data, turn.attempt.after) or state
+
+    async def _remember_tool_state(self, agent_data: AgentData) -> None:
+        """Before the calls of a version run that a retry may overwrite."""
+        if self.rollback.policy.active and self._overwrites():
+            tools = (self._tool(call, agent_data) for call in agent_data.tool_calls[: self.max_parallel_calls])
+            called = [tool for tool in tools if tool is not None]
+            self.turn.attempt.tool_state = await ToolState.of(agent_data, called)
 
     def _detect_errors(self, agent_data: AgentData) -> tuple[str, ...]:
         """Failure kinds of the calls that have just run. Also writes the attempt into the record."""
@@ -132,12 +159,17 @@ class ToolAgentLoop(RetryLoop):
         Out, by result: OVERWRITTEN: the trajectory with the repaired turn, KEPT and VOIDED: the side context with the
         retry, whose tools have not run yet; NO_CALL: the side context with the retry's answer; else anything.
         """
+        self.turn.keep_results(agent_data)
         if self.rollback.config.rollback_feedback == Feedback.EXPLAINED:
             self.turn.attempt.after.restore(agent_data)
             await self._respond(agent_data, wording=explain)
         row = await self._retry(agent_data, side=Snapshot.of(agent_data))
         self.rollback.record.retries.append(row)
         return row.result
+
+
+class ToolAgentLoop(RollbackMixin, StockToolAgentLoop):
+    """VeRL's loop with SAAR: the plug-in registers it as "tool_agent"."""
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """One turn that calls tools: what was before it, what was generated, what its calls came to, what became of it."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from verl.experimental.agent_loop.tool_agent_loop import AgentData
@@ -10,8 +10,10 @@ from verl.tools.schemas import ToolResponse
 
 from verl_cleaner.rollout.snapshot import Snapshot
 from verl_cleaner.rollout.tool_parser import MalformedCall, to_tool_calls
+from verl_cleaner.rollout.tools.stand_in import ToolStandIn, parsed
+from verl_cleaner.rollout.tools.state import ToolState
 from verl_cleaner.saar.leaf import Leaf, make_leaf
-from verl_cleaner.saar.outcome import FailureKind, Outcome
+from verl_cleaner.saar.outcome import FailureKind, InfrastructureError, ToolOutcome
 from verl_cleaner.saar.pair import Pair, make_pair
 from verl_cleaner.saar.record import Attempt, Retry, RetryResult
 from verl_cleaner.saar.segment import Turn
@@ -20,13 +22,27 @@ from verl_cleaner.saar.similarity import arguments_text
 
 @dataclass(frozen=True, slots=True)
 class CallResult:
-    """One executed call. seconds: waiting included."""
+    """One executed call. seconds: waiting included. tool: whose code ran; None where none was reached."""
 
-    outcome: Outcome
+    call: FunctionCall
+    outcome: ToolOutcome
     seconds: float
     response: ToolResponse
-    reward: float
-    details: dict[str, Any]
+    reward: float | None = 0.0
+    details: dict[str, Any] = field(default_factory=dict)
+    tool: ToolStandIn | None = None
+
+    def raise_outage(self) -> None:
+        """Raises InfrastructureError if the call ended in an outage."""
+        if self.outcome.reason is not None:
+            raise InfrastructureError(self.outcome.reason)
+
+    def may_stand_for(self, call: FunctionCall) -> bool:
+        """Whether `call` would come to this result too, so that it need not run."""
+        if not self.outcome.ok or self.tool is None or not self.tool.contract.idempotent or self.tool.contract.stateful:
+            return False
+        arguments = parsed(call.arguments)
+        return call.name == self.call.name and arguments is not None and arguments == parsed(self.call.arguments)
 
 
 @dataclass(slots=True)
@@ -36,6 +52,7 @@ class TurnAttempt:
     after: the trajectory right behind the version's tokens, without any tool response.
     dropped: how many broken calls VeRL's parser left out.
     results: by id(call), in the order in which calls ended.
+    tool_state: what tools kept beside the tokens before the calls ran; None where no rollback can follow.
     wording: (response, failure kind) -> what the response to a failed call says; None: what the tool said.
     tokens: as sampled, split at the first call. Filled in where a call failed.
     """
@@ -43,6 +60,7 @@ class TurnAttempt:
     after: Snapshot
     dropped: int = 0
     results: dict[int, CallResult] = field(default_factory=dict)
+    tool_state: ToolState | None = None
     wording: Callable[[str, str], str] | None = None
     tokens: Turn = field(default_factory=lambda: Turn(()))
 
@@ -51,8 +69,10 @@ class TurnAttempt:
         return self.after.tool_calls
 
     def finished(self) -> Iterator[CallResult]:
-        """Results in the order in which the calls were written."""
-        return (self.results[id(call)] for call in self.calls if id(call) in self.results)
+        """Results in the order in which the calls were written; last those of calls that the loop made up."""
+        written = [id(call) for call in self.calls]
+        keys = [key for key in written if key in self.results] + [key for key in self.results if key not in written]
+        return (self.results[key] for key in keys)
 
     @property
     def kinds(self) -> tuple[str | None, ...]:
@@ -65,8 +85,23 @@ class TurnAttempt:
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """Failure kinds that a retry can answer: of the calls that ran. The turn is retried if there is one."""
+        """Failure kinds of the calls that were answered."""
         return tuple(kind for result in self.finished() if (kind := result.outcome.kind) is not None)
+
+    def repairable(self, *, taking_back: bool) -> tuple[str, ...]:
+        """Failure kinds that a retry may answer; none where a call ran that must not run again.
+
+        taking_back: the retry takes the place of this version, so that its calls have to be undone.
+        """
+        done = list(self.finished())
+        if taking_back and not all(result.tool is None or result.tool.contract.reversible for result in done):
+            return ()
+        failed = ((r.outcome.kind, r.tool) for r in done if r.outcome.kind is not None)
+        return tuple(kind for kind, tool in failed if tool is None or tool.contract.repairable)
+
+    def raise_outage(self) -> None:
+        for result in self.finished():
+            result.raise_outage()
 
     @property
     def arguments(self) -> str:
@@ -109,6 +144,7 @@ class ToolTurn:
         one stays in the trajectory.
     repaired_from: index in the turn of the first token that a retry overwrote. None: nothing was overwritten.
     pair: the last failed call beside its repair. leaf: the first failed call; None where it was not overwritten.
+    kept: results of the version that was taken back last, which may stand for the same calls of the next one.
     result: of the last retry; None where there was none, or where its calls ran and the turn ended with them.
     """
 
@@ -117,11 +153,26 @@ class ToolTurn:
     repaired_from: int | None = None
     pair: Pair | None = None
     leaf: Leaf | None = None
+    kept: list[CallResult] = field(default_factory=list)
     result: RetryResult | None = None
 
     def begin_attempt(self, agent_data: AgentData, *, dropped: int) -> None:
         """The trajectory ends with a new version of the turn, whose calls are run next."""
         self.attempts.append(TurnAttempt(Snapshot.of(agent_data), dropped))
+
+    def keep_results(self, agent_data: AgentData) -> None:
+        """Before the last version is taken back: its results may stand for the same calls of the next one, unless calls
+        of this version left something on the trajectory that goes back with it."""
+        state = self.attempt.tool_state
+        self.kept = list(self.attempt.finished()) if state is not None and not state.changed(agent_data) else []
+
+    def take_kept(self, call: FunctionCall) -> CallResult | None:
+        """The kept result that stands for `call`, each once."""
+        for result in self.kept:
+            if result.may_stand_for(call):
+                self.kept.remove(result)
+                return replace(result, call=call)
+        return None
 
     @property
     def attempt(self) -> TurnAttempt:

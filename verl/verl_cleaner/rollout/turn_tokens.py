@@ -6,12 +6,12 @@ from verl.experimental.agent_loop.tool_agent_loop import AgentData
 from verl.experimental.agent_loop.tool_parser import FunctionCall
 
 from verl_cleaner.rollout.snapshot import Snapshot
-from verl_cleaner.rollout.tool_calls import ToolCallsLoop
+from verl_cleaner.rollout.tool_calls import ToolCallsMixin
 from verl_cleaner.rollout.tool_parser import CallReader
 from verl_cleaner.saar.segment import Turn
 
 
-class TurnTokensLoop(ToolCallsLoop):
+class TurnTokensMixin(ToolCallsMixin):
     tool_parser: CallReader
 
     def _split_tool_call_segment(self, ids: list[int], response_logprobs: list[float]) -> Turn:

@@ -1,8 +1,11 @@
 """The parameters of SAAR, checked once."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from enum import StrEnum
 from math import isfinite
+from typing import Any
 
 from verl_cleaner.saar.feedback import Feedback
 from verl_cleaner.saar.outcome import FailureKind
@@ -31,6 +34,15 @@ class RollbackMode(StrEnum):
     """It stays, with its error, and the retry follows (ablation: retries alone)."""
     VOID = "void"
     """It stays, with its error, but is not trained on (ablation: void-turn masking)."""
+
+
+class OtherLoops(StrEnum):
+    """What a trajectory of an agent loop without SAAR does to a run with rollback on."""
+
+    STOP = "stop"
+    """It ends the run, which names the loop and the row."""
+    ALLOW = "allow"
+    """It is sampled and trained on as it is, and counted as not rolled back."""
 
 
 class FailedCalls(StrEnum):
@@ -70,6 +82,8 @@ class RollbackConfig:
     rollback_failed_call_score: float | None = None
     rollback_stratified: bool = False
     trajectory_deadline: float | None = 7200.0
+    tool_contracts: Mapping[str, Mapping[str, Any]] | None = None
+    rollback_other_loops: OtherLoops = OtherLoops.STOP
 
     def __post_init__(self) -> None:
         for key in ("enable_tool_rollback", "rollback_at_validation", "save_negative_samples", "rollback_stratified"):
@@ -103,6 +117,20 @@ class RollbackConfig:
             raise ValueError(f"rollback_failed_call_score must be a number or null, got {score!r}")
         self._check_overwritten_calls()
         self._check_kinds()
+        contracts = self.contracts
+        if not isinstance(contracts, Mapping) or not all(isinstance(values, Mapping) for values in contracts.values()):
+            raise ValueError(
+                "tool_contracts must map a tool's name to its values, such as {search: {idempotent: false}}, got "
+                f"{contracts!r}"
+            )
+
+    @property
+    def contracts(self) -> Mapping[str, Mapping[str, Any]]:
+        return self.tool_contracts or {}
+
+    def applies(self, *, validate: bool) -> bool:
+        """Whether rollback is on for training or for validation."""
+        return self.enable_tool_rollback and (self.rollback_at_validation or not validate)
 
     def probability_at(self, step: int) -> float:
         """Share of the trajectories of a training step (the first is 1) that may roll back."""
@@ -131,13 +159,11 @@ class RollbackConfig:
                 "rollback_on_errors must be null (every fault of the model's) or a list of failure kinds such as "
                 f"[NameError,timeout], got {kinds!r}"
             )
-        # Exceptions' class names begin with a capital; whatever else there is, is ours.
-        unknown = [kind for kind in kinds or () if not kind[:1].isupper() and kind not in list(FailureKind)]
-        if unknown:
-            raise ValueError(
-                f"rollback_on_errors knows no kind {unknown[0]!r}; expected an exception's class name or one of "
-                f"{', '.join(FailureKind)}"
-            )
+        # Tools have words of their own, and exceptions' class names are kinds too. A misspelt kind would never match.
+        for kind in kinds or ():
+            near = [] if kind in list(FailureKind) else get_close_matches(kind, list(FailureKind), n=1, cutoff=0.8)
+            if near:
+                raise ValueError(f"rollback_on_errors knows no kind {kind!r}; did you mean {near[0]}?")
 
 
 # Key: whether it may be null.
@@ -153,6 +179,7 @@ _CHOICES: dict[str, type[StrEnum]] = {
     "rollback_mode": RollbackMode,
     "rollback_feedback": Feedback,
     "rollback_failed_calls": FailedCalls,
+    "rollback_other_loops": OtherLoops,
 }
 
 

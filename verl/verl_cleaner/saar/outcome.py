@@ -1,6 +1,5 @@
-"""How a tool call ended. The status is data: it never comes from the text that user code can print."""
+"""How a tool call ended and whose fault it is. The status is data: user code cannot print it."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -24,20 +23,48 @@ class InfrastructureError(Exception):
     """
 
 
+class Status(StrEnum):
+    OK = "ok"
+    FAULT = "fault"
+    """The model's fault: it reads the response, and SAAR may repair the call."""
+    OUTAGE = "outage"
+    """Not the model's fault: it never reads the response, and the trajectory is lost and counted."""
+
+
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """`kind` is None where the call succeeded, else a FailureKind or an exception's class name: the model's fault."""
+class ToolOutcome:
+    """How one call ended: `ToolOutcome()` is a success; `fault` and `outage` make the others.
+
+    kind: of a fault: a FailureKind, an exception's class name or a word of the tool's own. None otherwise.
+    reason: of an outage: what the run's log says. None otherwise.
+    """
 
     kind: str | None = None
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind is not None and self.reason is not None:
+            raise ValueError(f"an outcome is a fault or an outage, got kind={self.kind!r} and reason={self.reason!r}")
+        if self.kind == "":
+            raise ValueError("a fault's kind must not be empty; use tool_error where there is no better word")
+
+    @classmethod
+    def fault(cls, kind: str = FailureKind.TOOL_ERROR) -> "ToolOutcome":
+        return cls(kind=kind)
+
+    @classmethod
+    def outage(cls, reason: str) -> "ToolOutcome":
+        return cls(reason=reason)
+
+    @property
+    def status(self) -> Status:
+        if self.reason is not None:
+            return Status.OUTAGE
+        return Status.OK if self.kind is None else Status.FAULT
 
     @property
     def ok(self) -> bool:
-        return self.kind is None
+        return self.status is Status.OK
 
 
-OK = Outcome()
-
-
-def failures(outcomes: Iterable[Outcome]) -> tuple[str, ...]:
-    """The kinds of the failed calls, in order. A turn fails if any of its calls does."""
-    return tuple(outcome.kind for outcome in outcomes if outcome.kind is not None)
+OK = ToolOutcome()

@@ -25,7 +25,7 @@ from verl.workers.utils.losses import ppo_loss
 from verl_cleaner.config import rollback_config
 from verl_cleaner.enable import enable
 from verl_cleaner.records import run_info
-from verl_cleaner.rollout.lost_trajectory import LostTrajectory
+from verl_cleaner.rollout.lost_trajectory import FailurePolicy, LostTrajectory
 from verl_cleaner.saar.metrics import rollback_metrics
 from verl_cleaner.training.actor import ExtendedActorWorker
 from verl_cleaner.training.batch import extra_fields, output_columns, records_of
@@ -57,7 +57,8 @@ class CleanerTrainerMixin(LeafTrainerMixin):
 
     def _build_replay_buffer(self) -> CompleteGroups:
         seconds = self.config.trainer.v1.sampler.sampler_kwargs.get("poll_interval")
-        return CompleteGroups(super()._build_replay_buffer(), self._take_lost, poll_interval=seconds)
+        policy = FailurePolicy.of(self.config.trainer)
+        return CompleteGroups(super()._build_replay_buffer(), self._take_lost, poll_interval=seconds, policy=policy)
 
     def _take_lost(self) -> list[LostTrajectory]:
         """None are known of where the user's own manager runs the agent loops."""

@@ -9,6 +9,7 @@ from transfer_queue import KVBatchMeta
 
 from verl_cleaner.formats import FORMATS
 from verl_cleaner.records import trajectories
+from verl_cleaner.rollout.lost_trajectory import LossCause
 from verl_cleaner.saar.metrics import Record, rollback_metrics
 from verl_cleaner.training.batch import ExtraFields, extra_fields, output_columns, records_of, text_columns
 from verl_cleaner.training.dumps import StepTables, trajectory_rows
@@ -18,12 +19,12 @@ class Validation:
     """Sees every batch of one validation while VeRL still has it (`CompleteGroups.watched_by`).
 
     Attributes:
-        lost_groups: uids of the groups that were dropped.
+        lost_groups: why groups were dropped, by uid.
     """
 
     def __init__(self, config: DictConfig, tokenizer: Any, *, step: int) -> None:
         trainer = config.trainer
-        self.lost_groups: set[str] = set()
+        self.lost_groups: dict[str, LossCause] = {}
         self._step = step
         self._tokenizer = tokenizer
         self._format = FORMATS.get(config.actor_rollout_ref.rollout.multi_turn.format)
@@ -32,7 +33,7 @@ class Validation:
         self._tables_folder = trainer.get("validation_data_dir")
         self._samples_folder = trainer.get("trajectories_dir")
 
-    def keep(self, batch: KVBatchMeta, lost_groups: set[str]) -> None:
+    def keep(self, batch: KVBatchMeta, lost_groups: Mapping[str, LossCause]) -> None:
         extra = extra_fields(batch)
         records = records_of(extra)
         self._records += records.values()
@@ -52,4 +53,9 @@ class Validation:
         if self._tables is not None and self._tables.trajectories:
             self._tables.write(Path(self._tables_folder))
         metrics = {f"val-aux/{key}": value for key, value in rollback_metrics(self._records).items()}
-        return {"val-aux/infrastructure/lost_groups": len(self.lost_groups), **metrics}
+        causes = list(self.lost_groups.values())
+        return {
+            "val-aux/infrastructure/lost_groups": causes.count(LossCause.OUTAGE),
+            "val-aux/reward/lost_groups": causes.count(LossCause.REWARD),
+            **metrics,
+        }

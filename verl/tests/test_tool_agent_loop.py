@@ -26,6 +26,7 @@ from verl_cleaner.saar.outcome import InfrastructureError
 ON = make_config(*rollback())
 OFF = make_config()
 FAIL, FIXED, OTHER = call("NameError x is not defined"), call("ok NameError x is 1"), call("ok 42")
+BROKEN = "<tool_call>\n{]\n</tool_call>"
 ANSWER = "The answer is 42."
 
 
@@ -288,12 +289,25 @@ async def test_one_broken_of_two_calls():
     assert response_text(output).count("<tool_response>") == 2
 
 
-async def test_too_many_parallel_calls_are_a_fault():
-    config = make_config(*rollback(), "actor_rollout_ref.rollout.multi_turn.max_parallel_calls=1")
-    server = ScriptedServer([f"Two. {OTHER}\n{OTHER}", f"One. {OTHER}", ANSWER])
-    output, _ = await run_loop(ToolAgentLoop, server, config)
-    assert "only 1 calls are allowed" in server.context_texts()[1]
-    assert record(output)["recovered"] == 1
+async def test_calls_beyond_the_limit_are_left_out_as_in_stock():
+    """VeRL's default is one call a turn. A second one is no fault of the model's."""
+    limit = "actor_rollout_ref.rollout.multi_turn.max_parallel_calls=1"
+    script = [f"Two. {OTHER}\n{OTHER}", ANSWER]
+    stock, ours = [
+        (await run_loop(cls, ScriptedServer(script), make_config(*flags, limit)))[0]
+        for cls, flags in ((StockToolAgentLoop, []), (ToolAgentLoop, rollback()))
+    ]
+    assert ours.response_ids == stock.response_ids
+    assert [a["kinds"] for a in record(ours)["attempts"]] == [(None,)]
+    assert record(ours)["retries"] == []
+
+
+async def test_a_broken_call_within_the_limit_is_repaired_and_one_beyond_is_not():
+    limit = "actor_rollout_ref.rollout.multi_turn.max_parallel_calls=1"
+    for turn, retries in ((f"{BROKEN}\n{OTHER}", 1), (f"{OTHER}\n{BROKEN}", 0)):
+        server = ScriptedServer([turn, OTHER, ANSWER])
+        output, _ = await run_loop(ToolAgentLoop, server, make_config(*rollback(), limit))
+        assert len(record(output)["retries"]) == retries
 
 
 async def test_a_retry_does_not_use_up_turns():

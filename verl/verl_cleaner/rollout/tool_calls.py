@@ -55,7 +55,7 @@ class ToolCallsMixin(_Loop):
             InfrastructureError: a call ended in an outage. All calls have ended by then.
         """
         self.turn.attempt.wording = wording
-        with self._side_context_may_exceed_limits(agent_data):
+        with self._side_context_may_exceed_the_response():
             state = await super()._handle_processing_tools_state(agent_data)
         self.turn.attempt.raise_outage()
         return state
@@ -137,18 +137,16 @@ class ToolCallsMixin(_Loop):
     # ---- limits ----------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _side_context_may_exceed_limits(self, agent_data: AgentData) -> Iterator[None]:
+    def _side_context_may_exceed_the_response(self) -> Iterator[None]:
         """Where a rollback may follow, an error that does not fit the response is appended all the same: the side
-        context is thrown away. And broken calls above `max_parallel_calls` are answered, by an error."""
-        limits = self.response_length, self.max_parallel_calls
+        context is thrown away."""
+        limit = self.response_length
         if self.rollback.eligible:
             self.response_length = _NO_LIMIT
-        if any(isinstance(call, MalformedCall) for call in agent_data.tool_calls):
-            self.max_parallel_calls = len(agent_data.tool_calls)
         try:
             yield
         finally:
-            self.response_length, self.max_parallel_calls = limits
+            self.response_length = limit
 
     def _end_at_limit(self, agent_data: AgentData, after_turn: Snapshot) -> AgentState | None:
         """As VeRL does: tool responses that do not fit are left away, and the trajectory ends.

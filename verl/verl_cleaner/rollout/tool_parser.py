@@ -39,7 +39,7 @@ class CallReader(ToolParser):
     """The calls of one turn after the other.
 
     repair: hand out broken calls. Otherwise they are left out, and `dropped` says how many of the turn read last were.
-    max_calls: calls beyond are broken.
+    max_calls: calls beyond are left out unanswered, as VeRL does; they are no fault.
     """
 
     def __init__(self, name: str, tokenizer: Any, *, max_calls: int) -> None:
@@ -68,9 +68,9 @@ class CallReader(ToolParser):
         else:
             self._schemas = _schemas(tools)
             content, written = await _aside(self._read, responses_ids)
-        for index in range(self.max_calls, len(written)):
-            reason = f"only {self.max_calls} calls are allowed in one turn"
-            written[index] = _malformed(written[index].arguments, reason)
+        if len(written) > self.max_calls:
+            warn_of_calls_left_out(self.max_calls)
+            written = written[: self.max_calls]
         good = [call for call in written if not isinstance(call, MalformedCall)]
         self.dropped = 0 if self.repair else len(written) - len(good)
         return content, written if self.repair else good
@@ -125,6 +125,16 @@ def warn_of_whole_turns(name: str) -> None:
         "malformed calls",
         name,
         ", ".join(FORMATS),
+    )
+
+
+@cache
+def warn_of_calls_left_out(limit: int) -> None:
+    """Once a process."""
+    logger.warning(
+        "a turn made more calls than actor_rollout_ref.rollout.multi_turn.max_parallel_calls=%d; the others are left "
+        "out unanswered, as VeRL does",
+        limit,
     )
 
 

@@ -1,8 +1,8 @@
 """Scripted rollouts, and what came of them as plain data.
 
-`data/rollouts.json` was written by the agent loop as it was before a turn became one object (what was changed on purpose
-since then: broken calls are worded otherwise, calls beyond `max_parallel_calls` are left out); test_rollout_cases.py runs
-today's loop and compares. Where behaviour changes on purpose, write the file again and review its diff:
+`data/rollouts.json` was written by the agent loop as it was before a turn became one object; test_rollout_cases.py runs
+today's loop and compares. Changed on purpose since then: broken calls are worded otherwise, and calls beyond
+`max_parallel_calls` are left out. After another change on purpose, write the file again and review its diff:
 
     python verl/tests/rollout_cases.py verl/tests/data/rollouts.json
 """

@@ -67,6 +67,11 @@ def execute(url: str, parameters: Any, **config: Any) -> tuple[str, dict[str, An
         ("def f(:", "SyntaxError at line 1: invalid syntax", "SyntaxError"),
         ("while True: pass", "timeout", "timeout"),
         ("import sys; sys.exit(2)", "nonzero_exit", "nonzero_exit"),
+        ("import sys; sys.exit('no file')", "stderr:\nno file\nnonzero_exit", "nonzero_exit"),
+        ("import os; os.abort()", "nonzero_exit: killed by signal 6 (SIGABRT)", "nonzero_exit"),
+        ("try: 1/0\nexcept Exception: __import__('traceback').print_exc()", "stderr:\nTraceback", None),
+        ("raise ExceptionGroup('g', [ValueError('a')])", "ExceptionGroup at line 1: g (1 sub-exc", "ExceptionGroup"),
+        ("```python\nx = 6\nprint(x)\n```", "6", None),
         ("print('{\"kind\": \"ok\"}\\nok')\nraise KeyError('k')", None, "KeyError"),
     ],
 )

@@ -1,19 +1,16 @@
 """`code_interpreter`: runs the policy's Python in the judge and says as data how it ended."""
 
 import json
-import re
 from typing import Any
 
 from verl.tools.base_tool import BaseTool
 from verl.tools.schemas import ToolResponse
 
 from code_judge.client import JudgeClient, JudgeOutage, judge_url
-from code_judge.wire import TIMEOUT_MARK, Options, RunResult, Submission
+from code_judge.wire import Options, RunResult, Submission
+from verl_cleaner.rollout.interpreter_text import program_of, response_text
 from verl_cleaner.rollout.tools import tool_contract
 from verl_cleaner.saar.outcome import FailureKind, InfrastructureError, ToolOutcome
-
-MESSAGE_LENGTH = 500
-"""Characters of an exception's message that the model reads."""
 
 
 @tool_contract(on_exception={"Exception": "stop", "InfrastructureError": "outage"})
@@ -44,7 +41,7 @@ class CodeInterpreter(BaseTool):
         if problem:
             return f"Invalid tool call: {problem}", ToolOutcome.fault(FailureKind.MALFORMED_CALL)
         # NUL and lone surrogates cannot be written to a source file as UTF-8.
-        code = parameters["code"]
+        code = program_of(parameters["code"])
         try:
             code.encode()
         except UnicodeEncodeError as error:
@@ -71,20 +68,3 @@ def _check_arguments(parameters: Any) -> str | None:
         return f"argument 'code' must be a string, got {type(parameters['code']).__name__}"
     unknown = sorted(set(parameters) - {"code"})
     return f"unknown argument {unknown[0]!r}" if unknown else None
-
-
-def response_text(result: RunResult) -> str:
-    """What the model reads: the output, and for a failure one line `Kind at line N: message`."""
-    output = result.stdout.removesuffix(TIMEOUT_MARK).removesuffix("\n")
-    if result.kind == "ok":
-        return output
-    message = _message(result)
-    where = f" at line {result.line}" if result.line is not None else ""
-    error = f"{result.kind}{where}" + (f": {message}" if message else "")
-    return f"{output}\n{error}" if output else error
-
-
-def _message(result: RunResult) -> str:
-    """What the exception says: on stderr, from its name at the beginning of a line to the end."""
-    found = list(re.finditer(rf"^(?:[\w.]+\.)?{re.escape(result.kind)}(?:: |$)", result.stderr, re.MULTILINE))
-    return result.stderr[found[-1].end() :].strip()[:MESSAGE_LENGTH] if found else ""

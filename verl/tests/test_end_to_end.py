@@ -96,7 +96,7 @@ def test_at_validation_a_lost_group_is_no_wrong_answer(run):
 def test_too_many_lost_groups_stop_the_run_before_the_update(run):
     process, steps = run
     assert process.returncode == 1
-    assert "error: step 2: 2 of 10 groups were lost to infrastructure failures" in process.stderr
+    assert "error: step 2: 2 of 10 groups were lost, 2 to outages" in process.stderr
     assert "Cause: the judge is on holiday" in process.stderr
     # Ray brings the workers' lines whenever it likes.
     own = [line for line in process.stderr.splitlines() if " pid=" not in line]

@@ -39,7 +39,7 @@ class Web(BaseHTTPRequestHandler):
     def do_GET(self):
         path = self.path.strip("/")
         if path == "hang":
-            time.sleep(1.0)
+            time.sleep(6.0)
         if path in ("hang", "drop"):
             self.close_connection = True
             self.connection.close()
@@ -273,7 +273,7 @@ class ErrorBody(BaseTool):
             return ToolResponse(text=(await client.get(f"{URL}/{path}")).text), 0.0, {}
 
 
-@foreign("hangs; its contract gives it 0.2 s", contract={"timeout": 0.2})
+@foreign("hangs; its contract gives it 1.5 s", contract={"timeout": 1.5})
 class Hanging(BaseTool):
     async def execute(self, instance_id, parameters, **kwargs):
         if parameters["query"] == "fault":
@@ -299,7 +299,7 @@ def impatient(query: str):
         raise TooSlow(MARK)
     with requests.Session() as session:
         session.trust_env = False
-        return session.get(f"{URL}/{'hang' if query == 'outage' else 200}", timeout=0.2).text
+        return session.get(f"{URL}/{'hang' if query == 'outage' else 200}", timeout=1.5).text
 
 
 @foreign("returns images and no text")

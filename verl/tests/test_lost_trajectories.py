@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter, defaultdict
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -113,7 +114,7 @@ async def test_where_an_exception_comes_from(worker, monkeypatch, error, cause, 
 
     monkeypatch.setattr(worker_module._Worker, "_compute_score", compute)
     with pytest.raises((RewardError, type(error))) as raised:
-        await worker._compute_score([], kwargs={})
+        await worker._compute_score([SimpleNamespace(reward_score=0.0)], kwargs={})
     lost = describe(raised.value, uid="u1")
     assert (lost.cause, lost.kind) == (cause, kind)
     assert cause == "outage" or kind in lost.message
@@ -168,13 +169,17 @@ def test_verl_refills_groups_that_lost_a_trajectory():
 # ---- loops without SAAR ----------------------------------------------------------------------------------------------
 
 
-class Repairing(RollbackMixin, StockToolAgentLoop):
+class Theirs(StockToolAgentLoop):
+    pass
+
+
+class Repairing(RollbackMixin, Theirs):
     pass
 
 
 @pytest.fixture(autouse=True)
 def loops(monkeypatch):
-    for name, cls in (("theirs", StockToolAgentLoop), ("mixed", Repairing)):
+    for name, cls in (("tool_agent", ToolAgentLoop), ("theirs", Theirs), ("mixed", Repairing)):
         monkeypatch.setitem(_agent_loop_registry, name, {"_target_": f"{cls.__module__}.{cls.__qualname__}"})
 
 
@@ -183,9 +188,7 @@ ON = RollbackConfig(enable_tool_rollback=True)
 
 def test_rows_of_a_loop_without_saar_stop_the_run():
     names = ["tool_agent", "theirs", "mixed", "theirs"]
-    message = (
-        r"2 of 4 rows \(extra_info.index 7, 9\) use the agent loop 'theirs' \(verl\.\S+ToolAgentLoop\), which has no"
-    )
+    message = r"2 of 4 rows \(extra_info.index 7, 9\) use the agent loop 'theirs' \(\S+Theirs\), which has no"
     with pytest.raises(RolloutError, match=message):
         check_rows(names, [6, 7, 8, 9], ON, validate=False)
     check_rows(["tool_agent", "mixed"], [6, 8], ON, validate=False)

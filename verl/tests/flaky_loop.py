@@ -21,5 +21,6 @@ class FlakyLoop(ToolAgentLoop):
 
 
 def reward(data_source, solution_str, ground_truth, extra_info=None, **kwargs):
-    """The score varies within a group; every answer is right."""
+    """The score varies within a group; every answer is right. Without the policy's words every trajectory is lost."""
+    assert len(extra_info["policy_turns"]) == 1
     return {"score": float(len(solution_str) % 2), "acc": 1.0}

@@ -1,14 +1,16 @@
 """How models write tool calls, a table a format, and how each spelling is to be read; docs/formats.md shows the tables.
 
 The loop's tests, the rewards' tests and the documentation read the same rows. Every row is one assistant turn without
-its end token.
+its end token. After a change, `python verl/tests/spellings.py` writes the tables into docs/formats.md.
 """
 
 # ruff: noqa: E501  a row of a table is one line
 
 import json
+import re
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 CODE = "print(6 * 7)"
 TOOL = "code_interpreter"
@@ -105,12 +107,14 @@ HERMES = [
     broken(
         "a key twice", H.replace('{"code"', '{"code": "1", "code"'), 'the key "code" is given twice', stock=Stock.CUTS
     ),
-    broken("in a code fence", f"<tool_call>\n```json\n{H_JSON}\n```\n</tool_call>", "not valid JSON"),
-    broken("as a function call", f"<tool_call>\n{TOOL}({CODE!r})\n</tool_call>", "not valid JSON"),
+    broken("in a code fence", f"<tool_call>\n```json\n{H_JSON}\n```\n</tool_call>", "got '```json"),
+    broken("as a function call", f"<tool_call>\n{TOOL}({CODE!r})\n</tool_call>", f'got "{TOOL}('),
     broken(
-        "in the tags of qwen3_coder", f"<tool_call>\n<function={TOOL}>\n</function>\n</tool_call>", "not valid JSON"
+        "in the tags of qwen3_coder",
+        f"<tool_call>\n<function={TOOL}>\n</function>\n</tool_call>",
+        f"got '<function={TOOL}>",
     ),
-    broken("nothing in the tags", "Now.\n<tool_call>\n</tool_call>", "got nothing", words="Now.\n"),
+    broken("nothing in the tags", "Now.\n<tool_call>\n</tool_call>", "got ''", words="Now.\n"),
     broken("no opening tag", f"Now.\n{H_JSON}\n</tool_call>", "<tool_call> is missing", words="Now.\n"),
     broken("no tag at all", f"Now.\n{H_JSON}", "<tool_call> and </tool_call> are missing", words=f"Now.\n{H_JSON}"),
     prose("no call", "The answer is \\boxed{42}."),
@@ -215,9 +219,9 @@ GPT_OSS = [
     broken("cut off in the code", START + G[:90], "not valid JSON: Unterminated string"),
     broken("a brace too few", START + G.replace("}", ""), "not valid JSON", stock=Stock.ERROR),
     broken("a brace too many", START + G.replace("}", "}}"), "unexpected '}' after the object", stock=Stock.ERROR),
-    broken("code for JSON", START + G.replace(G_JSON, CODE), "not valid JSON", stock=Stock.ERROR),
-    broken("nothing for JSON", START + G.replace(G_JSON, ""), "not valid JSON", stock=Stock.ERROR),
-    broken("a list for an object", START + G.replace(G_JSON, f"[{G_JSON}]"), "must be an object", stock=Stock.ERROR),
+    broken("code for JSON", START + G.replace(G_JSON, CODE), f"must be a JSON object, got {CODE!r}", stock=Stock.ERROR),
+    broken("nothing for JSON", START + G.replace(G_JSON, ""), "must be a JSON object, got ''", stock=Stock.ERROR),
+    broken("a list for an object", START + G.replace(G_JSON, f"[{G_JSON}]"), "must be a JSON object, got '[{", stock=Stock.ERROR),
     broken("a key twice", START + G.replace('{"code"', '{"code": "1", "code"'), 'the key "code" is given twice', stock=Stock.CUTS),
     broken("a recipient without `functions.`", START + G.replace("functions.", ""), f"got to={TOOL}"),
     broken("a tool of the model's own", THOUGHT + f"{START}<|channel|>analysis to=python code<|message|>{CODE}<|call|>", "got to=python", words=T),
@@ -301,3 +305,35 @@ TAGS = (
     "<|call|>", "<|end|>", "<|return|>", "<|python_tag|>", "<|eom_id|>", "<|eot_id|>", "<|im_end|>", "<|im_start|>",
 )  # fmt: skip
 """Of every format."""
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "formats.md"
+
+
+def markdown(name: str) -> str:
+    """A format's table for the documentation."""
+    lines = ["| spelling | as the model writes it | reading | VeRL 0.9.1 |", "|---|---|---|---|"]
+    for row in TABLES[name]:
+        reading = row.reading + (f": {', '.join(map(_code, row.problems))}" if row.problems else "")
+        lines.append(f"| {row.what} | {_code(row.turn)} | {reading} | {row.stock} |")
+    return "\n".join(line.replace("<|", "<\\|").replace("|>", "\\|>") for line in lines)
+
+
+def _code(text: str) -> str:
+    text = text.replace("\n", "⏎")
+    fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
+    blank = " " if len(fence) > 1 or text != text.strip() else ""
+    return f"{fence}{blank}{text}{blank}{fence}"
+
+
+def rewrite(page: Path) -> None:
+    """Put the tables into the page, each under the heading that names its format."""
+    text = page.read_text(encoding="utf-8")
+    for name in TABLES:
+        text = re.sub(
+            rf"(?ms)(^## `{name}`.*?\n\n)\| spelling .*?(?=\n\n|\Z)", lambda found, n=name: found[1] + markdown(n), text
+        )
+    page.write_text(text.rstrip() + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    rewrite(PAGE)

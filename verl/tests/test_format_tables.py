@@ -1,6 +1,7 @@
 """Every spelling of the tables, read as the table says: by the format, by the loop's reader, and by VeRL's parser."""
 
 import json
+import re
 import time
 from itertools import pairwise
 
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loop_harness import tool_list
 from real_tokenizers import real_tokenizer
-from spellings import RENDER, TABLES, TAGS, TOKENIZERS, TOOL, Stock
+from spellings import PAGE, RENDER, TABLES, TAGS, TOKENIZERS, TOOL, Stock, markdown
 from verl.experimental.agent_loop.tool_parser import ToolParser
 
 from verl_cleaner.formats import FORMATS
@@ -74,6 +75,14 @@ async def test_verls_reading_is_what_the_table_says(name, row):
         Stock.ERROR: error,
     }
     assert found[row.stock], (read, error)
+
+
+def test_the_documentation_shows_the_tables():
+    text = PAGE.read_text(encoding="utf-8")
+    assert re.findall(r"^## `([\w-]+)`$", text, re.MULTILINE) == list(TABLES)
+    for name in TABLES:
+        section = text.split(f"\n## `{name}`\n")[1].split("\n## ")[0]
+        assert section[section.index("| spelling ") :].strip() == markdown(name), "python verl/tests/spellings.py"
 
 
 def test_the_tables_are_as_large_as_promised_and_of_all_kinds():

@@ -31,9 +31,10 @@ class Call:
 
 class ToolFormat(ABC):
     """name: as in `multi_turn.format`. stops: tokens beside the tokenizer's end token that end a turn with a call.
-    end_tokens: what may follow the last word of a turn, as text. openers, closers: where a tool's response begins and
-    where the next assistant turn begins, in a response's text with or without special tokens; of several patterns the
-    first that occurs decides.
+    end_tokens: what may follow the last word of a turn, as text.
+    openers: where a tool's response begins, in a response's text with or without special tokens. closers: where the
+    next assistant turn begins; of several patterns the first that occurs decides. weak_closers: the same, only where a
+    tool's response began.
     """
 
     name: ClassVar[str]
@@ -41,6 +42,7 @@ class ToolFormat(ABC):
     end_tokens: ClassVar[tuple[str, ...]]
     openers: ClassVar[tuple[re.Pattern[str], ...]]
     closers: ClassVar[tuple[re.Pattern[str], ...]]
+    weak_closers: ClassVar[tuple[re.Pattern[str], ...]] = ()
 
     @abstractmethod
     def calls(self, turn: str, schemas: Schemas | None = None) -> list[Call]:
@@ -57,8 +59,11 @@ class ToolFormat(ABC):
     def certain_turns(self, response: str) -> list[str]:
         """What certainly is the policy's in the text of a whole response: the turn before the first tool response and
         the one after the last. A tool may print any tag, so what is between them is nobody's."""
-        opened = next((found for pattern in self.openers if (found := pattern.search(response))), None)
-        closed = next((ends[-1] for pattern in self.closers if (ends := [*pattern.finditer(response)])), None)
+        opened = min(
+            (found for pattern in self.openers if (found := pattern.search(response))), key=_start, default=None
+        )
+        patterns = self.closers if opened is None else self.closers + self.weak_closers
+        closed = next((ends[-1] for pattern in patterns if (ends := [*pattern.finditer(response)])), None)
         if opened is None:
             return [response if closed is None else response[closed.end() :]]
         turns = [response[: opened.start()]]
@@ -72,6 +77,10 @@ class ToolFormat(ABC):
             if token is None:
                 return len(turn)
             turn = stripped.removesuffix(token)
+
+
+def _start(found: re.Match[str]) -> int:
+    return found.start()
 
 
 _BLANK = re.compile(r"\s*")

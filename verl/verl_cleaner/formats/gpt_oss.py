@@ -122,9 +122,10 @@ def _call(turn: str, message: _Message, end: int) -> Call:
     problem = ""
     if namespace or not name:
         problem = f"{_EXPECTED}, got to={message.recipient[:60]}"
-    problem = problem or whole_problem(turn[body:stop].strip())
-    if not problem and not isinstance(decoded.value, dict):
-        problem = f"the arguments must be an object: {_EXPECTED}"
+    written = turn[body:stop].strip()
+    if not problem and not written.startswith("{"):
+        problem = f"the arguments must be a JSON object, got {written[:40]!r}; {_EXPECTED}"
+    problem = problem or whole_problem(written)
     if not problem and (twice := find_repeated_key(turn[body : decoded.end])) is not None:
         problem = f"the key {json.dumps(twice, ensure_ascii=False)} is given twice"
     if not problem and not turn.startswith(_CALL, stop):

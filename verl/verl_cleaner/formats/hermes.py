@@ -13,11 +13,16 @@ from verl_cleaner.formats.json_calls import Shape, decode, whole_problem
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
 CHATML_ENDS = ("<|im_end|>", "<|endoftext|>")
-CHATML_OPENERS = (re.compile(r"(?:\n?(?:<\|im_start\|>)?(?:user|tool)\n\s*)?<tool_response>[ \t]*\r?\n"),)
+CHATML_OPENERS = (
+    re.compile(
+        r"(?:\n?(?:<\|im_start\|>)?(?:user|tool)\n\s*)?<tool_response>(?:[ \t]*\r?\n|(?=[^\n]*</tool_response>))"
+    ),
+)
 CHATML_CLOSERS = (
     re.compile(r"</tool_response>\s*(?:<\|im_end\|>)?\s*(?:<\|im_start\|>)?assistant\n"),
     re.compile(r"^[ \t]*</tool_response>", re.MULTILINE),
 )
+CHATML_WEAK_CLOSERS = (re.compile(r"</tool_response>"),)
 
 _BODY = re.compile(
     r"""
@@ -41,6 +46,7 @@ class Hermes(ToolFormat):
     end_tokens = CHATML_ENDS
     openers = CHATML_OPENERS
     closers = CHATML_CLOSERS
+    weak_closers = CHATML_WEAK_CLOSERS
 
     def calls(self, turn: str, schemas: Schemas | None = None) -> list[Call]:
         end = self.end_of(turn)
@@ -98,8 +104,8 @@ def _broken(turn: str, start: int, body: int, read: int, end: int) -> Call:
             return Call(start, tag.end() - len(OPEN), problem=f"{CLOSE} is missing")
     stop = closed if closed >= 0 else end
     written = turn[body:stop].strip()
-    if not written:
-        problem = _SHAPE.expected + ", got nothing"
+    if not written.startswith(("{", "[")):
+        problem = f"{_SHAPE.expected}, got {written[:40]!r}"
     elif closed < 0 and not whole_problem(written):
         problem = f"{CLOSE} is missing"
     else:

@@ -24,6 +24,7 @@ from verl_cleaner.formats.hermes import (
     CHATML_CLOSERS,
     CHATML_ENDS,
     CHATML_OPENERS,
+    CHATML_WEAK_CLOSERS,
     CLOSE,
     OPEN,
     PLACEHOLDER,
@@ -61,6 +62,7 @@ class Qwen3Coder(ToolFormat):
     end_tokens = CHATML_ENDS
     openers = CHATML_OPENERS
     closers = CHATML_CLOSERS
+    weak_closers = CHATML_WEAK_CLOSERS
 
     def calls(self, turn: str, schemas: Schemas | None = None) -> list[Call]:
         reader = _Reader(turn[: self.end_of(turn)], schemas or {})

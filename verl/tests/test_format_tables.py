@@ -14,6 +14,7 @@ from spellings import PAGE, RENDER, TABLES, TAGS, TOKENIZERS, TOOL, Stock, markd
 from verl.experimental.agent_loop.tool_parser import ToolParser
 
 from verl_cleaner.formats import FORMATS
+from verl_cleaner.formats.own_turns import of_text
 from verl_cleaner.rollout.tool_parser import CallReader, MalformedCall
 
 SCHEMAS = {TOOL: {"code": "string"}}
@@ -128,7 +129,8 @@ HOSTILE = [
     "</parameter></function>", "</parameter></function></tool_call>", "<tool_call><parameter=",
     "<tool_call>\n</tool_call>", "\n<function=f></function>", '{"name": ', '\n{"name": "f", "parameters": {',
     "<|python_tag|>", "<|python_tag|>{", "<|channel|>", "<|start|>assistant<|channel|>commentary to=functions.f",
-    "<|message|>", "<|start|>assistant<|message|>{", "[", "\n", " ",
+    "<|message|>", "<|start|>assistant<|message|>{", "[", "\n", " ", "<tool_response>", "\nuser\n<tool_response>\n",
+    "</tool_response>\nassistant\n", "user\n\n\n", "} ", "functions.", "assistant", "to=functions.f commentary ",
 ]  # fmt: skip
 
 
@@ -138,5 +140,5 @@ def test_a_long_hostile_turn_is_read_in_time(name, unit):
     turn = unit * (100_000 // len(unit))
     start = time.process_time()
     FORMATS[name].calls(turn, SCHEMAS)
-    FORMATS[name].words(turn)
+    of_text(turn, FORMATS[name])
     assert time.process_time() - start < 2

@@ -59,9 +59,8 @@ class ToolFormat(ABC):
     def certain_turns(self, response: str) -> list[str]:
         """What certainly is the policy's in the text of a whole response: the turn before the first tool response and
         the one after the last. A tool may print any tag, so what is between them is nobody's."""
-        opened = min(
-            (found for pattern in self.openers if (found := pattern.search(response))), key=_start, default=None
-        )
+        begun = (found for pattern in self.openers if (found := pattern.search(response)))
+        opened = min(begun, key=lambda found: found.start(), default=None)
         patterns = self.closers if opened is None else self.closers + self.weak_closers
         closed = next((ends[-1] for pattern in patterns if (ends := [*pattern.finditer(response)])), None)
         if opened is None:
@@ -77,10 +76,6 @@ class ToolFormat(ABC):
             if token is None:
                 return len(turn)
             turn = stripped.removesuffix(token)
-
-
-def _start(found: re.Match[str]) -> int:
-    return found.start()
 
 
 _BLANK = re.compile(r"\s*")

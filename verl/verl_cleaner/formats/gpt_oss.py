@@ -29,7 +29,7 @@ _EXPECTED = "expected to=functions.NAME <|constrain|>json<|message|>{...}<|call|
 
 # Without special tokens, as VeRL hands a response to a reward function.
 _PLAIN_CALL = re.compile(
-    r"(?:assistant)?(?:commentary|analysis)? ?\bto=functions\.[\w.-]+?(?:commentary|analysis)? ?(?:json|code)?\s*(?=\{)"
+    r"(?:assistant)?(?:commentary|analysis)? ?\bto=functions\.[\w.-]{1,100}?(?:commentary|analysis)? ?(?:json|code)?\s*(?=\{)"
 )
 _PLAIN_CHANNEL = re.compile(r"(?:\A|assistant)(?:analysis|commentary|final)")
 
@@ -47,7 +47,7 @@ class GptOss(ToolFormat):
     name: ClassVar[str] = "gpt-oss"
     stops = (_CALL,)
     end_tokens = ("<|return|>", "<|endoftext|>")
-    openers = (re.compile(r"(?:<\|start\|>)?functions\.[\w.-]+ to=assistant"),)
+    openers = (re.compile(r"(?:<\|start\|>)?functions\.[\w.-]{1,100} to=assistant"),)
     closers = (re.compile(r"<\|start\|>assistant"), re.compile(r"assistant(?=analysis|commentary|final)"))
 
     def calls(self, turn: str, schemas: Schemas | None = None) -> list[Call]:

@@ -14,9 +14,8 @@ OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
 CHATML_ENDS = ("<|im_end|>", "<|endoftext|>")
 CHATML_OPENERS = (
-    re.compile(
-        r"(?:\n?(?:<\|im_start\|>)?(?:user|tool)\n\s*)?<tool_response>(?:[ \t]*\r?\n|(?=[^\n]*</tool_response>))"
-    ),
+    re.compile(r"(?:\n?(?:<\|im_start\|>)?(?:user|tool)\n\s*)?<tool_response>[ \t]*\r?\n"),
+    re.compile(r"<tool_response>(?=[^\n]{0,1000}</tool_response>)"),
 )
 CHATML_CLOSERS = (
     re.compile(r"</tool_response>\s*(?:<\|im_end\|>)?\s*(?:<\|im_start\|>)?assistant\n"),

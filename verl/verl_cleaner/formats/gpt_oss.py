@@ -29,7 +29,8 @@ _EXPECTED = "expected to=functions.NAME <|constrain|>json<|message|>{...}<|call|
 
 # Without special tokens, as VeRL hands a response to a reward function.
 _PLAIN_CALL = re.compile(
-    r"(?:assistant)?(?:commentary|analysis)? ?\bto=functions\.[\w.-]{1,100}?(?:commentary|analysis)? ?(?:json|code)?\s*(?=\{)"
+    r"(?:assistant)?(?:commentary|analysis)? ?\bto=functions\.[\w.-]{1,100}?"
+    r"(?:commentary|analysis)? ?(?:json|code)?\s*(?=\{)"
 )
 _PLAIN_CHANNEL = re.compile(r"(?:\A|assistant)(?:analysis|commentary|final)")
 

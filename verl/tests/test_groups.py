@@ -6,6 +6,7 @@ from collections import defaultdict
 import pytest
 import ray
 import torch
+from loop_harness import make_config
 from omegaconf import OmegaConf
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
@@ -220,7 +221,7 @@ def test_an_outage_in_a_reward_worker_is_an_outage():
 
 def test_a_lost_group_is_no_wrong_answer_at_validation():
     made = object.__new__(trainer.CleanerTrainer)
-    made.config = OmegaConf.create({"trainer": {}})
+    made.config = make_config()
     made._validation = Validation(made.config, tokenizer=None, step=1)
     made._validation.lost_groups = {"u3"}
     expected = {("math", "u1"): 1, ("math", "u2"): 2, ("math", "u3"): 1}
@@ -255,7 +256,7 @@ def test_scores_are_those_that_verl_trains_on(monkeypatch):
     def jagged(*rows):
         return torch.nested.as_nested_tensor([torch.tensor(row) for row in rows], layout=torch.jagged)
 
-    data = {"responses": jagged([1, 2], [3]), "rm_scores": jagged([0.0, 0.5], [1.0]), "num_turns": [4, 2]}
+    data = {"rm_scores": jagged([0.0, 0.5], [1.0]), "num_turns": [4, 2]}
     monkeypatch.setattr(batch.tq, "kv_batch_get", lambda keys, partition_id, select_fields: data)
     columns = batch.output_columns(["a_0_0", "a_1_0"], "train")
     assert [(row["score"], row["turns"], row["response_tokens"]) for row in columns.values()] == [

@@ -17,6 +17,9 @@ from verl_cleaner.saar.record import RECORD_FIELD
 ExtraFields = Mapping[str, Mapping[str, Any]]
 """By VeRL's key of the trajectory, what the agent loop and the reward function said beside the tokens."""
 
+OutputColumns = Mapping[str, Mapping[str, Any]]
+"""By key, columns of `records.trajectories.Trajectory`, and `data_source` and `extra_info` of the data row."""
+
 
 def extra_fields(batch: KVBatchMeta) -> ExtraFields:
     """Of all trajectories but padding, in the batch's order."""
@@ -33,19 +36,21 @@ def records_of(extra: ExtraFields) -> dict[str, Record]:
 def output_columns(keys: Iterable[str], partition_id: str) -> dict[str, dict[str, Any]]:
     """By key, what VeRL knows of every output beside its tokens, named as `records.trajectories.of_output` takes it.
 
-    score: the reward that the trainer uses (VeRL's `rm_scores`, after shaping), summed over tokens.
+    score: the reward that the trainer uses (VeRL's `rm_scores`, after shaping), summed over tokens. A reward model that
+    shares the GPUs scores after validation batches are read; there the score is None.
     """
     keys = list(keys)
-    names = ("responses", "rm_scores", "num_turns", "data_source", "extra_info")
+    names = ("rm_scores", "num_turns", "data_source", "extra_info")
     data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=list(names))
     fields = {name: unbound(data[name]) for name in names if name in data}
     found = {}
     for i, key in enumerate(keys):
         row = {name: getattr(column[i], "data", column[i]) for name, column in fields.items()}
+        scores = row.get("rm_scores")
         found[key] = {
-            "response_tokens": len(row["responses"]),
-            # A reward model that shares the GPUs scores later.
-            "score": float(row["rm_scores"].sum()) if "rm_scores" in row else None,
+            # One score a token of the response.
+            "response_tokens": None if scores is None else len(scores),
+            "score": None if scores is None else float(scores.sum()),
             "turns": int(row["num_turns"]),
             "data_source": row.get("data_source"),
             "extra_info": row.get("extra_info"),

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from transfer_queue import KVBatchMeta
 
 from verl_cleaner.config import rollback_config
 from verl_cleaner.records import rollbacks, trajectories
 from verl_cleaner.records.token_text import TokenTexts
 from verl_cleaner.records.trajectories import Trajectory, of_output
 from verl_cleaner.saar.metrics import Record
-from verl_cleaner.training.batch import ExtraFields, output_columns, token_columns
+from verl_cleaner.training.batch import ExtraFields, OutputColumns, token_columns
 
 
 @dataclass(slots=True)
@@ -26,12 +25,13 @@ class StepTables:
     trajectories: list[Trajectory] = field(default_factory=list, init=False)
     rollbacks: list[dict[str, Any]] = field(default_factory=list, init=False)
 
-    def add(self, batch: KVBatchMeta, extra: ExtraFields, records: Mapping[str, Record]) -> None:
+    def add(
+        self, extra: ExtraFields, records: Mapping[str, Record], columns: OutputColumns, *, partition_id: str
+    ) -> None:
         self.rollbacks += rollback_rows(records, self.config, step=self.step)
-        columns = output_columns(extra, batch.partition_id)
         if self.config.trainer.get("dump_tokens", False):
-            tokens = token_columns(extra, batch.partition_id, TokenTexts(self.tokenizer))
-            columns = {key: columns[key] | tokens[key] for key in columns}
+            tokens = token_columns(extra, partition_id, TokenTexts(self.tokenizer))
+            columns = {key: {**columns[key], **tokens[key]} for key in columns}
         self.trajectories += trajectory_rows(extra, columns, step=self.step)
 
     def write(self, folder: Path) -> None:
@@ -40,7 +40,7 @@ class StepTables:
         rollbacks.write(folder / "rollbacks" / f"{self.step}.parquet", self.rollbacks)
 
 
-def trajectory_rows(extra: ExtraFields, columns: Mapping[str, Mapping[str, Any]], *, step: int) -> Sequence[Trajectory]:
+def trajectory_rows(extra: ExtraFields, columns: OutputColumns, *, step: int) -> Sequence[Trajectory]:
     return [of_output(key, fields, step=step, **columns[key]) for key, fields in extra.items()]
 
 

@@ -135,7 +135,7 @@ class CleanerTrainerMixin(LeafTrainerMixin):
         log_repairs(self.logger.logger, rows, list(records.values()), step=self.global_steps)
         if folder := self.config.trainer.get("rollout_data_dir"):
             tables = StepTables(self.config, self.tokenizer, self.global_steps)
-            tables.add(batch, extra, records)
+            tables.add(extra, records, columns, partition_id=batch.partition_id)
             tables.write(Path(folder))
 
     # ---- validation --------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """What is kept of a validation: records for metrics, our tables beside VeRL's dump, and an evaluation's samples."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from verl_cleaner.formats import FORMATS
 from verl_cleaner.records import trajectories
 from verl_cleaner.rollout.lost_trajectory import LossCause
 from verl_cleaner.saar.metrics import Record, rollback_metrics
-from verl_cleaner.training.batch import ExtraFields, extra_fields, output_columns, records_of, text_columns
+from verl_cleaner.training.batch import extra_fields, output_columns, records_of, text_columns
 from verl_cleaner.training.dumps import StepTables, trajectory_rows
 
 
@@ -38,15 +38,16 @@ class Validation:
         records = records_of(extra)
         self._records += records.values()
         self.lost_groups |= lost_groups
-        if self._tables is not None:
-            self._tables.add(batch, extra, records)
-        if self._samples_folder is not None:
-            trajectories.write_next(Path(self._samples_folder), self._samples(batch, extra))
-
-    def _samples(self, batch: KVBatchMeta, extra: ExtraFields) -> Sequence[trajectories.Trajectory]:
+        if self._tables is None and self._samples_folder is None:
+            return
         columns = output_columns(extra, batch.partition_id)
-        texts = text_columns(extra, batch.partition_id, self._tokenizer, self._format)
-        return trajectory_rows(extra, {key: columns[key] | texts[key] for key in columns}, step=self._step)
+        if self._tables is not None:
+            self._tables.add(extra, records, columns, partition_id=batch.partition_id)
+        if self._samples_folder is not None:
+            texts = text_columns(extra, batch.partition_id, self._tokenizer, self._format)
+            columns = {key: columns[key] | texts[key] for key in columns}
+            samples = trajectory_rows(extra, columns, step=self._step)
+            trajectories.write_next(Path(self._samples_folder), samples)
 
     def finish(self) -> Mapping[str, float]:
         """Write the tables; returns the metrics beside VeRL's."""

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from cleaner_lab.experiments.grid import read_grid
-from cleaner_lab.experiments.series import differences
+from cleaner_lab.experiments.plan import differences
 
 REPOSITORY = Path(__file__).parents[1]
 LARGE = [f"{model}{variant}" for model in ("qwen3_4b", "qwen2_7b") for variant in ("_cleaner", "", "_notool")]

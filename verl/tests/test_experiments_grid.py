@@ -12,14 +12,8 @@ from omegaconf import OmegaConf, open_dict
 from cleaner_lab.experiments import results, series
 from cleaner_lab.experiments.experiment import Experiment
 from cleaner_lab.experiments.grid import ColdStart, GridError, read_grid
-from cleaner_lab.experiments.series import (
-    CONF,
-    PER_RUN,
-    differences,
-    last_logged_checkpoint,
-    of_workers,
-    worker_part,
-)
+from cleaner_lab.experiments.plan import PER_RUN, differences, of_workers, worker_part
+from cleaner_lab.experiments.series import CONF, last_logged_checkpoint
 from verl_cleaner.records.metrics import read_steps
 
 NANO = Path(__file__).parents[2] / "recipe/cleaner/experiments/nano.yaml"

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from pair_steps import actor_config, full, main, make_worker
+from pair_steps import actor_config, full, main, make_adapted_worker, make_worker
 from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.engine_workers import TrainingWorker
@@ -98,7 +98,9 @@ def run_step(worker: ExtendedActorWorker, folder: Path, rows: list[dict], settin
 def work(folder: Path, world: int, rank: int) -> None:
     rows = torch.load(folder / "rows.pt")
     worker = make_worker(folder, role="actor_rollout")
+    adapted = make_adapted_worker(folder)
     steps = {name: run_step(worker, folder, rows, settings) for name, settings in STEPS.items()}
+    steps |= {f"adapter, {name}": run_step(adapted, folder, rows, STEPS[name]) for name in ("no leaves", "leaves")}
     if rank == 0:
         torch.save(steps, folder / f"steps{world}.pt")
 

@@ -90,6 +90,11 @@ def make_workers(folder: Path) -> tuple[ExtendedActorWorker, ExtendedActorWorker
     worker = make_worker(folder)
     for parameter in worker.ref.engine.module.parameters():
         parameter.mul_(REF_SCALE)
+    return worker, make_adapted_worker(folder)
+
+
+@torch.no_grad()
+def make_adapted_worker(folder: Path) -> ExtendedActorWorker:
     torch.manual_seed(0)
     adapted = make_worker(folder, "actor_rollout_ref.model.lora_rank=4", role="actor_rollout")
     for name, parameter in adapted.actor.engine.module.named_parameters():
@@ -97,7 +102,7 @@ def make_workers(folder: Path) -> tuple[ExtendedActorWorker, ExtendedActorWorker
             parameter.copy_(
                 torch.distributed.tensor.distribute_tensor(torch.randn(parameter.shape), parameter.device_mesh)
             )
-    return worker, adapted
+    return adapted
 
 
 def full(tensor: torch.Tensor) -> torch.Tensor:

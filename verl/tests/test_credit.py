@@ -136,8 +136,9 @@ def put(batch):
     return rows.put_rows(batch, float, workers=2, micro_batch=None, eos=0)
 
 
-def test_trajectories_of_another_loop_are_refused():
-    batch = KVBatchMeta(partition_id="train", keys=["g_0_0"], tags=[{}], fields=["responses"])
+def test_trajectories_of_another_loop_are_refused(monkeypatch):
+    monkeypatch.setattr(rows, "tq", Store({"g_0_0": {"response_mask": torch.ones(2)}}))
+    batch = KVBatchMeta(partition_id="train", keys=["g_0_0"], tags=[{}])
     with pytest.raises(ValueError, match=r"carry no leaves.*agent_name"):
         put(batch)
 

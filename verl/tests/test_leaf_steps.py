@@ -221,6 +221,14 @@ def test_two_workers_make_no_difference(start_steps, name):
     assert leaf_values(start_steps[2][name]) == pytest.approx(leaf_values(start_steps[1][name]), rel=1e-3)
 
 
+def test_an_adapter_is_trained_on_leaves_too(start_steps):
+    """The same in a world of one and of two; only the adapter has a gradient."""
+    one, two = (flat(start_steps[world]["adapter, leaves"]["gradients"][0]) for world in (1, 2))
+    assert_close(two, one)
+    assert (one - flat(start_steps[1]["adapter, no leaves"]["gradients"][0])).norm() > 0.1 * one.norm()
+    assert all("lora" in name for name in start_steps[1]["adapter, leaves"]["gradients"][0])
+
+
 def leaf_values(step):
     """KL and clip fraction on leaves, as the trainer logs them."""
     metrics = {f"actor/{key}": sum(value) for key, value in step["metrics"].items() if key.startswith("leaf_")}

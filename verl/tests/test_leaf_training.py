@@ -18,9 +18,40 @@ TURNS = "+actor_rollout_ref.rollout.multi_turn"
 LOW, PENALTY = -1.0, 0.5
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, judge):
-    """Two steps of two mini-batches with a KL term, weights and one lost group: (folder, metrics by step)."""
+def grpo(score, group):
+    return (score - statistics.mean(group)) / (statistics.stdev(group) + 1e-6)
+
+
+def rloo(score, group):
+    """Against the mean of the others."""
+    return (score - statistics.mean(group)) * len(group) / (len(group) - 1)
+
+
+BYPASS = ("algorithm.rollout_correction.bypass_mode=True", "actor_rollout_ref.actor.policy_loss.loss_mode=bypass_mode")
+RUNS = {
+    "grpo, KL, importance weights": (
+        grpo,
+        ["algorithm.rollout_correction.rollout_is=token", "actor_rollout_ref.actor.use_kl_loss=True"],
+    ),
+    "rloo, bypass, dynamic batches": (
+        rloo,
+        [
+            *BYPASS,
+            "+actor_rollout_ref.actor.policy_loss.rollout_correction=${algorithm.rollout_correction}",
+            "algorithm.adv_estimator=rloo",
+            "actor_rollout_ref.model.use_remove_padding=True",
+            "actor_rollout_ref.actor.use_dynamic_bsz=True",
+            "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=400",
+            "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=400",
+        ],
+    ),
+}
+"""Name: the estimator, and the run's overrides."""
+
+
+@pytest.fixture(scope="module", params=list(RUNS))
+def run(tmp_path_factory, judge, request):
+    """Two steps of two mini-batches with one lost group: (folder, metrics by step, estimator)."""
     folder = tmp_path_factory.mktemp("run")
     tiny_model(folder / "model")
     tiny_dataset(folder / "train.parquet", rows=20)
@@ -36,7 +67,6 @@ def run(tmp_path_factory, judge):
         "data.max_prompt_length=100",
         "data.max_response_length=24",
         "algorithm.adv_estimator=grpo",
-        "algorithm.rollout_correction.rollout_is=token",
         "actor_rollout_ref.rollout.n=4",
         "actor_rollout_ref.rollout.calculate_log_probs=True",
         "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=8",
@@ -48,7 +78,6 @@ def run(tmp_path_factory, judge):
         f"actor_rollout_ref.rollout.agent.agent_loop_config_path={folder / 'loops.yaml'}",
         "actor_rollout_ref.actor.ppo_mini_batch_size=5",
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
-        "actor_rollout_ref.actor.use_kl_loss=True",
         "actor_rollout_ref.actor.optim.lr=1e-3",
         f"+algorithm.failed_call_penalty={PENALTY}",
         f"reward.custom_reward_function.path={TESTS / 'leafy_loop.py'}",
@@ -63,7 +92,7 @@ def run(tmp_path_factory, judge):
         f"trainer.default_local_dir={folder / 'checkpoints'}",
         "trainer.dump_tokens=True",
         "trainer.resume_mode=disable",
-        *OVERRIDES,
+        *RUNS[request.param][1],
     ]
     metrics = folder / "metrics.jsonl"
     environment = os.environ | {
@@ -76,11 +105,8 @@ def run(tmp_path_factory, judge):
     process = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment, cwd=folder)
     (folder / "log").write_text(process.stdout + process.stderr)
     assert process.returncode == 0, process.stdout[-4000:] + process.stderr[-6000:]
-    return folder, {line["step"]: line["data"] for line in map(json.loads, metrics.read_text().splitlines())}
-
-
-OVERRIDES = os.environ.get("LEAF_OVERRIDES", "").split()
-"""Hydra overrides for a run by hand."""
+    lines = map(json.loads, metrics.read_text().splitlines())
+    return folder, {line["step"]: line["data"] for line in lines}, RUNS[request.param][0]
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +137,12 @@ def test_the_leaves_of_real_groups_are_counted(steps):
     assert 0 < step["leaves/token_share"] < step["leaves/gradient_share"] < 1
 
 
-def test_their_advantage_is_that_of_members_with_the_score_of_a_wrong_answer(steps):
+def test_their_advantage_is_that_of_members_with_the_score_of_a_wrong_answer(run):
+    _, steps, estimator = run
     advantages = []
     for digit, scores in SCORES.items():
         together = group_with_leaves(digit)
-        advantage = (LOW - statistics.mean(together)) / (statistics.stdev(together) + 1e-6)
-        advantages += [advantage] * (len(together) - len(scores))
+        advantages += [estimator(LOW, together)] * (len(together) - len(scores))
     assert steps[1]["leaves/advantage_mean"] == pytest.approx(statistics.mean(advantages), rel=1e-5)
 
 
@@ -135,10 +161,10 @@ def test_statistics_of_groups_are_those_of_real_trajectories(steps):
 
 
 def test_members_advantages_are_those_of_the_group_with_leaves(run):
-    folder, _ = run
+    folder, _, estimator = run
     for row in trajectories(folder):
         together = group_with_leaves(row["digit"])
-        expected = (row["score"] - statistics.mean(together)) / (statistics.stdev(together) + 1e-6)
+        expected = estimator(row["score"], together)
         charged = range(*FAILED_SPAN) if (row["digit"], row["rollout"]) == FAILED else ()
         for number, (mask, advantage) in enumerate(zip(row["mask"], row["advantages"], strict=True)):
             lowered = PENALTY if number in charged else 0

@@ -53,11 +53,6 @@ def put_rows(
     Raises:
         ValueError: the trajectories come from an agent loop that keeps none, or hold images.
     """
-    if LEAVES_FIELD not in (batch.fields or ()):
-        raise ValueError(
-            "rollback_failed_calls=leaf, but trajectories carry no leaves: expected all of them from the agent loop "
-            "tool_agent; check the data's column agent_name and actor_rollout_ref.rollout.agent.default_agent_loop"
-        )
     leaves = _leaves_of(batch)
     if not leaves:
         return None
@@ -83,7 +78,13 @@ def put_rows(
 def _leaves_of(batch: KVBatchMeta) -> dict[str, list[Leaf]]:
     keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
     fields = [LEAVES_FIELD, LEAF_SCORES_FIELD]
-    data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=fields)
+    # TransferQueue leaves out the fields that not every row has.
+    data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["response_mask", *fields])
+    if LEAVES_FIELD not in data:
+        raise ValueError(
+            "rollback_failed_calls=leaf, but trajectories carry no leaves: expected all of them from the agent loop "
+            "tool_agent; check the data's column agent_name and actor_rollout_ref.rollout.agent.default_agent_loop"
+        )
     columns = (data[name].unbind() for name in fields)
     found = {key: unpack_leaves(*packed) for key, *packed in zip(keys, *columns, strict=True)}
     return {key: leaves for key, leaves in found.items() if leaves}

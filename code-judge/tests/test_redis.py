@@ -189,8 +189,8 @@ def test_a_job_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
             os.kill(next(p for p in descendants(it_worker.pid) if is_worker(p)), signal.SIGKILL)
             wait_until(lambda: it.http.get("/status").json()["busy"] == 0, "the dead worker is forgotten")
         result = answer.result(30)
-        assert (result["reason"], result["run_success"], result["success"]) == ("", False, False)
-        assert "given up" in result["stderr"]
+        assert (result["reason"], result["run_success"], result["success"]) == ("internal_error", False, False)
+        assert "given up: each of the 2 workers that ran it died" in result["stderr"]
         assert it.post("/judge", **HELLO)["success"]
 
 

@@ -120,6 +120,33 @@ async def test_what_a_lost_reply_brought_is_found_and_counted_once(redis_: Redis
 
 
 @needs_redis
+async def test_a_job_that_was_taken_over_counts_as_delivered_only_when_it_is_begun(redis_: Redis) -> None:
+    async with both_sides(redis_) as (broker, source):
+        answer = asyncio.create_task(broker.submit(submissions("single", 2), life_time=60))
+        await asyncio.to_thread(wait_until, lambda: queued(redis_) == 2, "all are queued")
+        redis_.cli("xgroup", "create", "{code-judge}:jobs", "workers", "0")
+        redis_.cli("xreadgroup", "group", "workers", "dead", "streams", "{code-judge}:jobs", ">")
+        await asyncio.to_thread(wait_until, lambda: len(source._orphans) == 2, "they are taken over")
+
+        def deliveries() -> list[bytes]:
+            return redis_.cli("xpending", "{code-judge}:jobs", "workers", "-", "+", "9").split()[3::4]
+
+        assert deliveries() == [b"1"] * 2
+        (begun,) = await asyncio.wait_for(source.take(lambda: 1), 10)
+        assert sorted(deliveries()) == [b"1", b"2"]
+        # The one that is not begun goes to others without having counted.
+        await source.release()
+        assert sorted(deliveries()) == [b"1", b"2"]
+        source.finish(begun, result(begun))
+        other = RedisSource(redis_.uri, deliveries=2)
+        await other.open(lambda: WorkerStatus(4, 0, ()))
+        (job,) = await asyncio.wait_for(other.take(lambda: 4), 10)
+        other.finish(job, result(job))
+        assert len(await asyncio.wait_for(answer, 10)) == 2
+        await other.close()
+
+
+@needs_redis
 async def test_a_leaving_worker_gives_back_what_it_has_not_begun(redis_: Redis) -> None:
     async with both_sides(redis_) as (broker, source):
         answer = asyncio.create_task(broker.submit(submissions("single", 3), life_time=60))

@@ -4,6 +4,7 @@ memory.py      both sides in one process
 redis_api.py   the submitting side of a queue in Redis      redis_worker.py  its taking side
 redis_keys.py  what is where in Redis, and the scripts that change it in one step
 redis_link.py  connecting, and what counts as losing the connection
+redis_entries.py, redis_pending.py  jobs as they lie in Redis, and as the submitting side knows them
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -12,7 +12,6 @@ import logging
 import uuid
 from collections import defaultdict
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from code_judge.broker import BrokerLost, Status, WorkerStatus, no_verdict
@@ -31,6 +30,7 @@ from code_judge.broker.redis_keys import (
     WORKERS,
 )
 from code_judge.broker.redis_link import BLOCK_SECONDS, LOST, TRIP_SECONDS, Link, run_script
+from code_judge.broker.redis_pending import Call, Pending, by_stream, chunks, stored_size
 from code_judge.tasks import Pace, background, end
 from code_judge.wire import Reason, RunResult, Submission
 
@@ -41,44 +41,14 @@ AT_ONCE = 8 << 20
 """Bytes of submissions in one round trip, more only for a single one; bytes of results read that Redis still keeps."""
 
 
-@dataclass(eq=False, slots=True)
-class _Call:
-    """left: jobs without a result. done: there is none."""
-
-    left: int
-    done: "asyncio.Future[None]"
-
-
-@dataclass(eq=False, slots=True)
-class _Pending:
-    """entry: of the stream, once written. missed: checks in a row that did not find it there."""
-
-    id: str
-    stream: str
-    submission: Submission
-    since: float
-    call: _Call
-    result: RunResult | None = None
-    entry: str | None = None
-    missed: int = 0
-
-    def answer(self, result: RunResult) -> None:
-        """The first answer counts."""
-        if self.result is None:
-            self.result = result
-            self.call.left -= 1
-            if not self.call.left and not self.call.done.done():
-                self.call.done.set_result(None)
-
-
 class RedisBroker:
     def __init__(self, uri: str, *, patience: float) -> None:
         self._link = Link(uri)
         self._patience = patience
         self._reply = RESULTS + uuid.uuid4().hex
         self._ids = itertools.count()
-        self._pending: dict[str, _Pending] = {}
-        self._unwritten: list[_Pending] = []
+        self._pending: dict[str, Pending] = {}
+        self._unwritten: list[Pending] = []
         self._samples: defaultdict[str, float] = defaultdict(float)
         self._wake = asyncio.Event()
         self._last = "0"
@@ -100,8 +70,8 @@ class RedisBroker:
     async def submit(self, submissions: Sequence[Submission], *, life_time: float | None) -> list[RunResult]:
         loop = asyncio.get_running_loop()
         stream, now = JOBS if life_time is not None else LONG_JOBS, loop.time()
-        call = _Call(len(submissions), loop.create_future())
-        jobs = [_Pending(str(next(self._ids)), stream, s, now, call) for s in submissions]
+        call = Call(len(submissions), loop.create_future())
+        jobs = [Pending(str(next(self._ids)), stream, s, now, call) for s in submissions]
         self._pending.update((job.id, job) for job in jobs)
         self._unwritten += jobs
         self._wake.set()
@@ -160,13 +130,13 @@ class RedisBroker:
                 self._wake.clear()
 
     async def _write_some(self, client: Any) -> None:
-        batch: list[_Pending] = []
+        batch: list[Pending] = []
         size = taken = 0
         for job in self._unwritten:
             taken += 1
             if job.id in self._pending and job.result is None:
                 batch.append(job)
-                size += _size(job.submission)
+                size += stored_size(job.submission)
             if size > AT_ONCE:
                 break
         if batch:
@@ -231,10 +201,8 @@ class RedisBroker:
 
     async def _look_for_lost_jobs(self, now: float) -> None:
         """A job that is neither in its stream nor answered, three times in a row, is lost."""
-        for stream, jobs in _by_stream(
-            job for job in self._pending.values() if now - job.since > CHECK_SECONDS
-        ).items():
-            for chunk in _chunks(jobs, 1000):
+        for stream, jobs in by_stream(job for job in self._pending.values() if now - job.since > CHECK_SECONDS).items():
+            for chunk in chunks(jobs, 1000):
                 entries = [job.entry for job in chunk]
                 missing = await self._link.call(
                     lambda client, s=stream, e=entries: client.eval(MISSING, 1, s, *e)  # type: ignore[misc]
@@ -260,7 +228,7 @@ class RedisBroker:
 
         await self._link.call(add)
 
-    async def _expire(self, jobs: list[_Pending]) -> None:
+    async def _expire(self, jobs: list[Pending]) -> None:
         """Answer those of `jobs` that nobody has taken."""
         waiting = [job for job in jobs if job.result is None]
         try:
@@ -271,9 +239,9 @@ class RedisBroker:
         for job in withdrawn:
             job.answer(no_verdict(job.submission, Reason.QUEUE_TIMEOUT))
 
-    async def _withdraw(self, jobs: list[_Pending]) -> list[_Pending]:
+    async def _withdraw(self, jobs: list[Pending]) -> list[Pending]:
         withdrawn = [job for job in jobs if job.entry is None]
-        for stream, written in _by_stream(jobs).items():
+        for stream, written in by_stream(jobs).items():
             entries = [job.entry for job in written]
             replies = await self._link.call(
                 lambda client, s=stream, e=entries: client.eval(WITHDRAW, 1, s, *e)  # type: ignore[misc]
@@ -289,27 +257,9 @@ class RedisBroker:
         task.add_done_callback(self._asides.discard)
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
-    def _fail(self, jobs: Iterable[_Pending], why: str) -> None:
+    def _fail(self, jobs: Iterable[Pending], why: str) -> None:
         for job in jobs:
             job.answer(no_verdict(job.submission, Reason.INTERNAL_ERROR, why))
-
-
-def _size(submission: Submission) -> int:
-    """Bytes in Redis, about."""
-    return 200 + len(submission.solution) + len(submission.input or "") + len(submission.expected_output or "")
-
-
-def _by_stream(jobs: Iterable[_Pending]) -> dict[str, list[_Pending]]:
-    """Those that are written."""
-    found: defaultdict[str, list[_Pending]] = defaultdict(list)
-    for job in jobs:
-        if job.entry is not None:
-            found[job.stream].append(job)
-    return found
-
-
-def _chunks(jobs: list[_Pending], size: int) -> Iterable[list[_Pending]]:
-    return (jobs[start : start + size] for start in range(0, len(jobs), size))
 
 
 def _pending_count(reply: Any) -> int:

@@ -93,9 +93,10 @@ for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], 'workers')) 
     elseif #taken < tonumber(ARGV[3]) then
       local entries = redis.call('XPENDING', KEYS[1], 'workers', '-', '+', ARGV[3] - #taken, name)
       for _, entry in ipairs(entries) do
-        local claimed = redis.call('XCLAIM', KEYS[1], 'workers', ARGV[2], 0, entry[1])
+        -- Counted as a delivery only when it is begun.
+        local claimed = redis.call('XCLAIM', KEYS[1], 'workers', ARGV[2], 0, entry[1], 'RETRYCOUNT', entry[4])
         if claimed[1] then
-          taken[#taken + 1] = {claimed[1][1], claimed[1][2], entry[4] + 1}
+          taken[#taken + 1] = {claimed[1][1], claimed[1][2], entry[4]}
         else
           redis.call('XACK', KEYS[1], 'workers', entry[1])
         end
@@ -106,7 +107,14 @@ end
 return taken
 """
 """KEYS: stream. ARGV: prefix of the workers' keys, the caller's name, the most entries. Gives the caller what workers
-without a sign of life have taken: entry, fields, number of this delivery. Forgets those workers."""
+without a sign of life have taken: entry, fields, number of deliveries so far. Forgets those workers."""
+
+BEGIN = """
+for i = 2, #ARGV, 2 do
+  redis.call('XCLAIM', KEYS[1], 'workers', ARGV[1], 0, ARGV[i], 'RETRYCOUNT', ARGV[i + 1], 'JUSTID')
+end
+"""
+"""KEYS: stream. ARGV: the caller's name; entry and number of deliveries of each job that the caller begins."""
 
 RECOVER = """
 local known, found = {}, {}
@@ -127,17 +135,21 @@ return found
 without counting it as a delivery: the reply that brought it was lost."""
 
 RELEASE = """
-local known = {}
-for i = 2, #ARGV do known[ARGV[i]] = true end
+local known, uncounted = {}, {}
+local keeps = tonumber(ARGV[2])
+for i = 3, 2 + keeps do known[ARGV[i]] = true end
+for i = 3 + keeps, #ARGV do uncounted[ARGV[i]] = true end
 for _, pending in ipairs(redis.call('XPENDING', KEYS[1], 'workers', '-', '+', 100000, ARGV[1])) do
   if not known[pending[1]] then
-    local count = pending[4] - 1
+    local count = pending[4]
+    if not uncounted[pending[1]] then count = count - 1 end
     redis.call('XCLAIM', KEYS[1], 'workers', 'released', 0, pending[1], 'RETRYCOUNT', count, 'JUSTID')
   end
 end
 """
-"""KEYS: stream. ARGV: the caller's name, entries that it keeps. Leaves the rest of what is the caller's to RECLAIM,
-which counts each as a delivery: one less is counted for the caller, who has not run it."""
+"""KEYS: stream. ARGV: the caller's name; number of entries that it keeps, and these; entries that it has not counted as
+delivered. Leaves the rest of what is the caller's to RECLAIM. The caller has not begun it, so what was counted as a
+delivery to it no longer is."""
 
 STATUSES = """
 local statuses = {}

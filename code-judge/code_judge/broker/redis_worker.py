@@ -1,8 +1,9 @@
 """The taking side of the queue in Redis, one a worker.
 
 A job stays this worker's until its result is written. A worker without a sign of life for WORKER_TTL seconds loses its
-jobs to the others, up to `deliveries` times; then the job is held to be what kills them, and is answered. Results are
-written in the round trip that asks for the next jobs, if one is due.
+jobs to the others. A job that was running in `deliveries` workers when they died may be what kills them, or it may have
+run beside what does: it is given up, and answered as our failure. Results are written in the round trip that asks for
+the next jobs, if one is due.
 """
 
 import asyncio
@@ -20,7 +21,9 @@ import redis.exceptions
 from pydantic import ValidationError
 
 from code_judge.broker import Job, WorkerStatus, no_verdict
+from code_judge.broker.redis_entries import Entry, create_groups, new_entries, pairs
 from code_judge.broker.redis_keys import (
+    BEGIN,
     GROUP,
     RECLAIM,
     RECOVER,
@@ -39,8 +42,6 @@ from code_judge.wire import Reason, RunResult, Submission
 logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = WORKER_TTL / 5
-Entry = tuple[str, str, dict[bytes, bytes], int]
-"""stream, entry, fields, number of this delivery"""
 
 
 class RedisSource:
@@ -92,18 +93,34 @@ class RedisSource:
                 entries = self._adopt(room()) or await self._ask(room)
                 jobs = [job for entry in entries if (job := self._job(entry)) is not None]
                 if jobs:
+                    await self._count([entry for entry in entries if not entry.counted])
                     return jobs
         finally:
             self._leave_writing()
 
+    async def _count(self, begun: list[Entry]) -> None:
+        """Note that jobs which were taken over are begun by this worker, and may be what ends it."""
+
+        async def count(client: Any) -> None:
+            for stream in STREAMS:
+                mine = [entry for entry in begun if entry.stream == stream]
+                values = [value for entry in mine for value in (entry.id, entry.deliveries + 1)]
+                if values:
+                    await run_script(client, BEGIN, [stream], self.name, *values)
+
+        if begun:
+            await self._link.insist(count)
+
     async def release(self) -> None:
         """Take no more; what was taken and `take` has not returned goes to the other workers."""
         self._leaving = True
+        uncounted = [entry for entry in self._orphans if not entry.counted]
         self._orphans.clear()
 
         async def give_back(client: Any) -> None:
             for stream in STREAMS:
-                await run_script(client, RELEASE, [stream], self.name, *self._known(stream))
+                keeps, others = self._known(stream), [entry.id for entry in uncounted if entry.stream == stream]
+                await run_script(client, RELEASE, [stream], self.name, len(keeps), *keeps, *others)
 
         try:
             await asyncio.wait_for(self._link.call(give_back), 1)
@@ -139,7 +156,7 @@ class RedisSource:
             self._wake.set()
 
     def _job(self, entry: Entry) -> Job | None:
-        stream, id_, fields, delivery = entry
+        stream, id_, fields, deliveries, counted = entry
         if (stream, id_) in self._mine:
             return None
         ticket = (stream, id_, fields[b"reply"], fields[b"id"])
@@ -151,9 +168,10 @@ class RedisSource:
             unknown = Submission(type="python", solution="")
             self.finish(Job(unknown, ticket), no_verdict(unknown, Reason.INTERNAL_ERROR, message))
             return None
-        if delivery > self._deliveries:
-            logger.error("submission %s given up: its workers died", job.submission.sub_id)
-            self.finish(job, _given_up(job.submission, delivery - 1))
+        if not counted and deliveries >= self._deliveries:
+            message = f"given up: each of the {deliveries} workers that ran it died"
+            logger.error("submission %s %s", job.submission.sub_id, message)
+            self.finish(job, no_verdict(job.submission, Reason.INTERNAL_ERROR, message))
             return None
         return job
 
@@ -163,7 +181,8 @@ class RedisSource:
                 self._recover = False
                 for stream in STREAMS:
                     found = await run_script(client, RECOVER, [stream], self.name, *self._known(stream))
-                    self._keep(stream, found)
+                    # Counted when they were sent to this worker.
+                    self._keep(stream, found, counted=True)
                 if self._orphans:
                     return []
             entries = await self._trade(client, most) if self._unwritten or self._plenty else []
@@ -172,7 +191,7 @@ class RedisSource:
         except redis.exceptions.ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
-            await _create_groups(client)
+            await create_groups(client)
             return []
         self._plenty = len(entries) >= most
         self._orphans += entries
@@ -181,18 +200,20 @@ class RedisSource:
     async def _wait_for_jobs(self, client: Any, most: int) -> list[Entry]:
         self._leave_writing()
         half, block = (most + 1) // 2, int(BLOCK_SECONDS * 1000)
-        return _entries(await client.xreadgroup(GROUP, self.name, dict.fromkeys(STREAMS, ">"), count=half, block=block))
+        return new_entries(
+            await client.xreadgroup(GROUP, self.name, dict.fromkeys(STREAMS, ">"), count=half, block=block)
+        )
 
     def _known(self, stream: str) -> list[str]:
-        places = self._mine | {(of, id_) for of, id_, _, _ in self._orphans}
+        places = self._mine | {(entry.stream, entry.id) for entry in self._orphans}
         return [id_ for of, id_ in places if of == stream]
 
-    def _keep(self, stream: str, found: Any) -> None:
+    def _keep(self, stream: str, found: Any, *, counted: bool) -> None:
         """Entries of RECOVER and RECLAIM, which may find the same."""
         known = set(self._known(stream))
-        for entry, fields, delivery in found:
+        for entry, fields, deliveries in found:
             if (id_ := entry.decode()) not in known:
-                self._orphans.append((stream, id_, _pairs(fields), delivery))
+                self._orphans.append(Entry(stream, id_, pairs(fields), deliveries, counted))
 
     async def _beat(self) -> None:
         loop, claims_from = asyncio.get_running_loop(), 0.0
@@ -226,9 +247,9 @@ class RedisSource:
                 if "NOGROUP" not in str(error) and "no such key" not in str(error):
                     raise
                 continue
-            for id_, _, delivery in entries:
-                logger.warning("taking over %s of a worker that has gone, delivery %d", id_.decode(), delivery)
-            self._keep(stream, entries)
+            for id_, _, deliveries in entries:
+                logger.warning("taking over %s, which %d workers that are gone had begun", id_.decode(), deliveries)
+            self._keep(stream, entries, counted=False)
 
     async def _write(self) -> None:
         while True:
@@ -255,40 +276,4 @@ class RedisSource:
             self._mine -= {job.ticket[:2] for job, _ in batch}
             if not self._unwritten:
                 self._written.set()
-            return _entries(jobs)
-
-
-async def _create_groups(client: Any) -> None:
-    for stream in STREAMS:
-        try:
-            await client.xgroup_create(stream, GROUP, "0", mkstream=True)
-        except redis.exceptions.ResponseError as error:
-            if "BUSYGROUP" not in str(error):
-                raise
-
-
-def _entries(reply: Any) -> list[Entry]:
-    return [
-        (stream.decode(), entry.decode(), _pairs(fields), 1)
-        for stream, entries in reply
-        for entry, fields in entries
-        if fields
-    ]
-
-
-def _pairs(fields: Any) -> dict[bytes, bytes]:
-    """From a script they come as a flat list."""
-    return fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
-
-
-def _given_up(submission: Submission, deliveries: int) -> RunResult:
-    """A verdict: whatever else went wrong, going on would end more workers."""
-    return RunResult(
-        sub_id=submission.sub_id,
-        success=False,
-        run_success=False,
-        cost=0,
-        reason=Reason.NONE,
-        stderr=f"given up: each of the {deliveries} workers that ran it died\n",
-        kind="nonzero_exit",
-    )
+            return new_entries(jobs)

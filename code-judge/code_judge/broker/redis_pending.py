@@ -1,0 +1,56 @@
+"""Submissions on their way through Redis, as the API process that waits for them knows them."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from code_judge.wire import RunResult, Submission
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """left: jobs without a result. done: there is none."""
+
+    left: int
+    done: "asyncio.Future[None]"
+
+
+@dataclass(eq=False, slots=True)
+class Pending:
+    """entry: of the stream, once written. missed: checks in a row that did not find it there."""
+
+    id: str
+    stream: str
+    submission: Submission
+    since: float
+    call: Call
+    result: RunResult | None = None
+    entry: str | None = None
+    missed: int = 0
+
+    def answer(self, result: RunResult) -> None:
+        """The first answer counts."""
+        if self.result is None:
+            self.result = result
+            self.call.left -= 1
+            if not self.call.left and not self.call.done.done():
+                self.call.done.set_result(None)
+
+
+def stored_size(submission: Submission) -> int:
+    """Bytes in Redis, about."""
+    return 200 + len(submission.solution) + len(submission.input or "") + len(submission.expected_output or "")
+
+
+def by_stream(jobs: Iterable[Pending]) -> dict[str, list[Pending]]:
+    """Those that are written."""
+    found: defaultdict[str, list[Pending]] = defaultdict(list)
+    for job in jobs:
+        if job.entry is not None:
+            found[job.stream].append(job)
+    return found
+
+
+def chunks(jobs: list[Pending], size: int) -> Iterable[list[Pending]]:
+    return (jobs[start : start + size] for start in range(0, len(jobs), size))

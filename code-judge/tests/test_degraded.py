@@ -95,7 +95,9 @@ def test_what_a_host_gives(lesser: Judge, request: pytest.FixtureRequest) -> Non
     host = request.node.callspec.params["lesser"]
     layers = layers_of(lesser)
     assert ("landlock" in layers) is ("5.10" not in host)
-    assert ("uid" in layers) is host.startswith(("root", "plain"))
+    if not host.startswith("plain"):
+        # There it depends on whether others may read the interpreter.
+        assert ("uid" in layers) is host.startswith("root")
     assert ("mount" in layers) is host.startswith(("root", "unprivileged"))
 
 
@@ -174,11 +176,11 @@ def test_no_program_can_end_stop_or_slow_down_another(lesser: Judge, way: str) -
 
 
 def test_a_program_has_no_capabilities(lesser: Judge) -> None:
-    show = "print([line.split()[1] for line in open('/proc/self/status') if line.startswith('Cap')])"
+    """Effective, permitted and inheritable sets; in a program that it executes, too."""
+    show = "import ctypes, struct\ndata = ctypes.create_string_buffer(24)\n"
+    show += "ctypes.CDLL(None).capget(struct.pack('Ii', 0x20080522, 0), data)\nprint(data.raw == bytes(24))"
     for solution in (show, f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {show!r}])"):
-        result = lesser.run(solution)
-        assert result["stdout"].count("'0000000000000000'") >= 4, result
-        assert set(result["stdout"].strip("[]\n").split(", ")[:3]) == {"'0000000000000000'"}
+        assert lesser.run(solution)["stdout"] == "True\n"
 
 
 MARK = "import os\ntry:\n    {attempt}\nexcept OSError:\n    pass\nos._exit(1)"

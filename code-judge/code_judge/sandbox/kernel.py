@@ -30,8 +30,8 @@ _MADV_POPULATE_WRITE, _MADV_COLLAPSE = 23, 25
 _HUGE = 2 << 20
 
 _LANDLOCK_ABI = {"5.10": 0, "5.15": 1, "6.1": 2, "6.8": 4}
-_imitated = os.environ.pop("CODE_JUDGE_IMITATE_KERNEL", None)
-"""For tests: do without what that version of Linux does not have. Not seen by programs."""
+_imitated = os.environ.get("CODE_JUDGE_IMITATE_KERNEL")
+"""For tests: do without what that version of Linux does not have."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 # Keeps the interpreter's lock during the call.

@@ -71,8 +71,9 @@ class Link:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._control.setblocking(False)
-            # Not -I: it would ignore PYTHONHASHSEED. The environment is ours, so -P and -s isolate as well.
-            options = [sys.executable, "-P", "-s", "-X", "utf8", str(ZYGOTE)]
+            # Not -I: it would ignore PYTHONHASHSEED. Not -P: programs would see it. The environment is ours, and the
+            # zygote removes its own folder from the search path.
+            options = [sys.executable, "-s", "-X", "utf8", str(ZYGOTE)]
             self._process = subprocess.Popen(
                 [*options, str(theirs.fileno()), self._folder, flavour],
                 pass_fds=[theirs.fileno()],

@@ -28,6 +28,8 @@ _ANCILLARY_BYTES = CMSG_SPACE(4 * ORDER_FDS)
 
 def serve(orders: socket, flavour: str) -> NoReturn:
     """Ends with the zygote."""
+    # See open_streams; the filter does not let us make one later.
+    dup2(os.memfd_create("stdin", os.MFD_CLOEXEC), 0)
     most_processes = processes.fair_share(PROCESSES)
     flavours.warm(flavour)
     data, ancillary, _, _ = orders.recvmsg(ORDER_BYTES, _ANCILLARY_BYTES)
@@ -40,8 +42,13 @@ def serve(orders: socket, flavour: str) -> NoReturn:
     orders = socket(fileno=ORDERS_FD)
     closerange(FIRST_FD, 1 << 20)
     limit(own_user="uid" in layers.active, processes=most_processes)
-    open_streams()
+    kept_stderr = os.dup(2)
+    rehearsed = open_streams()
     rehearse()
+    os.close(rehearsed)
+    # Our own errors, if there are any.
+    dup2(kept_stderr, 2)
+    os.close(kept_stderr)
     # What is loaded now is shared by all forks; the collector must not touch it there.
     gc.collect()
     gc.disable()
@@ -91,7 +98,7 @@ def _become_program(
         dup2(stdout, 1)
         dup2(stderr, 2)
         dup2(status, 3, False)
-        text = "" if source is None else read(source, fstat(source)[6]).decode("utf-8", "surrogatepass")
+        text = b"" if source is None else read(source, fstat(source)[6])
         closerange(FIRST_FD + kept, FIRST_FD + ORDER_FDS)
         # The interpreter's own share is ours to give.
         place = path, uid, ruleset, memory + base_memory, cpu_seconds, filter_address, keeps_signals, dies_with_parent

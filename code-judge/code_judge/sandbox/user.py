@@ -14,7 +14,9 @@ import threading
 from atexit import _run_exitfuncs as run_exit_handlers
 from collections.abc import Iterator
 from contextlib import suppress
+from gc import collect
 from gc import enable as enable_collector
+from importlib.machinery import SourceFileLoader
 from os import chdir, close, getcwd, urandom, write
 from os import open as open_file
 from sys import argv, modules
@@ -35,10 +37,13 @@ _set_thread_number = threading.main_thread()._set_native_id  # type: ignore[attr
 STATUS_FD = 3
 _NEW_SOURCE = os.O_WRONLY | os.O_TRUNC | os.O_CREAT | os.O_CLOEXEC
 _REHEARSALS = 20
+_ORIGINAL_FILE = 4
+"""Place of the script in `sys.orig_argv`; see the zygote's command in link.py."""
+_WORDS_OF_FINALIZERS = b"__del__", b"yield", b"weakref"
 _STREAMS = (("stdin", "r", "surrogateescape"), ("stdout", "w", "surrogateescape"), ("stderr", "w", "backslashreplace"))
 
 
-def become_script(source: str, place: Place, echo: bool) -> None:
+def become_script(source: bytes, place: Place, echo: bool) -> None:
     """Never returns, unless it raises before the program has started.
 
     stdin, stdout and stderr are in place. STATUS_FD is told that the program started, then what exception ended it.
@@ -46,9 +51,9 @@ def become_script(source: str, place: Place, echo: bool) -> None:
     chdir(place[0])
     # Tracebacks, `inspect` and the program itself read it.
     file = open_file(FILENAME, _NEW_SOURCE, 0o600)
-    text = source.encode("utf-8", "surrogatepass")
-    while text:
-        text = text[write(file, text) :]
+    rest = source
+    while rest:
+        rest = rest[write(file, rest) :]
     close(file)
     enter(place)
     _renew_random()
@@ -60,12 +65,12 @@ def become_script(source: str, place: Place, echo: bool) -> None:
         _leave(code)
 
 
-def become_compiler(source: str, place: Place, command: list[str], artefact_fd: int) -> None:
+def become_compiler(source: bytes, place: Place, command: list[str], artefact_fd: int) -> None:
     """As become_script. The compiled program goes to `artefact_fd`."""
     chdir(place[0])
     enter(place)
     write(STATUS_FD, STARTED)
-    _leave(cpp.compile_source(source.encode("utf-8", "surrogatepass"), command, artefact_fd))
+    _leave(cpp.compile_source(source, command, artefact_fd))
 
 
 def become_binary(binary_fd: int, place: Place) -> None:
@@ -82,7 +87,7 @@ def rehearse() -> None:
     random.seed()
     for _ in range(_REHEARSALS):
         for echo in (False, True):
-            _execute("print('', 0)\n''", _new_main(), echo)
+            _execute(b"print('', 0)\n''", _new_main(FILENAME), echo)
         _flush()
         _renew_random()
     modules["__main__"] = main
@@ -96,28 +101,36 @@ def _renew_random() -> None:
         modules["numpy.random"].seed(int.from_bytes(urandom(4), "little"))
 
 
-def open_streams() -> None:
-    """On descriptors 0, 1 and 2, as the interpreter does for what is no terminal. Done in the template, which leaves
-    them alone; its forks find them ready."""
+def open_streams() -> int:
+    """On descriptors 0, 1 and 2, as the interpreter does for what is no terminal. Done in the template; its forks find
+    them ready. What is there meanwhile is of the kind that programs get, because the streams ask once and remember:
+    on 0 a file in memory, and on 1 and 2 a pipe, of which the other end is returned."""
+    read_end, write_end = os.pipe()
+    os.dup2(write_end, 1)
+    os.dup2(write_end, 2)
+    os.close(write_end)
     for fd, (name, mode, errors) in enumerate(_STREAMS):
         file = open(fd, mode, 1 if name == "stderr" else -1, "utf-8", errors, closefd=False)  # noqa: SIM115
         file.buffer.raw.name = f"<{name}>"  # type: ignore[attr-defined]
         setattr(sys, name, file)
         setattr(sys, f"__{name}__", file)
+    return read_end
 
 
-def _new_main() -> dict[str, object]:
+def _new_main(path: str) -> dict[str, object]:
     main = ModuleType("__main__")
     namespace = main.__dict__
-    namespace.update(__file__=FILENAME, __builtins__=builtins, __annotations__={})
+    loader = SourceFileLoader("__main__", path)
+    namespace.update(__file__=path, __cached__=None, __loader__=loader, __builtins__=builtins, __annotations__={})
     modules["__main__"] = main
     return namespace
 
 
-def _run(source: str, echo: bool) -> int:
-    argv[:] = [FILENAME]
-    search_path.insert(0, getcwd())
-    namespace = _new_main()
+def _run(source: bytes, echo: bool) -> int:
+    argv[:] = sys.orig_argv[_ORIGINAL_FILE:] = [FILENAME]
+    folder = getcwd()
+    search_path.insert(0, folder)
+    namespace = _new_main(f"{folder}/{FILENAME}")
     enable_collector()
     try:
         _execute(source, namespace, echo)
@@ -132,7 +145,19 @@ def _run(source: str, echo: bool) -> int:
         run_exit_handlers()
     except BaseException as error:
         code = code or _report(error)
-    return _flush() or code
+    code = _flush() or code
+    if any(word in source for word in _WORDS_OF_FINALIZERS):
+        del namespace
+        _end_objects()
+        code = _flush() or code
+    return code
+
+
+def _end_objects() -> None:
+    """As the interpreter does at its end: what still lives is told that it ends. It costs a look at all objects, so it
+    is done only for programs that may notice."""
+    del modules["__main__"]
+    collect()
 
 
 def _flush() -> int:
@@ -145,7 +170,7 @@ def _flush() -> int:
     return 0
 
 
-def _execute(source: str, namespace: dict[str, object], echo: bool) -> None:
+def _execute(source: bytes, namespace: dict[str, object], echo: bool) -> None:
     if not echo:
         exec(compile(source, FILENAME, "exec", dont_inherit=True), namespace)
         return
@@ -181,12 +206,25 @@ def _report(error: BaseException) -> int:
     start = error.__traceback__
     while start is not None and start.tb_frame.f_code.co_filename != FILENAME:
         start = start.tb_next
-    sys.excepthook(type(error), error.with_traceback(start), start)
+    _call_hook(error.with_traceback(start))
     if isinstance(error, KeyboardInterrupt):
         _flush()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     return 1
+
+
+def _call_hook(error: BaseException) -> None:
+    try:
+        sys.excepthook(type(error), error, error.__traceback__)
+    except SystemExit:
+        raise
+    except BaseException as failure:
+        traceback, failure.__context__ = failure.__traceback__, None
+        print("Error in sys.excepthook:", file=sys.stderr)
+        sys.__excepthook__(type(failure), failure.with_traceback(None), traceback and traceback.tb_next)
+        print("\nOriginal exception was:", file=sys.stderr)
+        sys.__excepthook__(type(error), error, error.__traceback__)
 
 
 def _walk(traceback: TracebackType | None) -> Iterator[tuple[FrameType, int]]:

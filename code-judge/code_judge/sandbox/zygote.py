@@ -14,7 +14,7 @@ import sys
 from _socket import AF_UNIX, SOCK_SEQPACKET, socketpair
 
 _PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-sys.path.insert(0, _PACKAGE_ROOT)
+sys.path[0] = _PACKAGE_ROOT
 from code_judge.sandbox import kernel, layers, processes, template  # noqa: E402
 
 
@@ -35,6 +35,7 @@ def main() -> None:
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
     # Of no use to programs.
     del os.environ["LD_BIND_NOW"]
+    os.environ.pop("CODE_JUDGE_IMITATE_KERNEL", None)
     ours, orders = socketpair(AF_UNIX, SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:

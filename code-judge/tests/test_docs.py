@@ -36,5 +36,7 @@ def test_the_layers_are_those_of_the_guide() -> None:
 
 def test_the_tests_that_the_guides_name_exist() -> None:
     for guide in DOCS.glob("judge-*.md"):
-        for name in re.findall(r"test_\w+\.py", guide.read_text()):
-            assert (Path(__file__).parent / name).exists(), name
+        for name, _, test in re.findall(r"(test_\w+\.py)(::(test_\w+))?", guide.read_text()):
+            file = Path(__file__).parent / name
+            assert file.exists(), name
+            assert not test or f"def {test}(" in file.read_text(), f"{name}::{test}"

@@ -91,20 +91,21 @@ def enter(layers: Layers, folder: str) -> None:
 
 
 def namespaces(layers: Layers) -> list[int]:
-    """Descriptors of those that `enter` has made, for `join`."""
+    """Descriptors of those that `enter` has made, and then of the root, for `join`."""
     made = {"ipc": ("ipc",), "net": ("net",), "mount": ("uts", "mnt")}
-    return [
-        os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
-        for layer, names in made.items()
-        if layer in layers.active
-        for name in names
-    ]
+    paths = [f"/proc/self/ns/{name}" for layer, names in made.items() if layer in layers.active for name in names]
+    return [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in (*paths, "/")]
 
 
 def join(active: list[str], made: list[int]) -> Layers:
     """Third step, in the template. `made`: see `namespaces`."""
-    for namespace in made:
+    *joined, root = made
+    for namespace in joined:
         kernel.join_namespace(namespace)
+    if "mount" in active:
+        # With the namespace comes its root, which is another one where the service runs in a chroot.
+        os.fchdir(root)
+        os.chroot(".")
     if "no_new_privs" in active:
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     kernel.drop_bounding_set()

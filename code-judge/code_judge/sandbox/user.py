@@ -222,7 +222,8 @@ def _call_hook(error: BaseException) -> None:
     except BaseException as failure:
         traceback, failure.__context__ = failure.__traceback__, None
         print("Error in sys.excepthook:", file=sys.stderr)
-        sys.__excepthook__(type(failure), failure.with_traceback(None), traceback and traceback.tb_next)
+        failure.__traceback__ = traceback and traceback.tb_next
+        sys.__excepthook__(type(failure), failure, failure.__traceback__)
         print("\nOriginal exception was:", file=sys.stderr)
         sys.__excepthook__(type(error), error, error.__traceback__)
 

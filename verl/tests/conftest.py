@@ -26,3 +26,13 @@ def judge():
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium; without it the test is skipped."""
+    import report_page
+
+    driver = report_page.start()
+    yield driver
+    driver.quit()

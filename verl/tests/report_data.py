@@ -53,7 +53,45 @@ def metrics(step, rng, *, rollback):
     if step % 4 == 0:
         values["val-core/sums/acc/mean@1"] = share
         values["val-core/primes/acc/mean@1"] = share / 2
+        values["val-aux/tool_calls/failures_per_trajectory"] = 0.7 - 0.01 * step
+        values["val-aux/tool_calls/sampled_failures_per_trajectory"] = 0.7 - 0.01 * step
+        values["val-aux/tool_calls/first_attempt_success_rate"] = share - 0.1
     return values
+
+
+def write_validation(folder: Path, *, steps=(0, 3), tasks=20, samples=2, seed=0):
+    """Our table of validations in two families, beside VeRL's dump; sums get better, primes stay as they are."""
+    rng = random.Random(seed)
+    (folder / "validation").mkdir(parents=True)
+    for step in steps:
+        rows, plain = [], []
+        for task in range(tasks):
+            family = ("sums", "primes")[task % 2]
+            chance = 0.3 + 0.6 * (family == "sums" and step == steps[-1])
+            for sample in range(samples):
+                uid, acc = f"v{step}-{task}", float(rng.random() < chance)
+                rows.append(
+                    trajectory_dump.Trajectory(
+                        step=step, uid=uid, rollout=sample, output=0, data_source=family, problem=str(task), acc=acc
+                    )
+                )
+                plain.append({"input": f"user\nTask {task}?\nassistant\n", "output": "x", "score": acc, "step": step})
+                plain[-1]["uid"] = f"{uid}_{sample}_0"
+        trajectory_dump.write(folder / "validation" / "trajectories" / f"{step}.parquet", rows)
+        text = "".join(json.dumps(row) + "\n" for row in plain)
+        (folder / "validation" / f"{step}.jsonl").write_text(text)
+
+
+def write_evaluation(folder: Path):
+    """The report of `verl_cleaner.evaluation`, of one suite with both arms."""
+    estimate = {"value": 0.5, "low": 0.4, "high": 0.6}
+    arm = {"problems": 30, "samples": 4, "mean": estimate, "failures_left": 0.4, "tool_failures": 0.5}
+    gain = {"value": 0.1, "low": 0.02, "high": 0.2}
+    suite = {"arms": {"plain": arm, "rollback": arm | {"failures_left": 0.0}}, "comparison": {"gain": gain}}
+    (folder / "plain" / "trajectories").mkdir(parents=True)
+    report = {"settings": {"model": "outputs/cleaner-4b"}, "suites": {"aime2025": suite}}
+    (folder / "report.json").write_text(json.dumps(report))
+    return folder
 
 
 def call(code):
@@ -87,8 +125,17 @@ def write_run(
     (folder / "rollouts").mkdir(parents=True)
     lines = [{"step": step, "data": metrics(step, rng, rollback=rollback)} for step in range(steps + 1)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    info = {"config": {"trainer": {"seed": seed, "wandb_proxy": "http://me:hunter2@proxy"}, "rollback": rollback}}
-    (folder / "rollouts" / "run.json").write_text(json.dumps(info | {"versions": {"verl": "0.9.1"}}))
+    model = {"model": {"path": "Qwen/Qwen3-4B"}}
+    trainer = {"seed": seed, "wandb_proxy": "http://me:hunter2@proxy", "rollout_data_dir": str(folder)}
+    info = {
+        "config": {"trainer": trainer, "rollback": rollback, "actor_rollout_ref": model},
+        "versions": {"verl": "0.9.1", "torch": "2.11.0"},
+        "started": "2026-03-04T05:06:07+00:00",
+        "command": f"python -m verl_cleaner.main_ppo data.seed={seed}",
+        "commit": "0123456789ab",
+        "hardware": "4 × NVIDIA H100 80GB HBM3, 64 CPUs, 512 GiB",
+    }
+    (folder / "rollouts" / "run.json").write_text(json.dumps(info))
     for step in range(1, steps + 1):
         _write_step(folder / "rollouts", step, rng, prompts, rollouts, rollback, tokens, ours, words, list(extra))
         extra = ()

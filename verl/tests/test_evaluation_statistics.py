@@ -8,9 +8,10 @@ import pytest
 
 from verl_cleaner.evaluation import report
 from verl_cleaner.evaluation.runner import EvaluationError, problem_of
-from verl_cleaner.evaluation.statistics import between, estimate, maj_at_k, pass_at_k, powers
+from verl_cleaner.evaluation.statistics import between, maj_at_k, pass_at_k, powers
 from verl_cleaner.records import trajectories
 from verl_cleaner.records.trajectories import Trajectory
+from verl_cleaner.report.intervals import estimate
 
 
 def trajectory(problem, sample, *, acc, pred="", tokens=100, suite="aime", calls=0, **more):

@@ -12,7 +12,7 @@ import pytest
 
 from cleaner_lab.experiments import figures, learning_curves, report, tables
 from cleaner_lab.experiments.learning_curves import Axis, ResultsError, curves, of_method
-from verl_cleaner.evaluation.statistics import interval, t_quantile
+from verl_cleaner.report.intervals import interval, t_quantile
 
 STEPS = (0, 2, 4, 6)
 

@@ -4,33 +4,11 @@ import shutil
 
 import pytest
 from report_data import HOSTILE, write_run
-from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
-from selenium.webdriver.chrome.service import Service
+from report_page import Page
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from verl_cleaner.report.write import write_report
-
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="needs Chromium with its driver (apt-get install chromium chromium-driver)"
-)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    still = [{"name": "prefers-reduced-motion", "value": "reduce"}]
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": still})
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")
@@ -48,49 +26,6 @@ CHARTS = (
     "Held-out accuracy", "Tool failures a trajectory", "Recovery rate", "Purified share", "Purification gap", "Tokens",
     "Failure kinds", "Retries a turn", "Similarity of failed and new call", "Time of a step, by phase",
 )  # fmt: skip
-
-
-class Page:
-    def __init__(self, browser, path, fragment="", size=(1400, 900)):
-        self.browser = browser
-        width, height = size
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        browser.get("about:blank")
-        browser.get_log("performance")
-        browser.get(f"{path.as_uri()}{fragment}")
-        self.wait(lambda: self.script("return document.documentElement.dataset.ready"))
-
-    def script(self, code, *arguments):
-        return self.browser.execute_script(code, *arguments)
-
-    def all(self, selector):
-        return [node for node in self.browser.find_elements(By.CSS_SELECTOR, selector) if node.is_displayed()]
-
-    def one(self, selector, containing=""):
-        return self.wait(lambda: next((node for node in self.all(selector) if containing in node.text), None))
-
-    def wait(self, condition):
-        replaced = (StaleElementReferenceException,)
-        waiting = WebDriverWait(self.browser, 20, poll_frequency=0.02, ignored_exceptions=replaced)
-        return waiting.until(lambda _: condition())
-
-    def press(self, keys):
-        self.browser.switch_to.active_element.send_keys(keys)
-
-    def pick(self, name, text):
-        Select(self.one(f"#filters [name={name}]")).select_by_visible_text(text)
-
-    def found(self, count):
-        self.wait(lambda: self.one("#found").text.split()[0] == str(count))
-
-    def errors(self):
-        """What the console says, and every request that left the file."""
-        errors = [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] == "SEVERE"]
-        requests = [
-            entry["message"] for entry in self.browser.get_log("performance") if "requestWillBeSent" in entry["message"]
-        ]
-        return errors + [text for text in requests if '"url":"http' in text]
 
 
 def test_curves_of_both_runs_and_one_hidden(browser, compared):

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from report_data import write_run
+from report_data import write_evaluation, write_run
 
 from verl_cleaner import inspect
 from verl_cleaner.report import page
@@ -70,14 +70,26 @@ def test_watch_follows_a_run_from_its_beginning_to_ctrl_c(tmp_path):
 
 def test_the_documented_commands_are_understood(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("outputs/a", "outputs/b", "outputs/quickstart/TIME"):
+    for name in ("outputs/a", "outputs/b", "outputs/quickstart/TIME", "outputs/grid/plain", "outputs/grid/cleaner"):
         write_run(tmp_path / name)
     commands = re.findall(r"^python -m verl_cleaner\.(report|inspect) (.*)$", DOCS.read_text(), re.MULTILINE)
-    assert [module for module, _ in commands] == ["report", "report", "report", "inspect", "inspect"]
+    assert [module for module, _ in commands] == ["report", "report", "report", "report", "inspect", "inspect"]
     for module, arguments in commands:
         if "--watch" not in arguments:
             status = (main if module == "report" else inspect.main)(shlex.split(arguments))
             assert status == 0 or "gcd" in arguments
+
+
+def test_evaluations_are_named_or_found(tmp_path, capsys):
+    write_run(tmp_path / "run")
+    write_evaluation(tmp_path / "run" / "evaluation")
+    write_evaluation(tmp_path / "other")
+    out = tmp_path / "report.html"
+    assert main([str(tmp_path / "run"), "-o", str(out), "--evaluation", str(tmp_path / "other")]) == 0
+    assert out.read_text().count('"suite": "aime2025"') == 2
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "run"), "-o", str(out), "--evaluation", str(tmp_path)])
+    assert "is no report of an evaluation" in capsys.readouterr().err
 
 
 def test_the_documented_limits():

@@ -147,7 +147,7 @@ def test_a_run_with_everything(tmp_path):
     assert sorted(run.steps) == [0, 1, 2, 3]
     assert run.config["trainer.wandb_proxy"] == "(hidden)"
     assert run.config["rollback"] == "True"
-    assert run.versions == {"verl": "0.9.1"}
+    assert run.versions == {"verl": "0.9.1", "torch": "2.11.0"}
     assert sum(t.repaired for t in run.trajectories) == 24
     assert all(t.exact and t.tokens.old_log_probs and not t.tokens.rollout_log_probs for t in run.trajectories)
 

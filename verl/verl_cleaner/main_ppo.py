@@ -12,6 +12,7 @@ import hydra
 from omegaconf import DictConfig
 
 from verl_cleaner import preflight
+from verl_cleaner.records.run_info import command_line
 from verl_cleaner.rollout.lost_trajectory import RolloutError
 from verl_cleaner.saar.outcome import InfrastructureError
 
@@ -19,6 +20,8 @@ from verl_cleaner.saar.outcome import InfrastructureError
 @hydra.main(config_path="conf", config_name="cleaner", version_base=None)
 def main(config: DictConfig) -> None:
     with errors_in_a_line():
+        # The trainer, which writes it down, runs in another process.
+        config.trainer.command = command_line(sys.argv[1:])
         make_ready(config)
         from verl.trainer.main_ppo import main as verl_main
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from cleaner_lab.experiments.learning_curves import Axis
-from verl_cleaner.evaluation.statistics import Interval, interval
+from verl_cleaner.report.intervals import Interval, interval
 
 NONE = "–"
 

@@ -24,7 +24,7 @@ from cleaner_lab.experiments.learning_curves import (
     of_method,
     smooth,
 )
-from verl_cleaner.evaluation.statistics import interval
+from verl_cleaner.report.intervals import interval
 
 _GREY = "#6b7078"
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")

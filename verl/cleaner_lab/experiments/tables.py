@@ -30,7 +30,7 @@ from cleaner_lab.experiments.learning_curves import (
     of_method,
 )
 from cleaner_lab.experiments.training import training
-from verl_cleaner.evaluation.statistics import binomial_error, interval
+from verl_cleaner.report.intervals import binomial_error, interval
 from verl_cleaner.report.tables import markdown_table
 
 

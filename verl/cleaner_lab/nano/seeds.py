@@ -8,8 +8,8 @@ from pathlib import Path
 
 from cleaner_lab.nano.curves import Steps, family_accuracies, held_out_accuracy, plot
 from cleaner_lab.nano.tasks import UNSEEN
-from verl_cleaner.evaluation.statistics import interval
 from verl_cleaner.records.metrics import read_steps
+from verl_cleaner.report.intervals import interval
 from verl_cleaner.report.tables import format_table
 
 _FAILURES = "val-aux/tool_calls/failures_per_trajectory"

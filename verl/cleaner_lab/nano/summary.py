@@ -8,9 +8,9 @@ from typing import Any
 from cleaner_lab.nano.arms import Outcome
 from cleaner_lab.nano.curves import family_accuracies, plot
 from cleaner_lab.nano.tasks import UNSEEN
-from verl_cleaner.evaluation.statistics import binomial_error
 from verl_cleaner.records.rollbacks import read
 from verl_cleaner.replay import show as lines_of
+from verl_cleaner.report.intervals import binomial_error
 from verl_cleaner.report.tables import format_table
 from verl_cleaner.report.write import write_report
 

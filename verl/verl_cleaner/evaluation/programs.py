@@ -18,10 +18,11 @@ from code_judge.client import JudgeOutage, judge_url
 from code_judge.client import check as check_judge
 from verl_cleaner import stored
 from verl_cleaner.evaluation.questions import Benchmark, Codes, Questions, read_questions
-from verl_cleaner.evaluation.statistics import estimate, pass_at_k, powers
+from verl_cleaner.evaluation.statistics import pass_at_k, powers
 from verl_cleaner.formats import FORMATS
 from verl_cleaner.formats.own_turns import TURNS_FIELD
 from verl_cleaner.records.trajectories import read as read_trajectories
+from verl_cleaner.report.intervals import estimate
 from verl_cleaner.reward.answers import last_python_block
 from verl_cleaner.reward.cases import read_cases
 from verl_cleaner.reward.code import score_code

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from verl_cleaner.evaluation.runner import ARMS, PLAIN, ROLLBACK, EvaluationError, problem_of
-from verl_cleaner.evaluation.statistics import Estimate, between, estimate, maj_at_k, pass_at_k, powers
+from verl_cleaner.evaluation.statistics import between, maj_at_k, pass_at_k, powers
 from verl_cleaner.records.trajectories import Trajectory, read_folder
+from verl_cleaner.report.intervals import Estimate, estimate
 from verl_cleaner.report.tables import markdown_table
 
 _COUNTS = {

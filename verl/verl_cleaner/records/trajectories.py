@@ -163,13 +163,14 @@ def write_next(folder: Path, table: Sequence[Trajectory]) -> Path:
     return path
 
 
-def read(path: Path, *, texts: bool = True) -> list[Trajectory]:
-    """texts: False leaves TEXT_COLUMNS null; those of a large evaluation are gigabytes.
+def read(path: Path, *, texts: bool = True, tokens: bool = True) -> list[Trajectory]:
+    """texts, tokens: False leaves TEXT_COLUMNS, TOKEN_COLUMNS null; those of a large evaluation or step are gigabytes.
 
     Raises:
         ValueError: another table, or a broken file; names it.
     """
-    columns, rows = parquet.read(path, without=() if texts else TEXT_COLUMNS)
+    without = (*(() if texts else TEXT_COLUMNS), *(() if tokens else TOKEN_COLUMNS))
+    columns, rows = parquet.read(path, without=without)
     versions = {row.get("schema_version") for row in rows}
     missing = set(SCHEMA) - columns - (_SINCE_2 if versions == {1} else set())
     if missing or versions - {1, SCHEMA_VERSION}:

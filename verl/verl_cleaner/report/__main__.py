@@ -16,6 +16,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folder of a run, or of several")
     parser.add_argument("-o", "--out", type=Path, default=Path("report.html"), help="default: %(default)s")
+    parser.add_argument("--title", default="", help="of the page; else the runs' names")
+    parser.add_argument(
+        "--evaluation",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FOLDER",
+        help="evaluations to show beside the runs: the bare policy against test-time rollback",
+    )
     parser.add_argument(
         "--trajectories", type=int, default=MAX_TRAJECTORIES, help="how many to show at most (default: %(default)s)"
     )
@@ -28,11 +37,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.watch:
             return _watch(options)
-        warnings = write_report(options.runs, options.out, limit=options.trajectories)
+        warnings = _write(options)
     except ValueError as error:
         parser.error(str(error))
     _say(options.out, warnings)
     return 0
+
+
+def _write(options: argparse.Namespace, refresh: int = 0) -> list[str]:
+    return write_report(
+        options.runs,
+        options.out,
+        limit=options.trajectories,
+        refresh=refresh,
+        title=options.title,
+        evaluated=options.evaluation,
+    )
 
 
 def _watch(options: argparse.Namespace) -> int:
@@ -46,13 +66,13 @@ def _watch(options: argparse.Namespace) -> int:
                 seen = ()
             if state is not None and state != seen:
                 seen = state
-                warnings = write_report(options.runs, options.out, limit=options.trajectories, refresh=options.interval)
+                warnings = _write(options, refresh=options.interval)
                 print(time.strftime("%H:%M:%S"), end=" ")
                 _say(options.out, warnings)
             time.sleep(options.interval)
     except KeyboardInterrupt:
         if seen:
-            write_report(options.runs, options.out, limit=options.trajectories)
+            _write(options)
         print()
         return 0
 

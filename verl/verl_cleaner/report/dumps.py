@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,6 +64,12 @@ def rollbacks(folder: Path, step: int, warnings: Warnings) -> list[dict[str, Any
 def trajectories(folder: Path, step: int, warnings: Warnings) -> list[trajectory_dump.Trajectory]:
     """The rows of our own dump of a step; none where there is none."""
     return _read(trajectory_dump.read, folder / "trajectories" / f"{step}.parquet", warnings)
+
+
+def outcomes(folder: Path, step: int, warnings: Warnings) -> list[trajectory_dump.Trajectory]:
+    """As `trajectories`, without texts and tokens, which are most of a large file."""
+    read = partial(trajectory_dump.read, texts=False, tokens=False)
+    return _read(read, folder / "trajectories" / f"{step}.parquet", warnings)
 
 
 def _read(read: Callable[[Path], list[Row]], file: Path, warnings: Warnings) -> list[Row]:

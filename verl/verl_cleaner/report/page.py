@@ -16,11 +16,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from tqdm import tqdm
 
-from verl_cleaner.report import sampling
-from verl_cleaner.report.charts import MAX_POINTS, all_metrics, chart_data, glance
+from verl_cleaner.report import families, sampling
+from verl_cleaner.report.about import about
+from verl_cleaner.report.charts import MAX_POINTS, all_metrics, chart_data
 from verl_cleaner.report.conversation import Block
 from verl_cleaner.report.diff import diff
+from verl_cleaner.report.grouping import Group, groups
 from verl_cleaner.report.run import Run
+from verl_cleaner.report.summary import differences, summary
 from verl_cleaner.report.trajectory import Tokens, Trajectory
 
 MAX_BYTES = 8_000_000
@@ -30,15 +33,16 @@ MAX_TEXT = 40_000
 MAX_TOKENS = 6_000
 _CHUNK = 40
 """Trajectories in one compressed block."""
-_SCRIPTS = ("charts.js", "conversation.js", "inspector.js", "app.js")
+_SCRIPTS = ("charts.js", "overview.js", "conversation.js", "inspector.js", "app.js")
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """refresh: seconds after which the page loads itself again; 0: never."""
+    """refresh: seconds after which the page loads itself again; 0: never. evaluations: rows of `evaluations.read`."""
 
     title: str = "CLEANER run report"
     refresh: int = 0
+    evaluations: Sequence[dict[str, Any]] = ()
 
 
 def render(runs: Sequence[Run], options: Options | None = None) -> str:
@@ -59,15 +63,34 @@ def render(runs: Sequence[Run], options: Options | None = None) -> str:
     kept = [shown[i] for i in places]
     warnings = [f"{run.name}: {text}" for run in runs for text in run.warnings.texts]
     data = {
+        "title": options.title,
         "runs": [_run(run) for run in runs],
-        "charts": chart_data(runs),
-        "glance": glance(runs),
+        "views": _views(runs),
+        "evaluations": list(options.evaluations),
         "metrics": len(chunks),
         "index": _index(kept),
         "chunk": _CHUNK,
         "refresh": options.refresh,
     }
     return _html(_finite(data), [*chunks, metrics], warnings, options)
+
+
+def _views(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Each run for itself; and where some differ in their seed only, their groups."""
+    alone = [Group(run.name, (number,)) for number, run in enumerate(runs)]
+    together = groups(runs)
+    return [_view(view, runs) for view in ([alone, together] if len(together) < len(runs) else [alone])]
+
+
+def _view(view: Sequence[Group], runs: Sequence[Run]) -> dict[str, Any]:
+    members = [[runs[number] for number in group.numbers] for group in view]
+    return {
+        "groups": [{"name": group.name, "runs": list(group.numbers)} for group in view],
+        "charts": chart_data(members),
+        "summary": summary(members),
+        "differences": differences(members),
+        "families": [families.rows([run.held_out for run in runs if run.held_out is not None]) for runs in members],
+    }
 
 
 def _metrics(runs: Sequence[Run]) -> str:
@@ -105,6 +128,7 @@ def _run(run: Run) -> dict[str, Any]:
         "name": run.name,
         "config": run.config,
         "versions": run.versions,
+        "about": about(run),
         "steps": [min(run.steps), max(run.steps)] if run.steps else None,
         "total": run.total,
     }

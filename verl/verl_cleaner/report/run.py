@@ -8,19 +8,23 @@ from typing import Any
 from verl_cleaner.records import run_info
 from verl_cleaner.report import dumps
 from verl_cleaner.report.dumps import Warnings, number
+from verl_cleaner.report.families import HeldOut, read_held_out
 from verl_cleaner.report.folder import RunFolder
 from verl_cleaner.report.trajectory import Trajectory, read_trajectories
 
 
 @dataclass(slots=True)
 class Run:
-    """steps: metrics as logged, by step. total: trajectories in the dumps; `trajectories` are a sample of them."""
+    """steps: metrics as logged, by step. info: run.json without configuration and versions. held_out: what the
+    validations' tasks came to. total: trajectories in the dumps; `trajectories` are a sample of them."""
 
     name: str
     folder: Path
     steps: dict[int, dict[str, float]] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+    held_out: HeldOut | None = None
     trajectories: list[Trajectory] = field(default_factory=list)
     total: int = 0
     warnings: Warnings = field(default_factory=Warnings)
@@ -34,6 +38,7 @@ def read_run(folder: RunFolder, *, name: str, limit: int) -> Run:
     else:
         run.warnings.add("no metrics.jsonl: the curves need trainer.logger=[file,…]")
     _read_config(folder, run)
+    run.held_out = read_held_out(folder.dumps, run.warnings)
     run.trajectories, run.total = read_trajectories(folder.dumps, limit, run.warnings)
     if not folder.dumps:
         run.warnings.add("no dumps of trajectories: they need trainer.rollout_data_dir=FOLDER")
@@ -64,7 +69,8 @@ def _read_config(folder: RunFolder, run: Run) -> None:
     try:
         if folder.info is not None:
             info = run_info.read(folder.info)
-            run.config, run.versions = flat(info["config"]), dict(info.get("versions") or {})
+            run.config, run.versions = flat(info.pop("config")), dict(info.pop("versions", None) or {})
+            run.info = {str(key): value for key, value in run_info.redact(info).items()}
         elif folder.hydra is not None:
             from omegaconf import OmegaConf
 

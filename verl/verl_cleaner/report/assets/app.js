@@ -3,6 +3,9 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const hidden = new Set();
 const visible = (run) => !hidden.has(run);
+let view = data.views.at(-1);
+/** A group of runs is shown where one of its runs is. */
+const shownGroup = (group) => view.groups[group].runs.some(visible);
 const TABS = ["curves", "trajectories", "config"];
 const inspector = new Inspector(data, visible);
 let tab = "curves";
@@ -21,42 +24,57 @@ function setTheme(theme) {
 }
 
 function drawRuns() {
-  document.getElementById("runs").replaceChildren(...data.runs.map((run, i) => h("button", { type: "button", class: "run-chip", "aria-pressed": String(visible(i)), style: "--c: " + runColor(i), title: "show or hide this run",
-    onclick: () => { hidden.has(i) ? hidden.delete(i) : hidden.add(i); drawRuns(); drawCurves(); inspector.filter(); } }, run.name)));
+  const chips = view.groups.map((group, i) => h("button", { type: "button", class: "run-chip", "aria-pressed": String(shownGroup(i)), style: "--c: " + runColor(i), title: "show or hide",
+    onclick: () => { const off = shownGroup(i); group.runs.forEach((run) => off ? hidden.add(run) : hidden.delete(run)); drawRuns(); drawCurves(); inspector.filter(); } }, group.name));
+  const together = view !== data.views[0];
+  if (data.views.length > 1) chips.push(h("button", { type: "button", class: "quiet", id: "seeds", "aria-pressed": String(together), title: "mean and range of runs that differ in their seed only",
+    onclick: () => { view = data.views[together ? 0 : 1]; drawRuns(); drawCurves(); } }, together ? "each seed" : "group seeds"));
+  document.getElementById("runs").replaceChildren(...chips);
 }
 
 // ---- curves -----------------------------------------------------------------------------------------------------
 
+const GAP = 14, CARD = 400;
+let columns = 0;
+
 function drawCurves() {
-  const view = document.getElementById("view-curves");
-  const sections = [...new Set(data.charts.map((chart) => chart.section))];
-  view.replaceChildren(glance(), ...sections.flatMap((section) => {
-    const cards = data.charts.filter((chart) => chart.section === section).map((chart) => chartCard(chart, data.runs, visible)).filter(Boolean);
-    return cards.length ? [h("h2", {}, section), h("div", { class: "grid" }, cards)] : [];
-  }), explorer());
+  const place = document.getElementById("view-curves");
+  columns = Math.max(1, Math.floor((document.getElementById("main").clientWidth + GAP) / (CARD + GAP)));
+  const sections = [...new Set(view.charts.map((chart) => chart.section))];
+  place.replaceChildren(facts(data), ...summaryTable(view, shownGroup), ...differenceTable(view, shownGroup, drawCurves), ...familyTables(view, shownGroup), ...evaluationTable(data.evaluations),
+    ...sections.flatMap((section) => {
+      const rows = laidOut(view.charts.filter((chart) => chart.section === section && chart.series.some((one) => shownGroup(one.run))), columns);
+      return rows.length ? [h("h2", {}, section), ...rows] : [];
+    }), explorer());
 }
 
-function glance() {
-  const heads = data.glance.heads;
-  const cell = (value, unit) => {
-    if (!value) return h("td", { class: "muted" }, "–");
-    const [first, last] = value;
-    return h("td", {}, h("b", {}, format(last, unit)), first === null || first === last ? null : h("span", { class: "muted" }, ` from ${format(first, unit)}`));
-  };
-  return h("div", { class: "scroll" }, h("table", { class: "glance" }, h("caption", { class: "unseen" }, "At a glance"), h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "run"), heads.map(([title]) => h("th", { scope: "col" }, title)))),
-    h("tbody", {}, data.runs.map((run, i) => visible(i) ? h("tr", { style: "--c: " + runColor(i) }, h("th", { scope: "row", class: "run-name" }, run.name), data.glance.rows[i].map((value, j) => cell(value, heads[j][1]))) : null))));
+/** Rows that are all filled: cards share the width of their row, so that none is left alone beside a blank. */
+function laidOut(charts, columns) {
+  const size = (chart) => chart.form === "stack" && chart.series.filter((one) => shownGroup(one.run)).length > 1 ? Math.min(2, columns) : 1;
+  const total = charts.reduce((sum, chart) => sum + size(chart), 0);
+  const each = Math.ceil(total / Math.ceil(total / columns));
+  const rows = [];
+  for (const chart of [...charts].sort((a, b) => size(a) - size(b))) {
+    const last = rows.at(-1);
+    if (last && last.size + size(chart) <= each) { last.charts.push(chart); last.size += size(chart); } else rows.push({ charts: [chart], size: size(chart) });
+  }
+  return rows.map((row) => h("div", { class: "cards" }, row.charts.map((chart) => {
+    const card = chartCard(chart, view.groups, shownGroup, (columns * size(chart)) / row.size);
+    card.style.flexGrow = size(chart);
+    return card;
+  })));
 }
 
 let metrics = null;
 
 /** Any logged metric, on demand. */
 function explorer() {
-  const place = h("div", { class: "grid" });
+  const place = h("div", { class: "cards" });
   const input = h("input", { type: "search", list: "metric-names", placeholder: "e.g. actor/pg_loss", "aria-label": "Metric", autocomplete: "off", onchange: draw, oninput: draw });
   async function draw() {
     metrics ??= await unpack(data.metrics);
-    const series = (own(metrics, input.value) || []).map((points, run) => ({ run, label: "", dash: false, points })).filter((one) => one.points.length);
-    const card = series.length ? chartCard({ title: input.value, note: "", unit: "", form: "lines", series }, data.runs, visible) : null;
+    const series = (own(metrics, input.value) || []).map((points, run) => ({ run, label: "", dash: "", points })).filter((one) => one.points.length);
+    const card = series.length ? chartCard({ title: input.value, note: "", unit: "", form: "lines", floor: /kl|clipfrac/i.test(input.value) ? 1e-4 : 0, series }, data.runs, visible, columns) : null;
     place.replaceChildren(...(card ? [card] : []));
   }
   const names = h("datalist", { id: "metric-names" });
@@ -147,7 +165,11 @@ function start() {
   TABS.forEach((name) => document.getElementById("tab-" + name).addEventListener("click", () => { location.hash = name; }));
   document.querySelector(".tabs").addEventListener("keydown", (event) => {
     const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (move) { location.hash = TABS[(TABS.indexOf(tab) + move + 3) % 3]; document.getElementById("tab-" + TABS[(TABS.indexOf(tab) + move + 3) % 3]).focus(); }
+    if (!move) return;
+    // The address changes the tab at once.
+    const next = TABS[(TABS.indexOf(tab) + move + 3) % 3];
+    location.hash = next;
+    document.getElementById("tab-" + next).focus();
   });
   addEventListener("hashchange", route);
   addEventListener("popstate", route);
@@ -155,6 +177,7 @@ function start() {
   if (performance.getEntriesByType("navigation")[0]?.type === "reload") {
     try { inspector.restore(JSON.parse(sessionStorage.getItem("cleaner-filters") || "{}")); } catch { /* as above */ }
   }
+  addEventListener("resize", () => { if (Math.max(1, Math.floor((document.getElementById("main").clientWidth + GAP) / (CARD + GAP))) !== columns) drawCurves(); });
   if (data.refresh) {
     setInterval(() => { if (!document.hidden && document.activeElement.tagName !== "INPUT") location.reload(); }, 1000 * data.refresh);
   }

@@ -68,7 +68,8 @@ function ticks(low, high, count) {
   return found;
 }
 
-const W = 420, H = 220, LEFT = 46, RIGHT = 12, TOP = 12, BOTTOM = 26;
+let W = 420;
+const H = 220, LEFT = 46, RIGHT = 12, TOP = 12, BOTTOM = 26;
 
 const COLORS = 8, DASHES = [null, "9 3", "9 3 2 3", "14 4"];
 
@@ -81,21 +82,40 @@ function runDash(i) {
   return DASHES[Math.floor(i / COLORS) % DASHES.length];
 }
 
-/** Scales, grid and axis labels; returns {svg, x, y}. */
+/** Scales, grid and axis labels; returns {svg, x, y}. An axis that does not begin at zero says so. */
 function frame(title, steps, low, high, unit) {
-  const [first, last] = steps;
-  const x = (step) => LEFT + (last === first ? 0.5 : (step - first) / (last - first)) * (W - LEFT - RIGHT);
+  const [first, last] = steps, width = W;
+  const x = (step) => LEFT + (last === first ? 0.5 : (step - first) / (last - first)) * (width - LEFT - RIGHT);
   const y = (value) => H - BOTTOM - ((value - low) / (high - low || 1)) * (H - TOP - BOTTOM);
-  const svg = s("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": title, tabindex: 0 });
+  const cut = low > 0 || high < 0;
+  const svg = s("svg", { viewBox: `0 0 ${width} ${H}`, role: "img", "aria-label": title + (cut ? ` The axis begins at ${format(low, unit)}, not at zero.` : ""), tabindex: 0 });
   for (const value of ticks(low, high, 4)) {
-    svg.append(s("line", { class: value === 0 ? "axis" : "grid", x1: LEFT, x2: W - RIGHT, y1: y(value), y2: y(value) }));
-    svg.append(s("text", { class: "tick", x: LEFT - 6, y: y(value) + 3.5, "text-anchor": "end" }, unit === "%" ? Math.round(100 * value) + "%" : format(value)));
+    svg.append(s("line", { class: value === 0 ? "axis" : "grid", x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value) }));
+    svg.append(s("text", { class: "tick", x: LEFT - 6, y: y(value) + 3.5, "text-anchor": "end" }, unit === "%" ? Number((100 * value).toPrecision(6)) + "%" : format(value)));
   }
-  const whole = ticks(first, last, 6).filter(Number.isInteger);
+  const whole = ticks(first, last, Math.round(width / 70)).filter(Number.isInteger);
   for (const step of first === last ? [first] : whole) {
     svg.append(s("text", { class: "tick", x: x(step), y: H - 8, "text-anchor": "middle" }, step));
   }
+  if (cut) {
+    svg.append(s("path", { class: "cut", d: `M${LEFT - 5},${H - BOTTOM}l3,-4l4,8l3,-4` }),
+      s("text", { class: "tick cut-note", x: LEFT + 10, y: H - BOTTOM + 4 - 6 }, `axis from ${format(low, unit)}`));
+  }
   return { svg, x, y };
+}
+
+/** [low, high] of an axis. Values below the floor are errors of rounding: they are drawn, but not made large. */
+function extent(values, unit, floor) {
+  let [low, high] = [Math.min(...values), Math.max(...values)];
+  if (low >= 0 && (unit === "%" || low < high / 2)) low = 0;
+  if (unit === "%" && high > 0.7) high = 1;
+  const size = Math.max(Math.abs(low), Math.abs(high)), least = Math.max(floor || 0, 1e-6 * size) || 1;
+  if (high - low < least) {
+    if (low >= 0 && low < least) [low, high] = [0, least];
+    else if (size < least) [low, high] = [-least, least];
+    else [low, high] = low > 0 ? [0, high * 1.5] : [low - size / 2, high + size / 2];
+  } else if (unit !== "%" || high < 1) high += (high - low) * 0.06;
+  return [low, high];
 }
 
 function lineChart(chart, runs, visible) {
@@ -103,31 +123,30 @@ function lineChart(chart, runs, visible) {
   if (!series.length) return null;
   const points = series.flatMap((one) => one.points);
   const values = points.flatMap((point) => point.slice(1)).filter((value) => value !== null);
-  let [low, high] = [Math.min(...values), Math.max(...values)];
-  if (low >= 0 && (chart.unit === "%" || low < high / 2)) low = 0;
-  if (chart.unit === "%" && high > 0.7) high = 1;
-  if (low === high) [low, high] = [low - Math.abs(low || 1) / 2, high + Math.abs(high || 1) / 2];
-  else if (chart.unit !== "%" || high < 1) high += (high - low) * 0.06;
+  const [low, high] = extent(values, chart.unit, chart.floor);
   const steps = points.map((point) => point[0]);
   const ends = [Math.min(...steps), Math.max(...steps)];
   const last = series.map((one) => `${runs[one.run].name} ${one.label} ${format(one.points.at(-1)[1], chart.unit)}`).join(", ");
   const { svg, x, y } = frame(`${chart.title}. At the end: ${last}.`, ends, low, high, chart.unit);
   for (const one of series) {
     const color = runColor(one.run);
-    if (one.points[0].length > 2) {
-      const up = one.points.map((p) => `${x(p[0])},${y(p[3])}`), down = one.points.map((p) => `${x(p[0])},${y(p[2])}`).reverse();
+    const band = one.points.filter((p) => p.length > 2);
+    if (band.length) {
+      const up = band.map((p) => `${x(p[0])},${y(p[3])}`), down = band.map((p) => `${x(p[0])},${y(p[2])}`).reverse();
       svg.append(s("polygon", { points: [...up, ...down].join(" "), fill: color, "fill-opacity": 0.13 }));
     }
     const line = one.points.map((p) => `${x(p[0]).toFixed(1)},${y(p[1]).toFixed(1)}`).join(" ");
-    svg.append(s("polyline", { class: "line", points: line, stroke: color, "stroke-dasharray": one.dash ? "2 4" : runDash(one.run) }));
+    svg.append(s("polyline", { class: "line", points: line, stroke: color, "stroke-dasharray": one.dash || runDash(one.run) }));
     if (one.points.length <= 30 && !one.dash) for (const p of one.points) svg.append(s("circle", { cx: x(p[0]), cy: y(p[1]), r: 2.4, fill: color }));
   }
   const stops = [...new Set(steps)].sort((a, b) => a - b);
   const read = (step) => series.map((one) => {
     const point = one.points.find((p) => p[0] === step);
-    return point && [one.run, [runs.length > 1 && runs[one.run].name, one.label].filter(Boolean).join(", "), format(point[1], chart.unit)];
+    return point && [one.run, [runs.length > 1 && runs[one.run].name, one.label].filter(Boolean).join(", "), format(point[1], chart.unit) + (point.length > 2 ? ` [${format(point[2], chart.unit)}, ${format(point[3], chart.unit)}]` : "")];
   }).filter(Boolean);
-  return { nodes: [readable(svg, stops, x, read)], rows: stops.map((step) => [step, read(step)]) };
+  const labels = new Map(series.filter((one) => one.label).map((one) => [one.label, one.dash]));
+  const key = labels.size > 1 ? h("ul", { class: "key dashes" }, [...labels].map(([label, dash]) => h("li", {}, s("svg", { viewBox: "0 0 26 6", width: 26, height: 6, "aria-hidden": "true" }, s("line", { x1: 0, x2: 26, y1: 3, y2: 3, class: "line", stroke: "currentColor", "stroke-dasharray": dash })), label))) : null;
+  return { nodes: [readable(svg, stops, x, read), key], rows: stops.map((step) => [step, read(step)]) };
 }
 
 /** A line under the pointer or the arrow keys, and what it crosses. */
@@ -233,11 +252,15 @@ function barChart(chart, runs, visible) {
 
 const FORMS = { lines: lineChart, stack: stackChart, bars: barChart };
 
-function chartCard(chart, runs, visible) {
+/** width: of the card, in columns; one that is wider is drawn with more steps to see, not with larger letters. */
+function chartCard(chart, runs, visible, width = 1) {
+  const plots = chart.form === "stack" ? Math.max(1, chart.series.filter((one) => visible(one.run)).length) : 1;
+  W = Math.round((420 * width) / Math.min(plots, Math.max(1, Math.floor((420 * width) / 230))));
   const drawn = FORMS[chart.form](chart, runs, visible);
+  W = 420;
   if (!drawn) return null;
   const table = h("details", { class: "data", ontoggle: () => { if (table.open && !table.querySelector("table")) table.append(dataTable(chart, drawn.rows)); } }, h("summary", {}, "Data"));
-  return h("figure", { class: "card" + (chart.form === "stack" && chart.series.filter((one) => visible(one.run)).length > 1 ? " wide" : "") },
+  return h("figure", { class: "card" },
     h("figcaption", {}, h("h3", {}, chart.title), chart.note ? h("p", {}, chart.note) : null), ...drawn.nodes, table);
 }
 

@@ -1,6 +1,7 @@
 /* The list of trajectories, its filters, and the trajectory that is open. */
 
-const ROW = 66;
+const ROW = 30, HEAD = 52;
+/* Heights of a rollout and of the prompt above its rollouts. */
 
 class Inspector {
   constructor(data, visible) {
@@ -8,6 +9,8 @@ class Inspector {
     this.index = data.index;
     this.visible = visible;
     this.found = [];
+    this.items = [];
+    this.places = new Map();
     this.open = -1;
     this.mode = "conversation";
     this.blocks = new Map();
@@ -84,7 +87,7 @@ class Inspector {
     const count = (n) => n.toLocaleString("en"), all = this.data.runs.reduce((sum, run) => sum + run.total, 0);
     document.getElementById("found").textContent = `${this.found.length === x.run.length ? "" : count(this.found.length) + " of "}${count(x.run.length)} trajectories`
       + (all > x.run.length ? `, a sample of the dumps' ${count(all)}` : "");
-    this.rows.style.height = this.found.length * ROW + "px";
+    this.layOut();
     this.list.scrollTop = 0;
     this.drawRows();
     remember();
@@ -102,21 +105,51 @@ class Inspector {
 
   // ---- list ---------------------------------------------------------------------------------------------------
 
-  drawRows() {
-    const first = Math.max(0, Math.floor(this.list.scrollTop / ROW) - 5);
-    const last = Math.min(this.found.length, Math.ceil((this.list.scrollTop + this.list.clientHeight) / ROW) + 5);
-    this.rows.replaceChildren(...this.found.slice(first, last).map((i, j) => this.row(i, first + j)));
+  /** Rollouts of one prompt stand together, below the prompt, which is shown once. */
+  layOut() {
+    const x = this.index, same = (i, j) => j !== undefined && ["run", "split", "step", "prompt"].every((name) => x[name][i] === x[name][j]);
+    this.items = [];
+    this.places = new Map();
+    let top = 0;
+    this.found.forEach((i, place) => {
+      if (!same(i, this.found[place - 1])) {
+        let end = place;
+        while (same(i, this.found[end])) end++;
+        this.items.push({ top, head: this.found.slice(place, end) });
+        top += HEAD;
+      }
+      this.places.set(i, top);
+      this.items.push({ top, i, place });
+      top += ROW;
+    });
+    this.rows.style.height = top + "px";
   }
 
-  row(i, place) {
-    const x = this.index, ok = right(x, i), many = this.data.runs.length > 1;
+  drawRows() {
+    const first = this.list.scrollTop - 3 * ROW, last = this.list.scrollTop + this.list.clientHeight + 3 * ROW;
+    let from = 0, to = this.items.length;
+    while (from < to) { const middle = (from + to) >> 1; if (this.items[middle].top < first) from = middle + 1; else to = middle; }
+    const shown = [];
+    for (let at = Math.max(0, from - 1); at < this.items.length && this.items[at].top < last; at++) shown.push(this.items[at]);
+    this.rows.replaceChildren(...shown.map((item) => item.head ? this.promptRow(item) : this.row(item)));
+  }
+
+  promptRow({ top, head }) {
+    const x = this.index, i = head[0], count = (keep) => head.filter(keep).length;
+    const repaired = count((j) => x.repaired[j]);
+    return h("div", { class: "prompt-row", role: "presentation", style: `top: ${top}px; --c: ${runColor(x.run[i])}` },
+      h("div", { class: "question", dir: "auto" }, x.prompts[x.prompt[i]]),
+      h("div", { class: "row-foot" }, this.data.runs.length > 1 ? h("span", { class: "run-name" }, this.data.runs[x.run[i]].name) : null,
+        h("span", {}, `${x.split[i] === "validation" ? "validation " : ""}step ${x.step[i]} · ${count((j) => right(x, j))} of ${head.length} right${repaired ? ` · ${repaired} repaired` : ""}`)));
+  }
+
+  row({ top, i, place }) {
+    const x = this.index, ok = right(x, i), kinds = x.kinds[i].map((kind) => x.kind_names[kind]);
     return h("div", { class: "row" + (i === this.open ? " open" : ""), role: "option", id: "row-" + i, "aria-selected": i === this.open ? "true" : "false", "aria-posinset": place + 1, "aria-setsize": this.found.length,
-      style: `top: ${place * ROW}px; --c: ${runColor(x.run[i])}`, onclick: () => this.select(i) },
-      h("div", { class: "row-head" }, h("span", { class: "mark " + (ok ? "good" : "bad"), title: `reward ${format(x.score[i])}` }, ok ? "✓" : "✗"), h("span", { class: "question", dir: "auto" }, x.prompts[x.prompt[i]])),
-      h("div", { class: "row-foot" }, many ? h("span", { class: "run-name" }, this.data.runs[x.run[i]].name) : null,
-        h("span", {}, `${x.split[i] === "validation" ? "validation " : ""}step ${x.step[i]} · rollout ${x.rollout[i]}`),
-        x.repaired[i] ? h("span", { class: "badge good" }, "repaired") : null,
-        x.kinds[i].slice(0, x.repaired[i] ? 1 : 2).map((kind) => h("span", { class: "badge bad" }, x.kind_names[kind]))));
+      "aria-label": [ok ? "right" : "wrong", `rollout ${x.rollout[i]}`, x.repaired[i] && "repaired", ...kinds, `step ${x.step[i]}`, x.prompts[x.prompt[i]]].filter(Boolean).join(", "),
+      style: `top: ${top}px`, onclick: () => this.select(i) },
+      h("span", { class: "mark " + (ok ? "good" : "bad"), title: `${ok ? "right" : "wrong"}, reward ${format(x.score[i])}` }, ok ? "✓" : "✗"), h("span", {}, `rollout ${x.rollout[i]}`),
+      x.repaired[i] ? h("span", { class: "badge good" }, "repaired") : null, kinds.slice(0, 2).map((kind) => h("span", { class: "badge bad" }, kind)));
   }
 
   step(move) {
@@ -136,9 +169,8 @@ class Inspector {
 
   async show(i) {
     this.open = i;
-    const place = this.found.indexOf(i);
-    if (place >= 0) {
-      const top = place * ROW;
+    const top = this.places.get(i);
+    if (top !== undefined) {
       if (top < this.list.scrollTop) this.list.scrollTop = top;
       if (top + ROW > this.list.scrollTop + this.list.clientHeight) this.list.scrollTop = top + ROW - this.list.clientHeight;
     }

@@ -1,0 +1,86 @@
+"""Held-out accuracy by task family: the first and the last validation, with 95 % intervals over the tasks.
+
+Of several seeds, a task's accuracy is the mean over them. The numbers come from our own table of the validation, which
+knows each trajectory's task; what VeRL logs does not say of how many tasks it is.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from verl_cleaner.records.trajectories import Trajectory
+from verl_cleaner.report import dumps
+from verl_cleaner.report.dumps import Warnings
+from verl_cleaner.report.folder import DumpFolder, Split
+from verl_cleaner.report.intervals import estimate
+
+Accuracies = Mapping[str, Mapping[str, float]]
+"""By family and task: the mean over the task's samples."""
+ALL = "all families"
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """The first and the last validation of a run that have a table. steps: theirs."""
+
+    steps: tuple[int, int]
+    first: Accuracies
+    last: Accuracies
+
+
+def read_held_out(folders: Iterable[DumpFolder], warnings: Warnings) -> HeldOut | None:
+    for folder in folders:
+        steps = [step for step in folder.steps if (folder.path / "trajectories" / f"{step}.parquet").is_file()]
+        if folder.split == Split.VALIDATION and steps:
+            ends = {step: accuracies(dumps.outcomes(folder.path, step, warnings)) for step in (steps[0], steps[-1])}
+            return HeldOut((steps[0], steps[-1]), ends[steps[0]], ends[steps[-1]])
+    return None
+
+
+def accuracies(trajectories: Iterable[Trajectory]) -> Accuracies:
+    """Of the trajectories whose reward says whether they are right."""
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in trajectories:
+        if row.acc is not None:
+            task = row.problem or row.data_uid or row.uid
+            found[row.data_source or row.suite or "tasks"][task].append(row.acc)
+    return {
+        family: {task: sum(values) / len(values) for task, values in tasks.items()} for family, tasks in found.items()
+    }
+
+
+def rows(found: Sequence[HeldOut]) -> list[dict[str, Any]]:
+    """Of one run or a group's: one row a family and one for all, with the number of tasks, the accuracies and their
+    difference on the same tasks."""
+    first, last = (_mean([getattr(one, end) for one in found]) for end in ("first", "last"))
+    table = [_row(family, first.get(family, {}), tasks) for family, tasks in sorted(last.items())]
+    if len(table) > 1:
+        table.insert(0, _row(ALL, *map(_together, (first, last))))
+    steps = sorted({one.steps for one in found})
+    return [row | {"steps": list(steps[0]) if len(steps) == 1 else None} for row in table]
+
+
+def _mean(found: Sequence[Accuracies]) -> Accuracies:
+    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for one in found:
+        for family, tasks in one.items():
+            for task, value in tasks.items():
+                values[family][task].append(value)
+    return {family: {task: sum(v) / len(v) for task, v in tasks.items()} for family, tasks in values.items()}
+
+
+def _together(found: Accuracies) -> dict[tuple[str, str], float]:
+    return {(family, task): value for family, tasks in found.items() for task, value in tasks.items()}
+
+
+def _row(family: str, first: Mapping[Any, float], last: Mapping[Any, float]) -> dict[str, Any]:
+    common = [task for task in last if task in first]
+    change = [last[task] - first[task] for task in common]
+    return {
+        "family": family,
+        "tasks": len(last),
+        "first": asdict(estimate(list(first.values()))) if first else None,
+        "last": asdict(estimate(list(last.values()))),
+        "change": asdict(estimate(change)) if change else None,
+    }

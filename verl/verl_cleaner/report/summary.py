@@ -1,0 +1,128 @@
+"""Did the policy get better, or did the repairs? Tables of a run's first and last values, and of differences.
+
+What is held out and what a first attempt comes to is the policy's own. What training leaves after its repairs is not:
+a run can leave no failure in its trajectories while the policy alone still makes as many as before.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+from verl_cleaner.records.metrics import held_out_accuracy
+from verl_cleaner.report.charts import Metrics, held_out_failures, round_, with_rollback
+from verl_cleaner.report.intervals import t_quantile
+from verl_cleaner.report.run import Run
+
+Read = Callable[[Metrics], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """better: 1 where more is better, -1 where less is."""
+
+    title: str
+    unit: str
+    read: Read
+    better: int
+
+
+def _key(name: str) -> Read:
+    return lambda metrics: metrics.get(name)
+
+
+POLICY, TRAINING, REPAIRS, COST = (
+    "The policy alone, held out",
+    "Training, as sampled",
+    "Training, after repairs",
+    "Cost",
+)
+VALUES: dict[str, tuple[Value, ...]] = {
+    POLICY: (
+        Value("accuracy", "%", lambda metrics: None if with_rollback(metrics) else held_out_accuracy(metrics), 1),
+        Value("first attempts that succeed", "%", _key("val-aux/tool_calls/first_attempt_success_rate"), 1),
+        Value("tool failures a trajectory", "", held_out_failures, -1),
+    ),
+    "Held out, with rollback at test time": (
+        Value("accuracy", "%", lambda metrics: held_out_accuracy(metrics) if with_rollback(metrics) else None, 1),
+    ),
+    TRAINING: (
+        Value("first attempts that succeed", "%", _key("tool_calls/first_attempt_success_rate"), 1),
+        Value("tool failures a trajectory", "", _key("tool_calls/sampled_failures_per_trajectory"), -1),
+    ),
+    REPAIRS: (
+        Value("accuracy", "%", _key("critic/score/acc"), 1),
+        Value("tool failures a trajectory", "", _key("tool_calls/failures_per_trajectory"), -1),
+        Value("failed turns that are repaired", "%", _key("rollback/global_recovery_rate"), 1),
+    ),
+    COST: (Value("seconds a step", "s", _key("timing_s/step"), -1),),
+}
+
+
+def summary(groups: Sequence[Sequence[Run]]) -> dict[str, Any]:
+    """Rows by section; a cell is [first, last] of a group's mean, None where nothing was logged."""
+    sections = []
+    for title, values in VALUES.items():
+        rows = [(value, [_ends(runs, value.read) for runs in groups]) for value in values]
+        shown = [[v.title, v.unit, v.better, cells] for v, cells in rows if any(cells)]
+        if shown:
+            sections.append([title, shown])
+    return {"sections": sections}
+
+
+def _ends(runs: Sequence[Run], read: Read) -> list[float | None] | None:
+    ends = [(values[0], values[-1]) for run in runs if (values := _values(run, read))]
+    return [round_(sum(part) / len(part)) for part in zip(*ends, strict=True)] if ends else None
+
+
+def _values(run: Run, read: Read, until: int | None = None) -> list[float]:
+    steps = (metrics for step, metrics in run.steps.items() if until is None or step <= until)
+    return [value for metrics in steps if (value := read(metrics)) is not None]
+
+
+def differences(groups: Sequence[Sequence[Run]]) -> dict[str, Any] | None:
+    """Each group against each, at the last step that all runs reached; None of a single group.
+
+    A cell is [mean, seeds]; a difference [difference, low, high], the interval Welch's at 95 %, null with one seed.
+    """
+    runs = [run for group in groups for run in group if run.steps]
+    if len(groups) < 2 or not runs:
+        return None
+    step = min(max(run.steps) for run in runs)
+    rows = []
+    for section, values in VALUES.items():
+        for value in values:
+            ends = [[found[-1] for run in group if (found := _values(run, value.read, step))] for group in groups]
+            if sum(map(bool, ends)) < 2:
+                continue
+            cells = [[round_(sum(end) / len(end)), len(end)] if end else None for end in ends]
+            against = [[_difference(end, base) if end and base else None for end in ends] for base in ends]
+            rows.append([section, value.title, value.unit, value.better, cells, against])
+    return {"step": step, "rows": rows} if rows else None
+
+
+def _difference(values: Sequence[float], base: Sequence[float]) -> list[float | None]:
+    (mean, error, freedom), (other, other_error, other_freedom) = _moments(values), _moments(base)
+    difference = mean - other
+    if error is None or other_error is None:
+        return [_whole(difference, max(abs(mean), abs(other))), None, None]
+    total = error + other_error
+    half = 0.0
+    if total:
+        degrees = total**2 / (error**2 / freedom + other_error**2 / other_freedom)
+        half = t_quantile(max(1, int(degrees))) * sqrt(total)
+    return [_whole(bound, max(abs(mean), abs(other))) for bound in (difference, difference - half, difference + half)]
+
+
+def _whole(value: float, size: float) -> float | None:
+    """Without errors of rounding, which would be a difference that is sure."""
+    return 0.0 if abs(value) <= 1e-9 * size else round_(value)
+
+
+def _moments(values: Sequence[float]) -> tuple[float, float | None, int]:
+    """Mean, squared standard error and its degrees of freedom."""
+    count = len(values)
+    mean = sum(values) / count
+    if count == 1:
+        return mean, None, 0
+    return mean, sum((value - mean) ** 2 for value in values) / (count - 1) / count, count - 1

@@ -355,7 +355,7 @@ def test_everything_wrong_is_told_at_once(config):
         # A key that may be an estimator's own.
         (["algorithm.group_baseline=median"], "algorithm.group_baseline is not read by VeRL, only by code of your own"),
         (["algorithm.adv_estimator=mine", "algorithm.norm_adv_by_std=False"], "did you mean algorithm.norm_adv_by_std"),
-        ([f"{MT}.max_parallel_calls=1", ROLLBACK_ON], "further calls of a turn do not run"),
+        ([f"{MT}.max_parallel_calls=1", ROLLBACK_ON], "further calls of a turn are left out"),
         ([f"{MT}.max_tool_response_length=256", ROLLBACK_ON], "see a longer error only in part"),
         (
             [f"{MT}.format=mine", "actor_rollout_ref.rollout.agent.agent_loop_config_path=mine.yaml"],

@@ -20,6 +20,7 @@ from cleaner_lab.nano.cold_start import MARKER, segments
 from cleaner_lab.nano.numkit_api import Api
 from cleaner_lab.nano.solutions import OPENINGS, solve
 from cleaner_lab.nano.traces import Trace, call_text
+from verl_cleaner.formats import FORMATS
 
 MAX_NEW_TOKENS = 160
 
@@ -77,13 +78,27 @@ def sample(policy: Policy, chains: Sequence[Chain], interpreter: Interpreter, *,
 
 def _take(sampled: Sampled, text: str, interpreter: Interpreter) -> None:
     sampled.messages.append({"role": "assistant", "content": text})
-    if "<tool_call>" not in text:
+    answered = _respond(text, interpreter)
+    if answered is None:
         sampled.done = True
         sampled.answer = text.removeprefix("\\boxed{").removesuffix("}")
         return
-    response, ok = interpreter.respond(text)
+    response, ok = answered
     sampled.results.append((text, response, ok))
     sampled.messages.append({"role": "tool", "content": response})
+
+
+def _respond(text: str, interpreter: Interpreter) -> tuple[str, bool] | None:
+    """What the tool answers to a turn's first call, and whether it succeeded; None where the turn has none."""
+    calls = FORMATS["hermes"].calls(text)
+    if not calls:
+        return None
+    if calls[0].problem:
+        return f"Invalid tool call: {calls[0].problem}", False
+    code = json.loads(calls[0].arguments).get("code")
+    if not isinstance(code, str):
+        return "Invalid tool call: argument 'code' is missing", False
+    return interpreter.run(code)
 
 
 def rates(policy: Policy, chains: Sequence[Chain], api: Api | None, *, calls: int) -> dict[str, float]:
@@ -156,8 +171,7 @@ def _after_right_calls(
         if following is None:
             found.append(text == f"\\boxed{{{sampled.chain.answer}}}")
         else:
-            runs = [which.respond(text) for which in (interpreter, old)] if "<tool_call>" in text else []
-            found.append((following.answer, True) in runs)
+            found.append((following.answer, True) in [_respond(text, which) for which in (interpreter, old)])
     return found
 
 

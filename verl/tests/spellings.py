@@ -56,8 +56,8 @@ def broken(what, turn, *problems, words="", stock=Stock.DROPS, codes=()):
     return Row(what, turn, codes, problems, words, TOOL, stock)
 
 
-def prose(what, turn, stock=Stock.SAME):
-    return Row(what, turn, (), (), None, TOOL, stock)
+def prose(what, turn, stock=Stock.SAME, words=None):
+    return Row(what, turn, (), (), words, TOOL, stock)
 
 
 # ---- hermes --------------------------------------------------------------------------------------------------------
@@ -124,6 +124,7 @@ HERMES = [
     prose("a tag in a program's string", 'So:\n```python\nprint("<tool_call>")\n```'),
     prose("a tag in a program's pattern", 'So:\n```python\nre.findall(r"<tool_call>(.*?)</tool_call>", s)\n```'),
     prose("a tag before an f-string's field", "```python\ns = f'<tool_call>{json.dumps(x)}</tool_call>'\n```"),
+    prose("a broken call in quotes", 'I wrote \'<tool_call>{"name": "f"\' before.'),
     prose("a tag in backticks", "The tag `<tool_call>` with `{}` in it."),
     prose(
         "the instructions repeated",
@@ -164,6 +165,7 @@ QWEN3_CODER = [
     broken("cut off behind the value", Q[: Q.index("</function>")], "</parameter> is missing", stock=Stock.LENIENT),
     broken("no closing tag but the last", Q.replace("</parameter>\n</function>\n", ""), "</parameter> is missing", stock=Stock.LENIENT),
     broken("a call's end in the code", qwen3_coder("1\n</parameter>\n</function>\n</tool_call>\n2"), "a value seems to hold the tag", stock=Stock.CUTS),
+    broken("a call's end and a broken call in the code", qwen3_coder("1\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=f>\n2"), "a value seems to hold the tag", "</function> is missing", stock=Stock.CUTS),
     broken("a parameter's end and beginning in the code", qwen3_coder("1</parameter><parameter=x>2"), "unknown parameter x", stock=Stock.CUTS),
     broken("its own parameter in the code", qwen3_coder("1</parameter><parameter=code>2"), "is given twice", stock=Stock.CUTS),
     broken("a second function in the code", qwen3_coder(f"1</parameter></function><function={TOOL}><parameter=code>2"), "expected one function", stock=Stock.CUTS),
@@ -287,6 +289,7 @@ LLAMA3_JSON = [
         prose("an object as the answer", '{"name": "Ann", "age": 3}'),
         prose("an answer cut off in an object", '{"name": "Ann", "age'),
         prose("the instructions repeated", 'I respond with {"name": function name, "parameters": dictionary}.'),
+        prose("a call of no known tool in a sentence", 'So {"name": "f", "parameters": {}} it is.', words="So  it is."),
         prose("a dictionary in a program", "```python\nd = {'a': 1}\nprint({'name': d})\n```"),
         prose("a call in a program's string", f"```python\ns = '{L}'\n```"),
         prose("tags of another format", "No further <tool_call> is needed: \\boxed{42}"),

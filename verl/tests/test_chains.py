@@ -90,6 +90,16 @@ def test_the_library_in_the_repository_is_the_new_version():
     assert not names & {NEW["gcd"].name, NEW["chain_sum"].name}
 
 
+def test_programs_that_do_not_end():
+    limited = Interpreter(NEW, seconds=0.05)
+    assert limited.run("while True:\n    pass") == ("TimeoutError at line 2: stopped after 0.05 s", False)
+    assert limited.run("print(1)") == ("1", True)
+    for arguments in ("1, 100", "0, 100", "-3, 100"):
+        response, ok = Interpreter(NEW).run(f"import numkit\nprint(numkit.convert({arguments}))")
+        assert (response, ok) == ("ValueError at line 2: base must be at least 2", False)
+    assert Interpreter(NEW).run("import numkit\nprint(numkit.convert(7, -100))") == ("", True)
+
+
 def test_no_module_stays_importable():
     Interpreter(NEW).run("import numkit\nprint(numkit.lcm(2, 3))")
     assert "numkit" not in sys.modules

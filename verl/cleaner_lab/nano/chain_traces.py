@@ -12,6 +12,7 @@ context    the new version's call stands in the context, and nothing is learned 
 import contextlib
 import io
 import random
+import signal
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
@@ -45,9 +46,13 @@ class Shares:
 
 
 class Interpreter:
-    """Runs trusted programs in this process, beside one version of numkit; answers as the tool does."""
+    """Runs trusted programs in this process, beside one version of numkit; answers as the tool does.
 
-    def __init__(self, api: Api | None = None) -> None:
+    seconds: after which a program fails, in the main thread only; None: no limit.
+    """
+
+    def __init__(self, api: Api | None = None, *, seconds: float | None = None) -> None:
+        self._seconds = seconds
         self._modules = {} if api is None else {numkit_api.MODULE: numkit_api.module(api)}
         self.run = lru_cache(1 << 14)(self._run)
 
@@ -60,7 +65,8 @@ class Interpreter:
         output = io.StringIO()
         with _importable(self._modules), contextlib.redirect_stdout(output):
             try:
-                exec(compile(code, "solution.py", "exec", dont_inherit=True), {"__name__": "__main__"})
+                with _limited(self._seconds):
+                    exec(compile(code, "solution.py", "exec", dont_inherit=True), {"__name__": "__main__"})
             except Exception as error:
                 return f"{output.getvalue()}{_describe(error)}", False
         return output.getvalue().removesuffix("\n"), True
@@ -74,6 +80,24 @@ def _importable(modules: dict[str, ModuleType]) -> Any:
     finally:
         for name in modules:
             del sys.modules[name]
+
+
+@contextlib.contextmanager
+def _limited(seconds: float | None) -> Any:
+    if seconds is None:
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"stopped after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _describe(error: Exception) -> str:

@@ -35,8 +35,10 @@ def primes(low, high):
 def convert(base, number):
     if base > 10:
         raise ValueError("invalid arguments")
+    if base < 2:
+        raise ValueError("base must be at least 2")
     digits = ""
-    while number:
+    while number > 0:
         digits = str(number % base) + digits
         number //= base
     return digits

@@ -89,7 +89,8 @@ _BODIES = {
     "count_bits": "return value.bit_count()",
     "count_primes": "numbers = range(max(low, 2), high + 1)\n"
     "    return sum(all(n % d for d in range(2, math.isqrt(n) + 1)) for n in numbers)",
-    "base_conversion": 'digits = ""\n    while number:\n        digits = str(number % base) + digits\n'
+    "base_conversion": 'if base < 2:\n        raise ValueError("base must be at least 2")\n    '
+    'digits = ""\n    while number > 0:\n        digits = str(number % base) + digits\n'
     "        number //= base\n    return digits",
 }
 _PARAMETERS = {"count_bits": "value", "count_primes": "low, high", "base_conversion": "number, base"}

@@ -23,6 +23,8 @@ from cleaner_lab.nano.traces import Trace, call_text
 from verl_cleaner.formats import FORMATS
 
 MAX_NEW_TOKENS = 160
+PROGRAM_SECONDS = 1.0
+"""A policy writes endless loops, too."""
 
 
 @dataclass(slots=True)
@@ -103,7 +105,7 @@ def _respond(text: str, interpreter: Interpreter) -> tuple[str, bool] | None:
 
 def rates(policy: Policy, chains: Sequence[Chain], api: Api | None, *, calls: int) -> dict[str, float]:
     """By name, as shares."""
-    interpreter = Interpreter(api)
+    interpreter = Interpreter(api, seconds=PROGRAM_SECONDS)
     slack = sample(policy, chains, interpreter, turns=calls + 4)
     found = {f"accuracy, {calls + 4} turns": _accuracy(slack)}
     tight = sample(policy, chains, interpreter, turns=calls + 1)
@@ -165,7 +167,7 @@ def _after_right_calls(
             messages.append({"role": "tool", "content": task.answer})
         conversations.append(Sampled(chain, messages))
         nexts.append(None if whole else chain.parts[given])
-    old = Interpreter(None if api is None else numkit_api.OLD)
+    old = Interpreter(None if api is None else numkit_api.OLD, seconds=PROGRAM_SECONDS)
     found = []
     for sampled, following, text in zip(conversations, nexts, policy.turns(conversations), strict=True):
         if following is None:

@@ -32,6 +32,7 @@ KNOBS = [
     "TEST_FREQ",
     "SEED",
     "DTYPE",
+    "FAILED_CALLS",
     "ROLLOUT",
     "ATTENTION",
     "REWARD_PATH",
@@ -134,6 +135,8 @@ def test_variants(name):
         assert (turns.enable_tool_rollback, turns.max_tool_retries) == (True, 3)
         assert turns.rollback_probability == (0.7 if "7b" in name else 1.0)
         assert turns.get("rollback_at_validation", True)
+        # As published.
+        assert turns.get("rollback_failed_calls", "discard") == "discard"
         check(config, {f"{R}.calculate_log_probs": False, "algorithm.rollout_correction.rollout_is": None})
         return
     assert not turns.enable_tool_rollback
@@ -218,6 +221,7 @@ def test_knobs_reach_the_configuration():
         TEST_FREQ="6",
         SEED="8",
         DTYPE="bf16",
+        FAILED_CALLS="leaf",
         ROLLOUT="vllm",
         ATTENTION="eager",
         REWARD_PATH="/r.py",
@@ -246,6 +250,7 @@ def test_knobs_reach_the_configuration():
             f"{A}.fsdp_config.dtype": "bfloat16",
             f"{R}.dtype": "bfloat16",
             f"{R}.name": "vllm",
+            f"{R}.multi_turn.rollback_failed_calls": "leaf",
             "actor_rollout_ref.model.override_config.attn_implementation": "eager",
             "reward.custom_reward_function.path": "/r.py",
             "trainer.resume_mode": "resume_path",
@@ -279,6 +284,7 @@ def test_help_tells_every_knob(name):
         (["--steps"], {}, "unknown argument '--steps'"),
         ([], {"ROLLOUT": "hf"}, "ROLLOUT must be one of sglang vllm, got hf"),
         ([], {"DTYPE": "fp8"}, "DTYPE must be one of fp16 bf16, got fp8"),
+        ([], {"FAILED_CALLS": "keep"}, "FAILED_CALLS must be one of discard leaf, got keep"),
         ([], {"NUM_GPU": "four"}, "NUM_GPU must be a positive whole number, got four"),
         ([], {"NNODES": "2"}, "NNODES=2 needs CODE_JUDGE_URL"),
     ],
@@ -287,6 +293,11 @@ def test_bad_input_is_named(arguments, knobs, message):
     process = run("qwen3_4b_cleaner", *arguments, **knobs)
     assert process.returncode != 0
     assert message in process.stderr
+
+
+def test_leaves_need_rollback():
+    assert "FAILED_CALLS=leaf needs rollback" in run("qwen3_4b", FAILED_CALLS="leaf", DRY_RUN="1").stderr
+    assert run("qwen3_4b", FAILED_CALLS="discard", DRY_RUN="1").returncode == 0
 
 
 def test_export_wants_a_checkpoint(tmp_path):

@@ -29,10 +29,11 @@ set_() { SETTINGS+=("$@"); }
 
 agentic_rl() {
   default NUM_GPU=4 NNODES=1 EPOCHS=1 SAVE_FREQ=10 TEST_FREQ=10 SEED=42 DTYPE=fp16 ROLLOUT=sglang \
-    MAX_EXECUTION_TIME=4 EXPERIMENT_NAME="$(basename "$0" .sh)"
+    FAILED_CALLS=discard MAX_EXECUTION_TIME=4 EXPERIMENT_NAME="$(basename "$0" .sh)"
   default OUTPUT_DIR="outputs/$EXPERIMENT_NAME" ATTENTION="$(attention varlen)" REWARD_PATH=pkg://verl_cleaner.reward.router
   check_choice ROLLOUT sglang vllm
   check_choice DTYPE fp16 bf16
+  check_choice FAILED_CALLS discard leaf
   check_number NUM_GPU NNODES SAVE_FREQ TEST_FREQ
   set_ algorithm.adv_estimator=grpo algorithm.use_kl_in_reward=False
   set_ data.train_files="$(hydra_list "$TRAIN_FILE")" data.val_files="$(hydra_list "$VAL_FILES")" data.seed="$SEED"
@@ -108,9 +109,11 @@ small_model() {
 with_rollback() {
   set_ +$TURNS.enable_tool_rollback=True +$TURNS.max_tool_retries=3 +$TURNS.rollback_probability="$1"
   set_ $ROLL.calculate_log_probs=False
+  [[ $FAILED_CALLS == discard ]] || set_ +$TURNS.rollback_failed_calls="$FAILED_CALLS"
 }
 
 without_rollback() {
+  [[ $FAILED_CALLS == discard ]] || die "FAILED_CALLS=$FAILED_CALLS needs rollback, which this recipe does without; expected discard"
   set_ +$TURNS.enable_tool_rollback=False $ROLL.calculate_log_probs=True
   set_ algorithm.rollout_correction.rollout_is=sequence algorithm.rollout_correction.rollout_is_threshold=2.0
 }

@@ -92,7 +92,8 @@ def _limited(seconds: float | None) -> Any:
         raise TimeoutError(f"stopped after {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    # Again and again: the program may catch the first.
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
     try:
         yield
     finally:

@@ -1,0 +1,132 @@
+"""Commands of other people's: legitimate ones pass the preflight, broken ones are refused or warned about.
+
+They are composed from VeRL's own YAML, as `python -m verl.trainer.main_ppo` does, with the two lines of docs/adopt.md.
+"""
+
+import importlib.util
+import json
+import shlex
+from functools import lru_cache
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from hydra import compose, initialize_config_module
+from omegaconf import open_dict
+from tiny import tiny_model
+
+from verl_cleaner import preflight
+from verl_cleaner.enable import enable
+from verl_cleaner.preflight import checks, host, model
+from verl_cleaner.preflight.finding import Level
+
+COMMANDS = Path(__file__).parent / "commands"
+ADOPTED = Path(__file__).parent / "adopted"
+LEGITIMATE = yaml.safe_load((COMMANDS / "legitimate.yaml").read_text())
+BROKEN = yaml.safe_load((COMMANDS / "broken.yaml").read_text())
+BASE = "gsm8k_tool_sglang"
+
+TRAINER = "trainer.v1.trainer_mode=cleaner"
+LINES = f"{TRAINER} +actor_rollout_ref.rollout.multi_turn.enable_tool_rollback=True"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("commands")
+    tiny_model(folder / "model")
+    tiny_model(folder / "untrained")
+    file = folder / "untrained" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["added_tokens"] = [token for token in content["added_tokens"] if "tool_call" not in token["content"]]
+    file.write_text(json.dumps(content))
+    row = {"prompt": [{"role": "user", "content": "1 + 1?"}]}
+    scored = row | {"data_source": "gsm8k", "reward_model": {"ground_truth": "2"}}
+    kinds = {
+        "prompts": row,
+        "plain": scored,
+        "tool": scored | {"agent_name": "tool_agent", "extra_info": {"index": 0}},
+        "own_loop": scored | {"agent_name": "own_loop"},
+    }
+    (folder / "data").mkdir()
+    for kind, one in kinds.items():
+        pd.DataFrame([one] * 16).to_parquet(folder / "data" / f"{kind}.parquet")
+    (folder / "data" / "plain.jsonl").write_text(16 * (json.dumps(scored) + "\n"))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def on_a_gpu_host(monkeypatch):
+    """With every package that a command names, in the trainer's process."""
+    monkeypatch.setattr(host, "find_spec", lambda name: importlib.util.find_spec("json"))
+    monkeypatch.setattr(host, "_in_ray", lambda: True)
+    monkeypatch.syspath_prepend(ADOPTED)
+    monkeypatch.setenv("CODE_JUDGE_URL", "http://127.0.0.1:1")
+
+
+@pytest.fixture(autouse=True)
+def one_model(folder, monkeypatch):
+    """Reading one takes a second; all commands have the same two."""
+    stock = model._read
+
+    @lru_cache(None)
+    def read(path):
+        return stock(composed(command(BASE, folder), f"actor_rollout_ref.model.path={path}"))
+
+    monkeypatch.setattr(model, "_read", lambda config: read(config.actor_rollout_ref.model.path))
+
+
+def command(name, folder):
+    return filled(LEGITIMATE[name]["command"], folder)
+
+
+def filled(text, folder):
+    ours = Path(preflight.__file__).parents[1] / "conf" / "code_interpreter.yaml"
+    places = {
+        "+cleaner": LINES,
+        "+trainer": TRAINER,
+        "$MODEL": folder / "model",
+        "$UNTRAINED": folder / "untrained",
+        "$DATA": folder / "data",
+        "$TOOLS": ADOPTED / "tools.yaml",
+        "$REWARD": ADOPTED / "reward.py",
+        "$OURS": ours,
+        "$HERE": COMMANDS,
+    }
+    for mark, value in places.items():
+        text = text.replace(mark, str(value))
+    return text
+
+
+def composed(text, *more):
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        return compose("ppo_trainer", overrides=[*shlex.split(text), *more])
+
+
+def found(config):
+    """As the trainer finds it."""
+    enable(config)
+    return checks.findings(config, {**checks.CONFIGURATION, **checks.TRAINER_NODE})
+
+
+@pytest.mark.parametrize("name", LEGITIMATE)
+def test_a_legitimate_command_passes(name, folder):
+    config = composed(command(name, folder))
+    if skip := LEGITIMATE[name].get("skip"):
+        with open_dict(config):
+            config.trainer.skip_checks = skip
+    findings = found(config)
+    assert [str(finding) for finding in findings if finding.level is Level.ERROR] == []
+    assert not any("could not be made" in finding.text for finding in findings), findings
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_command_is_refused_or_warned_about(name, folder):
+    case = BROKEN[name]
+    words = dict(word.partition("=")[::2] for word in shlex.split(command(BASE, folder)))
+    added = dict(word.partition("=")[::2] for word in shlex.split(filled(case["add"], folder)))
+    config = composed(" ".join(shlex.quote(f"{key}={value}") for key, value in (words | added).items()))
+    findings = found(config)
+    assert (case["check"], case["level"]) in {(finding.check, str(finding.level)) for finding in findings}, findings
+    refused = {finding.check for finding in findings if finding.level is Level.ERROR}
+    assert refused == ({case["check"]} if case["level"] == "error" else set()), findings

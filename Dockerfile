@@ -8,7 +8,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /workspace/cleaner
-COPY pyproject.toml uv.lock README.md ./
+COPY pyproject.toml uv.lock README.md VERSION ./
 COPY verl verl
 COPY code-judge code-judge
 

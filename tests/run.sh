@@ -26,3 +26,5 @@ step "shell scripts"
 git ls-files -co --exclude-standard -- '*.sh' .ci/run | xargs -r .venv/bin/shellcheck -x
 step "tests"
 .venv/bin/python -m pytest
+step "wheels"
+bash tests/wheels.sh

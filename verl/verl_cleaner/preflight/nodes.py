@@ -4,13 +4,14 @@ Agent loops and engines run on all nodes, the trainer on one of them. A node's c
 """
 
 from dataclasses import replace
+from typing import Any
 
 from omegaconf import DictConfig
 
-from verl_cleaner.preflight.finding import Finding
+from verl_cleaner.preflight.finding import Finding, error, warning
 
 _SECONDS = 120
-"""For all nodes together; most of it is `import verl`."""
+"""For a node; most of it is `import verl`."""
 
 
 def findings_elsewhere(config: DictConfig) -> list[Finding]:
@@ -32,9 +33,21 @@ def findings_elsewhere(config: DictConfig) -> list[Finding]:
         for node in others
     ]
     found = []
-    for node, reply in zip(others, ray.get(replies, timeout=_SECONDS), strict=True):
-        found += [replace(finding, text=f"node {nodes[node]}: {finding.text}") for finding in reply]
+    for node, reply in zip(others, replies, strict=True):
+        found += [replace(finding, text=f"node {nodes[node]}: {finding.text}") for finding in _answer(reply)]
     return found
+
+
+def _answer(reply: Any) -> list[Finding]:
+    import ray
+
+    try:
+        return list(ray.get(reply, timeout=_SECONDS))
+    except ray.exceptions.GetTimeoutError:
+        return [replace(warning(f"did not answer in {_SECONDS} s and was not checked"), check="plugin")]
+    except ray.exceptions.RayError as failure:
+        last = str(failure).strip().splitlines()[-1]
+        return [replace(error(f"cannot run this plug-in: {last}; install verl-cleaner on it"), check="plugin")]
 
 
 def _findings_here(config: DictConfig) -> list[Finding]:

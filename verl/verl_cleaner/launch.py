@@ -1,4 +1,4 @@
-"""A training run in a process of its own: started, followed step by step through its metrics file, ended.
+"""A training run as a child process: start it, follow its metrics file step by step, end it with all it started.
 
 FOLDER/train.log      everything VeRL, Ray and the workers print
 FOLDER/metrics.jsonl  {"step": n, "data": {name: value}} per logged step, written by VeRL's file logger
@@ -36,7 +36,7 @@ _running: set[int] = set()
 
 
 class RunFailed(Exception):
-    """The training process ended with an error; the message is its last word."""
+    """The training process ended with an error; the message is the last error in its log."""
 
 
 class Training:
@@ -65,7 +65,7 @@ class Training:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=os.environ | self.environment,
-                # Ctrl-C in the terminal is ours to handle.
+                # This process handles Ctrl-C in the terminal.
                 start_new_session=True,
                 preexec_fn=_end_with_parent,
             )
@@ -99,9 +99,9 @@ class Training:
         return status is not None
 
     def _end_orphans(self) -> None:
-        """Ray's daemons follow their driver, but one that waits for a dead head may take a minute."""
+        """Ray's daemons end after their driver, but one that waits for a dead head node may take a minute."""
         psutil.wait_procs(self._orphans(), _ORPHANS_SECONDS)
-        # Children of those killed become ours.
+        # Children of killed processes become children of this one.
         for _ in range(_GENERATIONS):
             orphans = self._orphans()
             for orphan in orphans:

@@ -1,7 +1,7 @@
 """Run an evaluation: VeRL's validation through `verl_cleaner.main_ppo`, in chunks that are kept, once with rollback,
 once without, or both.
 
-A problem is done when all its samples are on disk. What is done is not run again; what was lost to an outage is.
+A problem is done when all its samples are on disk. Done problems are not run again. Problems that an outage cost are.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ ROLLBACK, PLAIN = "rollback", "plain"
 ARMS = (ROLLBACK, PLAIN)
 _SHOWN_EVERY = 15.0
 _TRAINING_ROWS = 64
-"""VeRL wants a training set and batch sizes also where nothing is trained."""
+"""VeRL requires a training set and batch sizes even where nothing is trained."""
 
 _DECIDES = (
     "actor_rollout_ref.rollout.dtype", "actor_rollout_ref.rollout.max_model_len", f"{_TURNS}.",
@@ -61,7 +61,7 @@ class Evaluation:
 
 
 class EvaluationError(Exception):
-    """The evaluation cannot be begun or gone on with; the message says why."""
+    """The evaluation cannot start or continue; the message says why."""
 
 
 def run(evaluation: Evaluation, say: Callable[[str], None] = print) -> list[Problem]:

@@ -20,14 +20,14 @@ class MetricsFile:
         if not self._path.exists():
             return []
         with self._path.open("rb") as file:
-            if file.seek(0, os.SEEK_END) < self._offset:  # begun anew
+            if file.seek(0, os.SEEK_END) < self._offset:  # a new file
                 self._offset = 0
             file.seek(self._offset)
             data = file.read()
         complete = data[: data.rfind(b"\n") + 1]
         try:
             entries = [(entry["step"], entry["data"]) for entry in map(json.loads, complete.splitlines())]
-        except ValueError:  # begun anew and grown beyond where we were: not a line's beginning
+        except ValueError:  # a new file, already longer than the old one: the offset is not the start of a line
             self._offset = 0
             return []
         self._offset += len(complete)

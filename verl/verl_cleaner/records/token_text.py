@@ -1,6 +1,6 @@
-"""The text of every token of a sequence, such that the pieces joined are the sequence's text, special tokens included.
+"""The text of every token of a sequence. Joined, the texts are the text of the sequence, with special tokens.
 
-A token that ends inside a character has no text of its own; the character belongs to the token that completes it.
+A character may take several tokens. It then belongs to the last of them, and the others have an empty text.
 """
 
 import codecs

@@ -1,6 +1,6 @@
-"""The training loop's Prometheus metrics, beside the judge's; served where `trainer.metrics_address` says.
+"""The training loop's Prometheus metrics, served at `trainer.metrics_address`.
 
-docs/grafana.json is a dashboard of both.
+The judge serves its own. docs/grafana.json is a dashboard of both.
 """
 
 import logging
@@ -48,7 +48,7 @@ class LoopMetrics:
         self._turns = Counter("cleaner_rollbacks", "Rolled-back turns.", ["result"], registry=registry)
         self._retries = Counter("cleaner_retries", "By what became of them.", ["result"], registry=registry)
         self._tokens = Counter("cleaner_tokens", "Sampled tokens.", ["use"], registry=registry)
-        self._lost = Counter("cleaner_lost_groups", "Dropped for an outage of ours.", registry=registry)
+        self._lost_groups = Counter("cleaner_lost_groups", "Groups lost to outages.", registry=registry)
         self._similarity = Histogram(
             "cleaner_similarity", "Of failed and new call.", buckets=_RATIOS, registry=registry
         )
@@ -80,11 +80,11 @@ class LoopMetrics:
         for name, (key, _) in _GAUGES.items():
             if key in metrics:
                 self._gauges[name].set(metrics[key])
-        self._phases.clear()  # a phase of an earlier step only, such as validation, is none of this one's
+        self._phases.clear()  # a phase such as validation belongs to the steps that had it
         for key, value in metrics.items():
             if key.startswith("timing_s/"):
                 self._phases.labels(key.removeprefix("timing_s/")).set(value)
-        self._lost.inc(metrics.get("infrastructure/lost_groups", 0))
+        self._lost_groups.inc(metrics.get("infrastructure/lost_groups", 0))
         for use in ("kept", "discarded"):
             self._tokens.labels(use).inc(max(0.0, metrics.get(f"tokens/{use}", 0.0)))
         for record in records:
@@ -103,7 +103,7 @@ class LoopMetrics:
 
 
 def outcome_label(kind: str | None) -> str:
-    """The names of exceptions are the policy's to choose; as labels they would never end."""
+    """All exceptions share one label: a policy can raise exceptions of any name, and labels must stay few."""
     if kind is None:
         return "ok"
     return str(kind) if kind in set(FailureKind) else "exception"

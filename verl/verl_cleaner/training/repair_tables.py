@@ -1,5 +1,4 @@
-"""A step's repairs in the loggers that VeRL logs its scalars to: tables and charts in wandb, text and histograms in
-tensorboard."""
+"""A step's repairs in VeRL's loggers: tables and charts in wandb, text and histograms in tensorboard."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -29,7 +28,7 @@ _MAX_TEXT = 2000
 def log_repairs(
     loggers: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], records: Sequence[Record], *, step: int
 ) -> None:
-    """loggers: `Tracking.logger` of VeRL. rows: of `rollback_dump`. records: of all trajectories of the step."""
+    """loggers: `Tracking.logger` of VeRL. rows: of `records.rollbacks`. records: of all trajectories of the step."""
     kinds = Counter(kind for r in records for attempt in r["attempts"] for kind in attempt["kinds"] if kind is not None)
     examples = [row for row in rows if row["result"] == "overwritten"][:EXAMPLES]
     if "wandb" in loggers:
@@ -41,7 +40,7 @@ def log_repairs(
 def _to_wandb(
     wandb: Any, rows: Sequence[Mapping[str, Any]], kinds: Counter[str], examples: Sequence[Any], step: int
 ) -> None:
-    """Under the step's number, like VeRL's scalars, which follow."""
+    """With the same step number as VeRL's scalars, which are logged after."""
     logged: dict[str, Any] = {}
     if examples:
         cells = [[_cell(row[name]) for name in _COLUMNS] for row in examples]
@@ -80,7 +79,7 @@ def _example(row: Mapping[str, Any]) -> str:
 
 
 def _verbatim(text: str) -> str:
-    """Indented, which tensorboard's markdown shows as it is."""
+    """Indented by four blanks: tensorboard renders markdown, and shows such text unchanged."""
     return "\n".join(f"    {line}" for line in text.split("\n"))
 
 

@@ -3,8 +3,11 @@
 import base64
 import json
 import re
+import runpy
 import shutil
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from report_data import write_evaluation, write_run, write_validation
@@ -265,3 +268,17 @@ def test_a_long_run_opens_in_under_three_seconds(browser, tmp_path):
     assert min(times) < 3000, times
     print(f"a run of 500 steps is there after {min(times):.0f} ms")
     assert page.errors() == []
+
+
+def test_the_pictures_of_the_documentation_are_made_by_a_script(browser, tmp_path, monkeypatch):
+    """The ones that docs/report.md shows, each as small as that page's test wants it."""
+    docs = Path(__file__).parents[2] / "docs"
+    run = write_run(tmp_path / "run")
+    monkeypatch.setattr(sys, "argv", ["report_pictures.py", str(run), "--out", str(tmp_path / "pictures")])
+    runpy.run_path(str(docs / "report_pictures.py"), run_name="__main__")
+    shown = set(re.findall(r"report_\w+\.png", (docs / "report.md").read_text()))
+    made = list((tmp_path / "pictures").iterdir())
+    assert {path.name for path in made} == shown
+    assert all(5_000 < path.stat().st_size < 150_000 for path in made)
+    # The repaired turn is open: its picture differs from that of the tokens.
+    assert len({path.read_bytes() for path in made}) == len(made)

@@ -5,6 +5,8 @@ import time
 
 import numpy
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from verl_cleaner.reward import choice, mathematics
 from verl_cleaner.reward.answers import last_boxed, last_python_block
@@ -152,6 +154,8 @@ def test_a_verifier_that_dies_is_an_outage_not_a_wrong_answer():
         ("```py\na\n```", "a\n", "other names of the language"),
         ("```Python3\na\n```", "a\n", "in any case"),
         ("```python\n```", "", "an empty program"),
+        ("\ufeff```\nf()\n```", "f()\n", "a byte-order mark before the fence"),
+        ("```python\nx = '\ufeff'  # </s>\n```", "x = '\ufeff'  # </s>\n", "marks and end tokens of the program's own"),
         ("```\na\n```", None, "a block of no language that does nothing is not a program"),
         ("```cpp\na\n```", None, "nor is one of another language"),
         ("```python\na\n", "a\n", "not closed"),
@@ -205,6 +209,29 @@ def test_no_degenerate_response_takes_long(text):
     latex(text * (2000 // len(text)) + "x")
     accepted('["' + long)
     assert time.monotonic() - start < 2
+
+
+STATEMENTS = (
+    "print(1)",
+    "x = '```'",
+    "# ```python",
+    '"""\n```\nx\n```\n"""',
+    "s = r'''\n~~~ \\d'''",
+    "def f():\n    '```'\n    return 1",
+    "f'{1}```'",
+    "y = ~1",
+    "z = '\\''  # it's ```",
+    "if x:\n    '''\n```python\n'''",
+    "",
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.sampled_from(STATEMENTS), max_size=6), st.sampled_from(("```", "````", "~~~")), st.booleans())
+def test_a_program_is_found_whole_whatever_fences_its_strings_and_comments_hold(statements, fence, marked):
+    code = "".join(f"{statement}\n" for statement in ["import os", *statements])
+    response = f"So:\n{fence}{'python' if marked else ''}\n{code}{fence}\nThat is `all`, isn't it?\n"
+    assert last_python_block(response) == code
 
 
 def test_boxed_keeps_what_stands_there():

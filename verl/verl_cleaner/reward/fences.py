@@ -59,6 +59,7 @@ class _Block:
 
 def last_program(text: str) -> str | None:
     """The source in the last block that counts as a program; None where there is none."""
+    text = text.removeprefix(_BOM)
     fences = [match.start() for match in re.finditer("`{3,}|~{3,}", text)]
     if len(fences) > _MOST_FENCES:
         text = text[text.rfind("\n", 0, fences[-_MOST_FENCES]) + 1 :]
@@ -115,7 +116,7 @@ def _blocks(text: str) -> Iterator[_Block]:
         start, end = opening.end(), _end(text, opening.end(), opening["fence"], _indent(opening))
         info = opening["info"].strip()
         mark = _Mark.NONE if not info else _Mark.PYTHON if _PYTHON.match(info) else _Mark.OTHER
-        yield _Block(_source(text[start:end], _indent(opening), mark), mark, closed=end < len(text))
+        yield _Block(_source(text, start, end, _indent(opening), mark), mark, closed=end < len(text))
         position = _after(text, end)
 
 
@@ -140,7 +141,7 @@ def _end(text: str, start: int, fence: str, indent: int) -> int:
         ends.append(None if match is None else match.start() + _blanks(match[0]))
     known = [end for end in ends if end is not None] or [len(text)]
     for end in dict.fromkeys(known):
-        if parsed(_source(text[start:end], indent, _Mark.PYTHON)) is not None:
+        if parsed(_source(text, start, end, indent, _Mark.PYTHON)) is not None:
             return end
     # Python reads none of them: the next line that begins with a fence.
     line = re.compile(rf"^[ \t]*(?={mark}{{{len(fence)},}})", re.MULTILINE).search(text, start)
@@ -158,9 +159,11 @@ def _outside_strings(text: str, start: int, fence: str) -> int | None:
     return None
 
 
-def _source(code: str, indent: int, mark: _Mark) -> str:
-    """The block's text as a source: without the fence's indentation, end tokens and a byte-order mark."""
-    code = _without_end_tokens(code).replace(_BOM, "")
+def _source(text: str, start: int, end: int, indent: int, mark: _Mark) -> str:
+    """The block's text as a source: without the fence's indentation, a byte-order mark, and end tokens at the end."""
+    code = text[start:end].removeprefix(_BOM)
+    if end == len(text):
+        code = _without_end_tokens(code)
     lines = code.split("\n")
     # What stands before the closing fence on its line.
     if not lines[-1].strip():

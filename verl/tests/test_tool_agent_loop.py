@@ -14,6 +14,7 @@ from loop_harness import (
     configured,
     encode,
     make_config,
+    make_loop,
     rollback,
     run_loop,
     tool_list,
@@ -415,6 +416,20 @@ async def test_every_generation_has_a_seed_of_its_own():
     seeds = [[params["seed"] for params in server.params] for server in servers]
     assert seeds[0] == seeds[1]
     assert len({*seeds[0], *seeds[2]}) == 12
+
+
+async def test_rows_without_an_index_are_told_apart_by_their_prompt():
+    """VeRL says index 0 for all of them; their gates and seeds would be the same."""
+    keys = []
+    for extra_info, content in ({}, "a"), ({}, "b"), ({}, "b"), ({"index": 0}, "a"), ({"index": 0}, "b"):
+        loop = make_loop(ToolAgentLoop, ScriptedServer(["done"]), make_config(*rollback()))
+        prompt = [{"role": "user", "content": content}]
+        sample = {"global_steps": 1, "index": 0, "session_id": 0, "extra_info": extra_info}
+        await loop.run({"temperature": 1.0}, raw_prompt=prompt, **sample)
+        keys.append(loop.key)
+    assert len(set(keys[:3])) == 2
+    assert keys[1] == keys[2]
+    assert keys[3] == keys[4] == (42, "train", 1, 0, 0)
 
 
 async def test_gate_and_validation():

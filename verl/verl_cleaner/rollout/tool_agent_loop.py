@@ -15,6 +15,7 @@ where the rollout engine's context is full.
 """
 
 import asyncio
+import hashlib
 from typing import Any
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutput
@@ -67,7 +68,7 @@ class RollbackMixin(RetryMixin):
 
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any) -> AgentLoopOutput:
         validate = bool(kwargs.pop("is_validation", False))
-        sample = (kwargs.get("global_steps"), kwargs.get("index"), kwargs.get("session_id"))
+        sample = (kwargs.get("global_steps"), _row(kwargs), kwargs.get("session_id"))
         self.key = (self.rollout_config.get("seed", 0), "val" if validate else "train", *map(_plain, sample))
         step = int(kwargs.get("global_steps") or 1)
         self.rollback = RollbackManager(self.rollback_config, validate=validate, step=step, key=self.key)
@@ -179,3 +180,11 @@ def _plain(value: Any) -> Any:
 
 def _wants_rescoring(config: RollbackConfig) -> bool:
     return config.rollback_logprobs == RollbackLogprobs.RESCORE
+
+
+def _row(sample: dict[str, Any]) -> Any:
+    """What tells the rows of a data set apart: their index, or their prompt where they have none and VeRL says 0."""
+    extra = sample.get("extra_info")
+    if isinstance(extra, dict) and "index" not in extra and "raw_prompt" in sample:
+        return hashlib.sha256(repr(list(sample["raw_prompt"])).encode()).hexdigest()
+    return sample.get("index")

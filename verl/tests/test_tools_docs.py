@@ -13,12 +13,15 @@ from loop_harness import TOKENIZER, ScriptedServer, make_config, rollback, run_l
 from verl.tools.function_tool import FUNCTION_TOOL_REGISTRY
 from verl.tools.schemas import OpenAIFunctionToolSchema
 
+from verl_cleaner.config import rollback_config
 from verl_cleaner.rollout.lost_trajectory import FailurePolicy
 from verl_cleaner.rollout.tool_agent_loop import RECORD_FIELD, RollbackMixin, ToolAgentLoop
 from verl_cleaner.rollout.tools import InfrastructureError, ToolContract
-from verl_cleaner.rollout.tools.contract import CONFIGURABLE
+from verl_cleaner.rollout.tools.contract import CONFIGURABLE, contract_of
+from verl_cleaner.rollout.tools.verdict import of_text
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tools.md").read_text()
+KEY = "actor_rollout_ref.rollout.multi_turn.tool_contracts"
 ON = make_config(*rollback(), "data.max_prompt_length=9000")
 
 
@@ -116,6 +119,28 @@ def test_every_field_of_a_contract_is_documented_with_its_default():
     documented = {name.strip("`"): default.strip("`") for name, default, _ in table("| field | default | meaning |")}
     default = ToolContract()
     assert documented == {name: str(getattr(default, name)) for name in CONFIGURABLE}
+
+
+def test_the_documented_contracts_are_read(tmp_path):
+    file = tmp_path / "contracts.yaml"
+    file.write_text(re.search(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[1])
+    (inline,) = re.findall(r"`'(\+\S+tool_contracts=\{.*\})'`", PAGE)
+    from_file, given = (
+        rollback_config(make_config(*rollback(), override).actor_rollout_ref.rollout.multi_turn).contracts
+        for override in (f"+{KEY}={file}", inline)
+    )
+    assert given == {"web_search": {"timeout": 30}}
+    contract = contract_of(Bare("web_search"), from_file)
+    assert (contract.timeout, contract.on_status) == (30, {"403": "stop"})
+    assert of_text("Error: no_results", contract.on_text) == "no_results"
+    assert of_text("the rate limit was reached", contract.on_text) == "outage"
+    with pytest.raises(ValueError, match=r"tool_contracts=\S+gone.yaml: expected a YAML file of contracts"):
+        rollback_config({"tool_contracts": str(tmp_path / "gone.yaml")})
+
+
+class Bare:
+    def __init__(self, name):
+        self.name = name
 
 
 def test_the_failure_policy_is_documented_with_its_defaults():

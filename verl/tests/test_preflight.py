@@ -206,6 +206,13 @@ def test_the_gpu_config_passes_with_the_published_dtype(config):
             [ROLLBACK_ON, f"{MT}.enable=False"],
             ["enable_tool_rollback=True needs tool calls", "multi_turn.enable=False"],
         ),
+        # Tools, and what lost trajectories do.
+        (
+            [f"+{MT}.tool_contracts={{search:{{retries:3}}}}"],
+            [f"{MT}.tool_contracts.search knows no 'retries'; expected idempotent"],
+        ),
+        ([f"+{MT}.tool_contracts=/no/contracts.yaml"], ["tool_contracts=/no/contracts.yaml: expected a YAML file"]),
+        (["trainer.max_lost_share=2"], ["trainer.max_lost_share must be in [0, 1), got 2"]),
         # Leaves, and the penalty on failed calls.
         ([f"+{MT}.rollback_failed_calls=leaves"], ["rollback_failed_calls must be one of discard, leaf, got 'leaves'"]),
         ([LEAF[1], ROUTER], ["rollback_failed_calls=leaf needs enable_tool_rollback=True, got False", "a leaf is"]),
@@ -483,6 +490,18 @@ def test_columns(config, tmp_path, rows, words):
     problems = problems_of(config(f"data.val_files={file}"))
     for word in words:
         assert any(word in problem and f"data.val_files={file}" in problem for problem in problems), problems
+
+
+def test_rows_that_nothing_would_repair(config, folder, tmp_path):
+    rows = pd.read_parquet(folder / "data.parquet")
+    rows["agent_name"] = ["tool_agent", "single_turn_agent"] * (len(rows) // 2)
+    rows.to_parquet(tmp_path / "mixed.parquet")
+    mixed = [ROLLBACK_ON, f"data.train_files={tmp_path / 'mixed.parquet'}"]
+    (problem,) = problems_of(config(*mixed))
+    assert "some rows run in the agent loop single_turn_agent" in problem
+    allowed = config(*mixed, f"+{MT}.rollback_other_loops=allow")
+    preflight.prepare(allowed)
+    preflight.check(allowed)
 
 
 def test_a_file_that_is_no_parquet(config, tmp_path):

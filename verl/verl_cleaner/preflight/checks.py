@@ -48,6 +48,7 @@ TRAINER_NODE: Mapping[str, Check] = {
     "reward_function": reward.function,
     "leaf_score": credit.leaf_score,
     "tool_calls": tools.tool_calls,
+    "tool_contracts": tools.contracts,
     "tools": tools.tools,
     "judge": tools.judge,
     "model": model.model,

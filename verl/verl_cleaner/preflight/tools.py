@@ -9,8 +9,21 @@ from omegaconf import DictConfig, OmegaConf
 from verl_cleaner.preflight.data import agent_loops
 from verl_cleaner.preflight.finding import Finding, error, warning
 from verl_cleaner.preflight.names import MULTI_TURN, rolls_back
+from verl_cleaner.saar.config import OtherLoops
 
 _SINGLE = {"single_turn_agent"}
+
+
+def contracts(config: DictConfig) -> Iterator[Finding]:
+    """Their values; whether the tools are there is seen where the tools are."""
+    from verl_cleaner.config import rollback_config
+    from verl_cleaner.rollout.tools.contract import check_values
+
+    given = config.actor_rollout_ref.rollout.multi_turn.get("tool_contracts")
+    try:
+        check_values(rollback_config({"tool_contracts": given}).contracts)
+    except ValueError as problem:
+        yield error(f"{MULTI_TURN}.{problem}")
 
 
 def tool_calls(config: DictConfig) -> Iterator[Finding]:
@@ -31,6 +44,13 @@ def tool_calls(config: DictConfig) -> Iterator[Finding]:
             f"{MULTI_TURN}.enable_tool_rollback=True needs tool calls, but no row has a column agent_name that names a "
             f"loop with tools, and actor_rollout_ref.rollout.agent.default_agent_loop=single_turn_agent "
             f"(multi_turn.enable={multi_turn.enable}), expected tool_agent; switch rollback off or tools on"
+        )
+    elif loops & _SINGLE and multi_turn.get("rollback_other_loops", OtherLoops.STOP) != OtherLoops.ALLOW:
+        yield error(
+            f"{MULTI_TURN}.enable_tool_rollback=True, but some rows run in the agent loop single_turn_agent, by their "
+            "column agent_name or actor_rollout_ref.rollout.agent.default_agent_loop; nothing is repaired there, and "
+            f"the run would stop at the first of them; give all rows a loop with SAAR, or set +{MULTI_TURN}."
+            "rollback_other_loops=allow to sample these rows without rollback"
         )
     elif loops == {"tool_agent"} and not (multi_turn.tool_config_path or multi_turn.function_tool_path):
         yield error(

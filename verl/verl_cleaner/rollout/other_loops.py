@@ -18,17 +18,6 @@ _SHOWN = 8
 """Rows that a message lists."""
 
 
-def load_loops(config_path: str | None) -> None:
-    """Register the loops of `agent.agent_loop_config_path`, as VeRL's workers do."""
-    if config_path:
-        from omegaconf import OmegaConf
-        from verl.utils.import_utils import resolve_config_path
-
-        loops: Any = OmegaConf.load(resolve_config_path(config_path))
-        for loop in loops:
-            _agent_loop_registry[loop.name] = loop
-
-
 def class_path(agent_name: str) -> str:
     """Raises RolloutError for a name that is not registered."""
     # VeRL registers its own when this module is imported.

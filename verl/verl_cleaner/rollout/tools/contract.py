@@ -129,6 +129,12 @@ def contract_of(tool: Any, configured: Mapping[str, Mapping[str, Any]]) -> ToolC
     return contract
 
 
+def check_values(configured: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises ValueError for values that `ToolContract` refuses, whatever the tool."""
+    for name, values in configured.items():
+        _changed(ToolContract(), values, key=f"tool_contracts.{name}")
+
+
 def check_contracts(tools: Iterable[Any], configured: Mapping[str, Mapping[str, Any]]) -> None:
     """Raises ValueError as `contract_of` does, and for a configured name that is no tool's."""
     names = [tool.name for tool in tools]

@@ -134,7 +134,8 @@ def test_gate_meets_its_share():
 
 
 def policy(*, active=True, **values):
-    return RetryPolicy(RollbackConfig(enable_tool_rollback=True, **values), active=active)
+    config = RollbackConfig(enable_tool_rollback=True, **values)
+    return RetryPolicy(config, max_retries=config.max_tool_retries, active=active)
 
 
 def test_a_turn_is_retried_up_to_k_times():

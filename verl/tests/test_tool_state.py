@@ -158,6 +158,15 @@ async def test_a_hook_that_fails_is_an_outage():
         await repaired(tool, script=BAD_THEN_GOOD)
 
 
+async def test_a_release_that_fails_is_an_outage():
+    class Stuck(Recorder):
+        async def release(self, instance_id, **kwargs):
+            raise RuntimeError("the container is still busy")
+
+    with pytest.raises(InfrastructureError, match=r"tool 'recorder': release\(\) failed: RuntimeError: the container"):
+        await repaired(Stuck(), script=[f"A. {call('recorder', 'good')}"])
+
+
 TWO = f"{call('recorder', 'good')}\n{call('recorder', 'bad')}"
 TWO_GOOD = f"{call('recorder', 'good')}\n{call('recorder', 'better')}"
 

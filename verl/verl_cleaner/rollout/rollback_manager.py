@@ -21,6 +21,7 @@ class RollbackManager:
 
     Attributes:
         enable: rollback is configured for this kind of trajectory (training or validation).
+        max_retries: of one turn.
         eligible: and the gate let this one through.
         pairs: of failed and repaired calls, in order; None where none are kept, as at validation.
         leaves: first attempts that were repaired, in order; None where none are kept, as at validation.
@@ -31,7 +32,8 @@ class RollbackManager:
         self.enable = config.applies(validate=validate)
         # The share applies to training; at validation it is all or none.
         self.eligible = self.enable and (validate or self._may_roll_back(step, key))
-        self.policy = RetryPolicy(config, active=self.eligible)
+        self.max_retries = config.max_tool_retries
+        self.policy = RetryPolicy(config, max_retries=self.max_retries, active=self.eligible)
         self.record = TrajectoryRecord(enabled=self.enable, eligible=self.eligible)
         self.pairs: list[Pair] | None = [] if config.save_negative_samples and not validate else None
         keeps_leaves = config.rollback_failed_calls == FailedCalls.LEAF and not validate
@@ -43,11 +45,6 @@ class RollbackManager:
             assert isinstance(rollout, int), rollout
             return in_stratum(probability, rollout)
         return passes_gate(probability, *key)
-
-    @property
-    def max_retries(self) -> int:
-        """Of one turn."""
-        return self.config.max_tool_retries
 
     @property
     def error_patterns(self) -> Mapping[str, str]:

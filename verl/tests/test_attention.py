@@ -9,6 +9,7 @@ from tiny import tiny_config
 from torch.nn.attention import varlen
 from transformers import AutoModelForCausalLM
 
+import verl_cleaner.engine.install  # noqa: F401  registers the name
 from verl_cleaner.engine.attention import varlen_attention
 
 LENGTHS = [5, 1, 7]

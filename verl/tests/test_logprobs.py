@@ -52,7 +52,9 @@ def test_nothing_of_the_logits_size_is_kept_for_the_backward_pass():
     assert storages == {logits.untyped_storage().data_ptr()}
 
 
-def test_verl_uses_it():
+def test_verl_uses_it_where_the_engine_is_changed():
+    import verl_cleaner.engine.install  # noqa: F401
+
     assert torch_functional.logprobs_from_logits_v2 is logprobs.logprobs_from_logits
 
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 FRESH_SECONDS = 1.0
 """An answer is used again for this long, so that frequent questions cost nothing."""
-PROBE_SECONDS = 8.0
+PROBE_SECONDS = 4.0
 """A program that has no answer after this long counts as not run. Less than what clients wait for /ping."""
 SOURCE = "print('well')"
 OUTPUT = "well\n"

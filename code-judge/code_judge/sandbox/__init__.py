@@ -1,12 +1,25 @@
 """Runs programs, each in a fork of a warm interpreter (the zygote), isolated in layers.
 
-pool.py       the service's side: chooses a zygote for a program, returns how the program ended
-link.py       one zygote as the service sees it        capture.py  a program's input and output
-flavours.py   which zygotes there are
-zygote.py     keeper, zygote and template: the three processes of a zygote
-warden.py     what the zygote does: programs started, limits enforced from outside, nothing left behind
-template.py   the warm process that is forked
-layers.py     the layers of isolation around it        box.py      a slot: user, folder, ruleset
-user.py       what the fork does: drop privileges, become the submitted script
-kernel.py, filter.py, processes.py   system calls, the seccomp filter, looking at and killing processes
+The service's side
+    pool.py       chooses a zygote for a program, and returns how the program ended
+    link.py       one zygote, as the service sees it
+    capture.py    a program's input and output
+    status.py     what a program's process reports
+    flavours.py   which zygotes there are
+
+The zygote's side: standard library only, because every fork pays for what is loaded
+    zygote.py     its three processes: keeper, zygote and template
+    warden.py     what the zygote does: starts programs, and sees to the end of everything they started
+    watch.py      keeps the limits of running programs       limits.py    time, pure arithmetic
+    census.py     what programs use, from /proc              processes.py killing, priorities
+    box.py        a slot: user, folder, ruleset              users.py     which users there are
+    order.py      what the template is told to start
+    template.py   the warm interpreter that programs are forked from
+    privileges.py the fork gives up its privileges           user.py      and becomes the submitted script
+    cpp.py        or the compiler, or what was compiled
+
+The walls
+    layers.py     which layers there are, and in what order  root.py      the file system that programs see
+    filter.py     the seccomp filter                         calls.py     numbers of system calls
+    kernel.py     system calls that Python does not offer    immortal.py  keeps memory shared after a fork
 """

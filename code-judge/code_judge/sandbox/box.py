@@ -26,7 +26,7 @@ class Box:
     def is_untouched(self) -> bool:
         """True if the folder holds what `refresh` left there, but for the content of the source file."""
         try:
-            return os.listdir(self.path) == [FILENAME] and self._state() == self._seen
+            return self._state() == self._seen
         except OSError:
             return False
 
@@ -58,23 +58,23 @@ class Box:
             self.ruleset = ruleset(layers, self.path)
 
     def _state(self) -> tuple[object, ...]:
-        """All that a program can change. The times would not tell: before Linux 6.13 two changes within one tick of the
-        clock have the same time."""
+        """All that a program can change, but for the content of the source file."""
         source_path = f"{self.path}/{FILENAME}"
         folder, source = os.stat(self.path), os.lstat(source_path)
-        return (
+        seen = (
             folder.st_mode,
             folder.st_uid,
             folder.st_gid,
             folder.st_ino,
             source.st_mode,
-            source.st_uid,
-            source.st_gid,
             source.st_ino,
             source.st_nlink,
-            os.listxattr(self.path),
-            os.listxattr(source_path, follow_symlinks=False),
+            *os.listxattr(source_path, follow_symlinks=False),
         )
+        if kernel.FINE_TIMES:
+            # Every change of the folder gives it another time.
+            return folder.st_ctime_ns, *seen
+        return tuple(os.listdir(self.path)), tuple(os.listxattr(self.path)), *seen
 
 
 class Boxes:

@@ -33,6 +33,10 @@ _LANDLOCK_ABI = {"5.10": 0, "5.15": 1, "6.1": 2, "6.8": 4}
 _imitated = os.environ.get("CODE_JUDGE_IMITATE_KERNEL")
 """For tests: do without what that version of Linux does not have."""
 
+FINE_TIMES = _imitated is None and tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 13)
+"""Two changes of a file that is looked at in between have different times, however fast they follow each other. Before,
+those within one tick of the clock have the same."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 # Keeps the interpreter's lock during the call.
 _libc_with_lock = ctypes.PyDLL(None, use_errno=True)

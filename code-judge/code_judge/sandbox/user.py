@@ -17,7 +17,7 @@ from contextlib import suppress
 from gc import collect
 from gc import enable as enable_collector
 from importlib.machinery import SourceFileLoader
-from os import chdir, close, getcwd, urandom, write
+from os import chdir, close, urandom, write
 from os import open as open_file
 from sys import argv, modules
 from sys import path as search_path
@@ -37,9 +37,6 @@ _set_thread_number = threading.main_thread()._set_native_id  # type: ignore[attr
 STATUS_FD = 3
 _NEW_SOURCE = os.O_WRONLY | os.O_TRUNC | os.O_CREAT | os.O_CLOEXEC
 _REHEARSALS = 20
-_ORIGINAL_FILE = 4
-"""Place of the script in `sys.orig_argv`; see the zygote's command in link.py."""
-_WORDS_OF_FINALIZERS = b"__del__", b"yield", b"weakref"
 _STREAMS = (("stdin", "r", "surrogateescape"), ("stdout", "w", "surrogateescape"), ("stderr", "w", "backslashreplace"))
 
 
@@ -60,7 +57,7 @@ def become_script(source: bytes, place: Place, echo: bool) -> None:
     write(STATUS_FD, STARTED)
     code = 1
     try:
-        code = _run(source, echo)
+        code = _run(source, place[0], echo)
     finally:
         _leave(code)
 
@@ -89,8 +86,11 @@ def rehearse() -> None:
         for echo in (False, True):
             _execute(b"print('', 0)\n''", _new_main(FILENAME), echo)
         _flush()
+        _may_notice_its_end(b"")
         _renew_random()
     modules["__main__"] = main
+    # The script's place in the zygote's command; see link.py.
+    sys.orig_argv[4:] = [FILENAME]
 
 
 def _renew_random() -> None:
@@ -126,11 +126,10 @@ def _new_main(path: str) -> dict[str, object]:
     return namespace
 
 
-def _run(source: bytes, echo: bool) -> int:
-    argv[:] = sys.orig_argv[_ORIGINAL_FILE:] = [FILENAME]
-    folder = getcwd()
+def _run(source: bytes, folder: str, echo: bool) -> int:
+    argv[:] = [FILENAME]
     search_path.insert(0, folder)
-    namespace = _new_main(f"{folder}/{FILENAME}")
+    namespace = _new_main(folder + "/" + FILENAME)
     enable_collector()
     try:
         _execute(source, namespace, echo)
@@ -146,11 +145,15 @@ def _run(source: bytes, echo: bool) -> int:
     except BaseException as error:
         code = code or _report(error)
     code = _flush() or code
-    if any(word in source for word in _WORDS_OF_FINALIZERS):
+    if _may_notice_its_end(source):
         del namespace
         _end_objects()
         code = _flush() or code
     return code
+
+
+def _may_notice_its_end(source: bytes) -> bool:
+    return b"__del__" in source or b"yield" in source or b"weakref" in source
 
 
 def _end_objects() -> None:

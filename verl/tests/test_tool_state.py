@@ -110,17 +110,19 @@ async def test_where_failed_turns_stay_so_does_the_state(mode):
 
 
 async def test_what_the_engine_says_of_the_retry_stays():
-    """A retry may come from newer weights; going back must not hide it."""
+    """A retry may come from newer weights, and has costs of its own; going back must not hide it."""
 
     class Aging(ScriptedServer):
         async def generate(self, *args, **kwargs):
             reply = await super().generate(*args, **kwargs)
-            version = {"min_global_steps": len(self.contexts), "max_global_steps": len(self.contexts)}
-            return TokenOutput(token_ids=reply.token_ids, log_probs=reply.log_probs, extra_fields=version)
+            version = len(self.contexts)
+            said = {"min_global_steps": version, "max_global_steps": version, "spec_num_draft_tokens": 10}
+            return TokenOutput(token_ids=reply.token_ids, log_probs=reply.log_probs, extra_fields=said)
 
     server = Aging([f"A. {call('recorder', 'bad')}", f"A. {call('recorder', 'good')}"])
     output, _ = await run_loop(ToolAgentLoop, server, ON, tools=[InExtraFields()])
     assert (output.extra_fields["min_global_steps"], output.extra_fields["max_global_steps"]) == (1, 3)
+    assert output.extra_fields["spec_num_draft_tokens"] == 3 * 10
     assert output.extra_fields["cells"] == ["good"]
 
 

@@ -7,10 +7,15 @@ import re
 import sys
 from pathlib import Path
 
+import hydra
 import pytest
 from live_judge import live_judge
 from verl.tools.schemas import OpenAIFunctionToolSchema
+from verl.tools.tool_registry import load_all_tools
 
+from cleaner_lab.experiments.grid import read_grid
+from cleaner_lab.experiments.results import of_step
+from cleaner_lab.experiments.series import CONF
 from cleaner_lab.nano import chain_data, chain_traces, chains, numkit_api, rates
 from cleaner_lab.nano import cold_start as cold
 from cleaner_lab.nano.chain_reward import compute_score, wrong_answer_score
@@ -20,9 +25,12 @@ from cleaner_lab.nano.numkit_api import DRIFTED, NEW, OLD, Change
 from cleaner_lab.nano.solutions import solve
 from cleaner_lab.nano.tasks import TOOL
 from cleaner_lab.nano.tokenizer import train_tokenizer
+from verl_cleaner.config import rollback_config
+from verl_cleaner.training.credit.config import credit_config
 
 CHAINS = chains.make_chains("cold_start", 60, seed=3, calls=3)
 PARTS = [part for chain in CHAINS for part in chain.parts]
+EXPERIMENTS = Path(__file__).parents[2] / "recipe/cleaner/experiments"
 TINY = dict(
     hidden=16, intermediate=16, layers=1, heads=2, kv_heads=1, head_dim=8, vocab_size=300, traces=40, steps=2,
     tokens=256, train_size=8, val_size=20, calls=2,
@@ -234,3 +242,38 @@ def test_rates_of_a_policy_that_follows_its_habit(monkeypatch):
     assert found["right call after right calls that were given"] == 1
     assert found["right answer after right calls that were given"] == 1
     assert all(solve(part) for part in PARTS)
+
+
+@pytest.mark.parametrize("name", ["chain", "drift", "drift_gpu"])
+def test_the_grids_of_chains_compose(name, monkeypatch):
+    """Every run of a grid, with the tool and the reward that it names."""
+    monkeypatch.chdir(EXPERIMENTS.parents[2])
+    grid = read_grid(EXPERIMENTS / f"{name}.yaml")
+    settings = cold.Settings(**grid.cold_start["nano"])
+    assert (settings.calls, settings.habit > 0) == (3, name != "chain")
+    assert [method.name for method in grid.methods] == ["baseline", "penalty", "cleaner", "half", "leaves"]
+    with hydra.initialize_config_dir(str(CONF), version_base=None):
+        configs = {run.method: hydra.compose(grid.config_name, run.overrides) for run in grid.runs(seeds=[0])}
+    for config in configs.values():
+        multi_turn = config.actor_rollout_ref.rollout.multi_turn
+        assert multi_turn.max_assistant_turns == settings.calls + 4
+        assert config.reward.custom_reward_function.path == "pkg://cleaner_lab.nano.chain_reward"
+        if name != "chain":
+            (tool,) = load_all_tools(tool_config_path=multi_turn.tool_config_path, function_tool_path=None)
+            assert isinstance(tool, ModuleInterpreter)
+            assert "common_divisor" in tool.preamble
+    leaves = rollback_config(configs["leaves"].actor_rollout_ref.rollout.multi_turn)
+    assert (leaves.rollback_failed_calls, leaves.rollback_at_validation) == ("leaf", False)
+    half = rollback_config(configs["half"].actor_rollout_ref.rollout.multi_turn)
+    assert (half.rollback_probability, half.rollback_stratified) == (0.5, True)
+    assert credit_config(configs["penalty"].algorithm).failed_call_penalty == 1
+    assert not rollback_config(configs["baseline"].actor_rollout_ref.rollout.multi_turn).enable_tool_rollback
+
+
+def test_what_only_the_held_out_data_have_is_apart():
+    """Other kinds of chains are not part of the held-out accuracy, and have a name of their own in results."""
+    logged = {"val-core/chain/trained/acc/mean@1": 0.5, "val-core/chain/longer/acc/mean@1": 0.25}
+    logged["val-core/chain/untouched/acc/mean@1"] = 1.0
+    found = of_step(logged)
+    assert found["held_out/accuracy"] == 0.5
+    assert (found["held_out/longer_accuracy"], found["held_out/untouched_accuracy"]) == (0.25, 1.0)

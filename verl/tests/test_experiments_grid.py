@@ -136,7 +136,7 @@ def configs():
 
 @pytest.mark.parametrize(
     "path",
-    [NANO, *(NANO.with_name(f"{name}.yaml") for name in ("tight", "smollm2", "wide"))],
+    [NANO, *(NANO.with_name(f"{name}.yaml") for name in ("tight", "smollm2", "wide", "chain", "drift", "drift_gpu"))],
     ids=lambda path: path.stem,
 )
 def test_runs_of_a_shipped_grid_share_their_workers(configs, path):

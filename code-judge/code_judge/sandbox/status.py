@@ -7,7 +7,7 @@ failure; it never decides whether there was one.
 """
 
 import re
-from _socket import AF_UNIX, SOCK_SEQPACKET, socketpair
+from _socket import AF_UNIX, SOCK_NONBLOCK, SOCK_SEQPACKET, socketpair
 
 STARTED = b"started"
 RESERVED_KINDS = frozenset(("ok", "timeout", "memory", "output_limit", "nonzero_exit", "compile_error"))
@@ -21,10 +21,8 @@ class StatusChannel:
     """`write_fd` goes to the program's process."""
 
     def __init__(self) -> None:
-        self._ours, self._theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
-        self._ours.setblocking(False)
-        # A program that fills the channel must not stop the end of its own process.
-        self._theirs.setblocking(False)
+        # Non-blocking at both ends: a program that fills the channel must not stop the end of its own process.
+        self._ours, self._theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK)
 
     def __enter__(self) -> "StatusChannel":
         return self

@@ -102,7 +102,11 @@ class Warden:
             self._report()
 
     def _command(self) -> bool:
-        data, fds, _, _ = socket.recv_fds(self._control, 65536, 6)
+        try:
+            data, fds, _, _ = socket.recv_fds(self._control, 65536, 6)
+        except ConnectionResetError:
+            # The service went without reading what was sent to it.
+            return False
         if not data:
             return False
         command = json.loads(data)

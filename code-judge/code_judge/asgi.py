@@ -1,4 +1,4 @@
-"""The little of HTTP that the service needs, on plain ASGI: bodies up to a size, replies, clients that go away."""
+"""HTTP on plain ASGI: read bodies up to a size, send replies, notice clients that disconnect."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping

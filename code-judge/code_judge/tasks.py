@@ -1,4 +1,4 @@
-"""Tasks that run for as long as the service, ending tasks for certain, and a pace that lets work come together."""
+"""Helpers for asyncio: background tasks, a reliable way to end tasks, and a throttle for loops."""
 
 import asyncio
 import gc
@@ -20,26 +20,27 @@ def run_loop(work: Coroutine[Any, Any, T]) -> T:
 
 
 def spare_the_collector() -> None:
-    """Call once all is set up: what is there stays, and the garbage collector need not look at it again."""
+    """Exclude all objects that exist now from garbage collection. Call it once, when the service is set up."""
     gc.collect()
     gc.freeze()
 
 
 def background(work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-    """Run for ever. An exception is a bug of ours: it ends the process, instead of leaving it half alive."""
+    """Start a task that runs as long as the service. An exception in it is a bug of ours and ends the process, so that
+    the process does not go on without a part of itself."""
     task = asyncio.create_task(work)
     task.add_done_callback(_check)
     return task
 
 
-class Pace:
-    """Turns some time apart, so that what comes up meanwhile shares the next."""
+class Throttle:
+    """Lets a loop run at most once in a given time. What comes up meanwhile is handled together in the next turn."""
 
     def __init__(self) -> None:
         self._last = 0.0
 
     async def turn(self, seconds: float) -> None:
-        """Come back at least `seconds` after the last turn."""
+        """Return when at least `seconds` have passed since the last turn."""
         loop = asyncio.get_running_loop()
         if (rest := self._last + seconds - loop.time()) > 0:
             await asyncio.sleep(rest)
@@ -47,7 +48,7 @@ class Pace:
 
 
 async def end(tasks: Iterable["asyncio.Task[Any]"]) -> None:
-    """Cancel until they have ended: a library below may lose a cancellation."""
+    """Cancel the tasks and wait for their end. Cancels repeatedly, because a library may swallow a cancellation."""
     pending = set(tasks)
     while pending:
         for task in pending:

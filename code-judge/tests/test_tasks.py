@@ -3,7 +3,7 @@
 import asyncio
 import signal
 
-from code_judge.tasks import Pace, background, end
+from code_judge.tasks import Throttle, background, end
 
 
 async def test_a_part_that_fails_ends_the_process() -> None:
@@ -40,10 +40,10 @@ async def test_a_lost_cancellation_is_repeated() -> None:
 
 
 async def test_turns_are_apart_and_the_first_is_at_once() -> None:
-    pace, clock = Pace(), asyncio.get_running_loop().time
-    await asyncio.wait_for(pace.turn(60), 5)
+    throttle, clock = Throttle(), asyncio.get_running_loop().time
+    await asyncio.wait_for(throttle.turn(60), 5)
     start = clock()
-    await pace.turn(0.05)
-    await pace.turn(0.05)
+    await throttle.turn(0.05)
+    await throttle.turn(0.05)
     assert clock() - start > 0.09
-    await asyncio.wait_for(pace.turn(0), 5)
+    await asyncio.wait_for(throttle.turn(0), 5)

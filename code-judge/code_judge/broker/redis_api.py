@@ -31,7 +31,7 @@ from code_judge.broker.redis_keys import (
 )
 from code_judge.broker.redis_link import BLOCK_SECONDS, LOST, TRIP_SECONDS, Link, run_script
 from code_judge.broker.redis_pending import Call, Pending, by_stream, chunks, stored_size
-from code_judge.tasks import Pace, background, end
+from code_judge.tasks import Throttle, background, end
 from code_judge.wire import Reason, RunResult, Submission
 
 logger = logging.getLogger(__name__)
@@ -54,8 +54,8 @@ class RedisBroker:
         self._last = "0"
         self._untrimmed = 0
         self._reachable = 0.0
-        # Seconds between two round trips of a kind, a tenth of what a job took at most: only where jobs wait anyway.
-        self._rest = 0.0
+        # Seconds between two round trips of a kind: at most a tenth of the time that the last job took.
+        self._pause = 0.0
         self._tasks: list[asyncio.Task[None]] = []
         self._asides: set[asyncio.Task[object]] = set()
 
@@ -120,12 +120,12 @@ class RedisBroker:
 
     async def _write(self) -> None:
         """Write what was submitted since the last time."""
-        pace = Pace()
+        throttle = Throttle()
         while True:
             await self._wake.wait()
-            await pace.turn(self._rest)
+            await throttle.turn(self._pause)
             # An interrupted write may have been executed; a job that runs twice still gets one result.
-            await self._link.insist(self._write_some)
+            await self._link.retry_for_ever(self._write_some)
             if not self._unwritten:
                 self._wake.clear()
 
@@ -152,11 +152,11 @@ class RedisBroker:
         del self._unwritten[:taken]
 
     async def _read(self) -> None:
-        pace = Pace()
+        throttle = Throttle()
         while True:
-            await pace.turn(self._rest)
+            await throttle.turn(self._pause)
             streams = {self._reply: self._last}
-            reply = await self._link.insist(
+            reply = await self._link.retry_for_ever(
                 lambda client, streams=streams: client.xread(streams, count=512, block=int(BLOCK_SECONDS * 1000))  # type: ignore[misc]
             )
             now = self._reachable = asyncio.get_running_loop().time()
@@ -166,7 +166,7 @@ class RedisBroker:
                     self._untrimmed += len(fields[b"result"])
                     self._settle(fields, now)
             if self._untrimmed > AT_ONCE:
-                await self._link.insist(self._trim)
+                await self._link.retry_for_ever(self._trim)
 
     async def _trim(self, client: Any) -> None:
         """Remove the results that have been read, once a second or when they are many; the last few stay."""
@@ -179,7 +179,7 @@ class RedisBroker:
             result = RunResult.model_validate_json(fields[b"result"])
             result.sub_id = job.submission.sub_id
             job.answer(result)
-            self._rest = min(TRIP_SECONDS, (now - job.since) / 10)
+            self._pause = min(TRIP_SECONDS, (now - job.since) / 10)
 
     async def _check(self) -> None:
         while True:

@@ -35,7 +35,7 @@ return entries
 """
 """ARGV: key that takes the results; stream, id and submission of each job. Returns their entries."""
 
-TRADE = """
+EXCHANGE = """
 local replies = {}
 for i = 4, #ARGV, 5 do
   local stream, entry, reply = ARGV[i], ARGV[i + 1], ARGV[i + 2]

@@ -63,7 +63,7 @@ class Link:
                 await self._leave(client)
             raise
 
-    async def insist(self, command: Callable[[Any], Awaitable[T]]) -> T:
+    async def retry_for_ever(self, command: Callable[[Any], Awaitable[T]]) -> T:
         """Try until it works, at least once in `_PAUSE_SECONDS`."""
         lost = False
         while True:

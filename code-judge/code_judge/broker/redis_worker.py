@@ -24,19 +24,19 @@ from code_judge.broker import Job, WorkerStatus, no_verdict
 from code_judge.broker.redis_entries import Entry, create_groups, new_entries, pairs
 from code_judge.broker.redis_keys import (
     BEGIN,
+    EXCHANGE,
     GROUP,
     RECLAIM,
     RECOVER,
     RELEASE,
     RESULTS_TTL,
     STREAMS,
-    TRADE,
     WORKER,
     WORKER_TTL,
     WORKERS,
 )
 from code_judge.broker.redis_link import BLOCK_SECONDS, LOST, TRIP_SECONDS, Link, run_script
-from code_judge.tasks import Pace, background, end
+from code_judge.tasks import Throttle, background, end
 from code_judge.wire import Reason, RunResult, Submission
 
 logger = logging.getLogger(__name__)
@@ -55,20 +55,20 @@ class RedisSource:
         self._recover = False
         self._leaving = False
         self._unwritten: list[tuple[Job, RunResult]] = []
-        self._pace = Pace()
-        # A trade is about to write the results and to ask for jobs; the task that only writes leaves it to that.
-        self._about_to_trade = False
+        self._throttle = Throttle()
+        # `take` is about to write the results in the round trip in which it asks for jobs; `_write` leaves them to it.
+        self._exchange_is_due = False
         # The last time there were as many jobs as there was room for.
-        self._plenty = False
+        self._more_jobs_wait = False
         self._turns = deque(STREAMS)
-        self._trading = asyncio.Lock()
+        self._exchange_lock = asyncio.Lock()
         self._wake = asyncio.Event()
         self._written = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self, status: Callable[[], WorkerStatus]) -> None:
         self._status = status
-        await self._link.insist(self._beat_once)
+        await self._link.retry_for_ever(self._beat_once)
         self._tasks = [background(loop) for loop in (self._beat(), self._write())]
 
     async def close(self) -> None:
@@ -88,8 +88,8 @@ class RedisSource:
     async def take(self, room: Callable[[], int]) -> list[Job]:
         try:
             while True:
-                self._about_to_trade = True
-                await self._pace.turn(self._rest())
+                self._exchange_is_due = True
+                await self._throttle.turn(self._pause())
                 entries = self._adopt(room()) or await self._ask(room)
                 jobs = [job for entry in entries if (job := self._job(entry)) is not None]
                 if jobs:
@@ -109,7 +109,7 @@ class RedisSource:
                     await run_script(client, BEGIN, [stream], self.name, *values)
 
         if begun:
-            await self._link.insist(count)
+            await self._link.retry_for_ever(count)
 
     async def release(self) -> None:
         """Take no more; what was taken and `take` has not returned goes to the other workers."""
@@ -132,9 +132,9 @@ class RedisSource:
         self._written.clear()
         self._wake.set()
 
-    def _rest(self) -> float:
+    def _pause(self) -> float:
         """Seconds between two round trips: none unless more jobs wait than there was room for."""
-        return TRIP_SECONDS if self._plenty else 0
+        return TRIP_SECONDS if self._more_jobs_wait else 0
 
     def _adopt(self, most: int) -> list[Entry]:
         entries, self._orphans = self._orphans[:most], self._orphans[most:]
@@ -150,8 +150,8 @@ class RedisSource:
             return []
 
     def _leave_writing(self) -> None:
-        """To the task that only writes."""
-        self._about_to_trade = False
+        """From now on `_write` writes the results, and no longer `take`."""
+        self._exchange_is_due = False
         if self._unwritten:
             self._wake.set()
 
@@ -185,7 +185,7 @@ class RedisSource:
                     self._keep(stream, found, counted=True)
                 if self._orphans:
                     return []
-            entries = await self._trade(client, most) if self._unwritten or self._plenty else []
+            entries = await self._exchange(client, most) if self._unwritten or self._more_jobs_wait else []
             if not entries:
                 entries = await self._wait_for_jobs(client, most)
         except redis.exceptions.ResponseError as error:
@@ -193,7 +193,7 @@ class RedisSource:
                 raise
             await create_groups(client)
             return []
-        self._plenty = len(entries) >= most
+        self._more_jobs_wait = len(entries) >= most
         self._orphans += entries
         return self._adopt(most)
 
@@ -255,15 +255,15 @@ class RedisSource:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            if self._about_to_trade:
+            if self._exchange_is_due:
                 continue
-            await self._pace.turn(self._rest())
-            if self._unwritten and not self._about_to_trade:
-                await self._link.insist(lambda client: self._trade(client, 0))
+            await self._throttle.turn(self._pause())
+            if self._unwritten and not self._exchange_is_due:
+                await self._link.retry_for_ever(lambda client: self._exchange(client, 0))
 
-    async def _trade(self, client: Any, most: int) -> list[Entry]:
+    async def _exchange(self, client: Any, most: int) -> list[Entry]:
         """Write the results that there are. Returns up to `most` new jobs."""
-        async with self._trading:
+        async with self._exchange_lock:
             # Stays until it is known to be written; what is written twice is read once.
             batch = self._unwritten[:]
             values: list[Any] = [RESULTS_TTL, self.name, most]
@@ -271,7 +271,7 @@ class RedisSource:
                 values += (*job.ticket, result.model_dump_json())
             if most:
                 self._turns.rotate()
-            jobs = await run_script(client, TRADE, self._turns, *values)
+            jobs = await run_script(client, EXCHANGE, self._turns, *values)
             del self._unwritten[: len(batch)]
             self._mine -= {job.ticket[:2] for job, _ in batch}
             if not self._unwritten:

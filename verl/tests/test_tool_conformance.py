@@ -131,3 +131,9 @@ async def test_a_sandbox_that_cannot_be_created_is_an_outage():
     kwargs = {"Sandboxed": {"create_kwargs": {"down": True}}}
     with pytest.raises(InfrastructureError, match=rf"tool 'Sandboxed': create\(\) failed: RuntimeError: {SECRET}"):
         await run_loop(Repairing, server, config_of(), tools=[TOOLS["Sandboxed"].tool], tools_kwargs=kwargs)
+
+
+async def test_a_contracts_timeout_ends_the_call():
+    """Before the server does, which drops the connection in the end."""
+    with pytest.raises(InfrastructureError, match="tool 'Hanging': TimeoutError"):
+        await run("Hanging", "outage")

@@ -12,11 +12,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from omegaconf import OmegaConf
 from parrot import parrot
 from test_commands import LINES
 
+from verl_cleaner.config import rollback_config
 from verl_cleaner.preflight import checks
+from verl_cleaner.rollout.tools.contract import check_values
+from verl_cleaner.rollout.tools.verdict import of_text
 
 ADOPTED = Path(__file__).parent / "adopted"
 PAGE = (Path(__file__).parents[2] / "docs" / "adopt.md").read_text()
@@ -92,7 +96,7 @@ def run(project, *lines):
         "TQ_NUM_THREADS": "1",
     }
     process = subprocess.run(
-        command(project, *lines), capture_output=True, text=True, timeout=500, env=environment, cwd=project
+        command(project, *lines), capture_output=True, text=True, timeout=570, env=environment, cwd=project
     )
     found = map(json.loads, metrics.read_text().splitlines()) if metrics.exists() else ()
     return process, {entry["step"]: entry["data"] for entry in found}
@@ -114,6 +118,15 @@ def test_the_page_has_these_two_lines():
     added = [line.removeprefix("+").strip(" \\") for line in PAGE.splitlines() if re.match(r"\+ ", line)]
     for line in LINES.split():
         assert added.count(line) == 3
+
+
+def test_the_pages_contract_finds_errors_in_text():
+    contract = yaml.safe_load(re.search(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[1])
+    patterns = contract["*"]["on_text"]
+    check_values(rollback_config({"tool_contracts": contract}).contracts)
+    text = "Traceback (most recent call last):\n  File \"a.py\", line 1\nNameError: name 'x' is not defined"
+    assert of_text(text, patterns) == "NameError"
+    assert of_text("the NameError is gone", patterns) is None
 
 
 def test_the_page_lists_every_check():

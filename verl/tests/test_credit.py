@@ -192,7 +192,14 @@ def test_every_parameter_is_documented_with_its_default():
 
 def test_every_metric_is_documented():
     found = leaf_metrics([("a", 1.0, 1, 1.0)], [("a", 0.0, 1, -1.0)])
-    names = {*found, "leaves/first_attempts_mean", "leaves/kl", "leaves/clipfrac", "failed_call_penalty/tokens"}
+    names = {
+        *found,
+        "leaves/first_attempts_mean",
+        "leaves/sequence_tokens",
+        "leaves/kl",
+        "leaves/clipfrac",
+        "failed_call_penalty/tokens",
+    }
     assert names == set(re.findall(r"`((?:leaves|failed_call_penalty)/\w+)`", PAGE))
 
 
@@ -237,3 +244,4 @@ def test_returns_are_compared_with_the_groups_unrepaired_first_attempts(monkeypa
     assert table[1:].view(len(COLUMNS), 2).tolist() == [[-3, -4], [-1, -1], [1, 1], [1, 1], [0, 0]]
     assert store.rows["g_1_0"][VALUES_FIELD].tolist() == [0]
     assert metrics["leaves/first_attempts_mean"] == pytest.approx(0)
+    assert metrics["leaves/advantage_mean"] == -1

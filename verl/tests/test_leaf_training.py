@@ -134,6 +134,8 @@ def test_the_leaves_of_real_groups_are_counted(steps):
     assert step["leaves/count"] == sum(LEAVES.values()) == 5
     assert step["leaves/per_group"] == 5 / 9
     assert step["leaves/tokens"] == 4 * 4 + 8
+    # The second leaf of a trajectory begins one token later.
+    assert step["leaves/sequence_tokens"] == 5 * step["prompt_length/mean"] + step["leaves/tokens"] + 1
     assert 0 < step["leaves/token_share"] < step["leaves/gradient_share"] < 1
 
 

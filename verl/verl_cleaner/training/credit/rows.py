@@ -31,6 +31,10 @@ class LeafRows:
         """Of the rows, without padding, in the order of `leaves`."""
         return [row_key(key, number) for key, own in self.leaves.items() for number in range(len(own))]
 
+    def tokens(self) -> int:
+        """Of the rows, prefixes included and padding left out: what scoring and training them costs."""
+        return sum(tag["seq_len"] for tag in self.batch.tags if not tag.get("is_padding", False))
+
     def clear(self) -> None:
         tq.kv_clear(keys=self.batch.keys, partition_id=self.batch.partition_id)
 

@@ -68,6 +68,7 @@ class LeafTrainerMixin(_Trainer):
         super()._compute_advantage(together, metrics)
         values = _values(leaves, batch.partition_id)
         metrics.update(leaf_metrics(_members(batch), _summaries(keys, batch.partition_id)))
+        metrics["leaves/sequence_tokens"] = float(leaves.tokens())
         leaves.clear()
         column = [pack_values(values.get(key, [])) for key in batch.keys]
         fields = {VALUES_FIELD: torch.nested.as_nested_tensor(column, layout=torch.jagged)}

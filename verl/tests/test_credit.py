@@ -229,7 +229,7 @@ def test_returns_are_compared_with_the_groups_unrepaired_first_attempts(monkeypa
             "g_0_0": row(1.0, [Leaf(0, (1, 2))], values),
             "g_1_0": row(1.0, [], none),
             "h_0_0": row(0.0, [], none),
-            "pad_0_0": row(0.0, [Leaf(0, (1, 2))], none),
+            "pad_0_0": row(0.0, [Leaf(0, (1, 2))], none) | {"response_mask": torch.tensor([0, 0])},
         }
     )
     monkeypatch.setattr(first_attempts, "tq", store)

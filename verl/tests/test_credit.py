@@ -15,9 +15,10 @@ from verl_cleaner.saar.leaf import Leaf
 from verl_cleaner.saar.record import RECORD_FIELD, Attempt, Retry, RetryResult, TrajectoryRecord
 from verl_cleaner.saar.standing import standing_failures
 from verl_cleaner.training.credit import first_attempts, penalty, rows
+from verl_cleaner.training.credit import trainer as credit_trainer
 from verl_cleaner.training.credit.config import CreditConfig
 from verl_cleaner.training.credit.metrics import leaf_metrics
-from verl_cleaner.training.credit.minibatch import COLUMNS, VALUES_FIELD, pack_values
+from verl_cleaner.training.credit.minibatch import COLUMNS, VALUES_FIELD, leaf_rows, pack_values
 from verl_cleaner.training.credit.score import failed_call_score
 
 PAGE = (Path(__file__).parents[2] / "docs" / "credit.md").read_text()
@@ -245,3 +246,43 @@ def test_returns_are_compared_with_the_groups_unrepaired_first_attempts(monkeypa
     assert store.rows["g_1_0"][VALUES_FIELD].tolist() == [0]
     assert metrics["leaves/first_attempts_mean"] == pytest.approx(0)
     assert metrics["leaves/advantage_mean"] == -1
+
+
+# ---- from the trainer's rows to the actor's --------------------------------------------------------------------------
+
+
+def test_the_actor_trains_on_what_was_computed_for_each_leaf(monkeypatch):
+    """Two trajectories and padding that copies the first one's leaves; rows come back in another order."""
+    leaves = {"g_0_0": [Leaf(2, (11, 12)), Leaf(0, (13, 14, 15))], "g_1_0": [Leaf(1, (16,))]}
+    keys = [rows.row_key(key, number) for key, own in leaves.items() for number in range(len(own))]
+    stored = {}
+    for key, leaf in zip(keys, [leaf for own in leaves.values() for leaf in own], strict=True):
+        before = torch.zeros(leaf.start)
+        stored[key] = {
+            name: torch.cat([before, 10.0 * number + torch.tensor(leaf.ids)])
+            for number, name in enumerate(("old_log_probs", "advantages", "ref_log_prob"))
+        }
+        stored[key]["response_mask"] = torch.cat([before, torch.ones(len(leaf.ids))])
+    monkeypatch.setattr(credit_trainer, "tq", Store(stored))
+    batch = KVBatchMeta(partition_id="train", keys=list(reversed(keys)), tags=[{}] * len(keys))
+    values = credit_trainer._values(rows.LeafRows(leaves, batch), "train")
+    prompts = {"g_0_0": [1, 2], "g_1_0": [3], "pad_0_0": [0]}
+    responses = {"g_0_0": [4, 5, 6, 7], "g_1_0": [8, 9], "pad_0_0": [0]}
+    trajectories = [
+        {
+            "prompts": torch.tensor(prompts[key]),
+            "responses": torch.tensor(responses[key]),
+            LEAVES_FIELD: pack_leaves(leaves["g_0_0" if key == "pad_0_0" else key])[LEAVES_FIELD],
+            VALUES_FIELD: pack_values(values.get(key, [])),
+        }
+        for key in prompts
+    ]
+    found = leaf_rows(list_of_dict_to_tensordict(trajectories))
+    assert [row["input_ids"].tolist() for row in found] == [[1, 2, 4, 5, 11, 12], [1, 2, 13, 14, 15], [3, 8, 16]]
+    assert [row["loss_mask"].tolist() for row in found] == [[0, 0, 1, 1], [1, 1, 1], [0, 1]]
+    assert [row["response_mask"].tolist() for row in found] == [[0, 0, 1, 1], [1, 1, 1], [0, 1]]
+    assert [row["old_log_probs"].tolist() for row in found] == [[0, 0, 11, 12], [13, 14, 15], [0, 16]]
+    assert [row["advantages"].tolist() for row in found] == [[0, 0, 21, 22], [23, 24, 25], [0, 26]]
+    assert [row["ref_log_prob"].tolist() for row in found] == [[0, 0, 31, 32], [33, 34, 35], [0, 36]]
+    # Not in use: weights of 1.
+    assert [row["rollout_is_weights"].tolist() for row in found] == [[0, 0, 1, 1], [1, 1, 1], [0, 1]]

@@ -8,13 +8,12 @@ tokens of which none is trained on.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 from tensordict import NonTensorData, TensorDict
-from torch.distributed import ReduceOp
 from verl.utils import tensordict_utils as tu
-from verl.utils.device import get_device_id
 
 from verl_cleaner.rollout.carried import LEAVES_FIELD, unpack_leaves
 from verl_cleaner.rollout.output import MASK_FIELD
@@ -66,15 +65,14 @@ def leaf_rows(data: TensorDict) -> list[Row]:
 def with_leaves(data: TensorDict, engine_config: Any, *, group: Any) -> TensorDict:
     """`data` with its leaves as further rows; `data` itself where no worker of `group` has any."""
     rows = leaf_rows(data)
-    counts = torch.tensor([len(rows)], device=get_device_id())
-    most, total = counts.clone(), counts.clone()
-    torch.distributed.all_reduce(most, op=ReduceOp.MAX, group=group)
+    lengths: list[list[int]] = [[]] * torch.distributed.get_world_size(group)
+    torch.distributed.all_gather_object(lengths, [len(row["input_ids"]) for row in rows], group)
+    most = max(map(len, lengths))
     if not most:
         return data
-    torch.distributed.all_reduce(total, op=ReduceOp.SUM, group=group)
     dynamic = tu.get(data, "use_dynamic_bsz", default=engine_config.use_dynamic_bsz)
     size = tu.get(data, "micro_batch_size_per_gpu", default=engine_config.micro_batch_size_per_gpu)
-    length = int(most) if dynamic else int(most) + -(len(data) + int(most)) % size
+    length = most if dynamic else most + -(len(data) + most) % size
     rows += [_FILLER] * (length - len(rows))
     names = [name for name in (*_SEQUENCE, *COLUMNS, MASK_FIELD) if name in data]
     columns = {}
@@ -85,7 +83,10 @@ def with_leaves(data: TensorDict, engine_config: Any, *, group: Any) -> TensorDi
     # Settings of the batch; what there is of every row and is no tensor, the loss does not read.
     settings = {key: tu.get(data, key) for key, value in data.items() if isinstance(value, NonTensorData)}
     if (whole := settings.get("global_batch_size")) is not None:
-        settings["global_batch_size"] = whole + int(total)
+        settings["global_batch_size"] = whole + sum(map(len, lengths))
+    if (tokens := settings.get("global_token_num")) is not None:
+        # What VeRL computes the utilisation from.
+        settings["global_token_num"] = [*tokens, *chain(*lengths)]
     budget = tu.get(data, "max_token_len_per_gpu", default=engine_config.max_token_len_per_gpu)
     if dynamic:
         # VeRL checks the budget of dynamic batches against real rows only.

@@ -352,6 +352,7 @@ def test_a_file_that_is_not_there_or_no_parquet(tmp_path):
         ("nano", "nano", []),
         ("wide", "wide", []),
         ("wide_tight", "wide_tight", []),
+        ("drift_slack", "drift_slack", []),
     ],
 )
 def test_the_published_tables_are_those_of_the_published_results(tmp_path, monkeypatch, results, folder, options):
@@ -359,3 +360,25 @@ def test_the_published_tables_are_those_of_the_published_results(tmp_path, monke
     published = Path(__file__).parents[2] / "docs/experiments"
     report.main([str(published / f"{results}.parquet"), "--out", str(tmp_path), *options])
     assert (published / folder / "tables.md").read_text() == (tmp_path / "tables.md").read_text()
+
+
+@pytest.mark.parametrize("results", ["drift_tight", "drift_slack"])
+def test_the_tables_of_single_runs_are_those_of_the_published_results(results):
+    docs = Path(__file__).parents[2] / "docs"
+    shown = (docs / "experiments.md").read_text().split(f"<!-- {results} -->\n")[1].split("\n\n")[0].splitlines()
+    frame = pd.read_parquet(docs / f"experiments/{results}.parquet")
+
+    def values(method, metric):
+        rows = frame[(frame.method == method) & (frame.metric == metric)].sort_values("step")
+        return [100 * value for value in rows.value]
+
+    rows = shown[2:]
+    assert len(rows) == frame.method.nunique()
+    for row in rows:
+        method, *accuracies, first, repaired, tokens = (cell.strip() for cell in row.strip("|").split("|"))
+        method = method.strip("`")
+        assert accuracies == [f"{value:.1f}" for value in values(method, "held_out/accuracy")]
+        attempts = values(method, "held_out/first_attempt_success")
+        assert first == f"{attempts[0]:.1f} → {attempts[-1]:.1f}"
+        assert repaired == f"{values(method, 'held_out_rollback/accuracy')[0]:.1f}"
+        assert tokens == f"{sum(values(method, 'train/tokens_generated')) / 100:,.0f}"

@@ -50,7 +50,7 @@ class TurnAttempt:
     """One version of a turn whose calls are run.
 
     after: the trajectory right behind the version's tokens, without any tool response.
-    dropped: how many broken calls VeRL's parser left out.
+    dropped: how many broken calls were left out, because rollback could not answer them.
     results: by id(call), in the order in which calls ended.
     tool_state: what tools kept beside the tokens before the calls ran; None where no rollback can follow.
     wording: (response, failure kind) -> what the response to a failed call says; None: what the tool said.

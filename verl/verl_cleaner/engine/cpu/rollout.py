@@ -185,4 +185,6 @@ class CpuServerAdapter(BaseRollout):
     ) -> None:
         assert wire_format == "named_tensors", wire_format
         state = {name: tensor.detach().float().cpu() for name, tensor in weights}
-        await ray.get_actor(_actor_name(self.replica_rank)).load_weights.remote(state, global_steps)
+        # Older versions of Ray want the handle to outlive the call.
+        server = ray.get_actor(_actor_name(self.replica_rank))
+        await server.load_weights.remote(state, global_steps)

@@ -318,6 +318,13 @@ def test_the_gpu_config_on_a_host_without_gpu(config):
     assert "--config-name cleaner_cpu" in problems[0]
 
 
+def test_fsdp2_on_cpu_needs_a_newer_torch(config, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.7.1+cu126")
+    (problem,) = problems_of(config())
+    assert "trainer.device=cpu needs torch 2.8 or newer" in problem
+    assert "got 2.7.1+cu126" in problem
+
+
 def test_attention_over_packed_rows_needs_them(config, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
     model, actor = "actor_rollout_ref.model", "actor_rollout_ref.actor"

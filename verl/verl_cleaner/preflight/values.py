@@ -154,6 +154,9 @@ def attention(config: DictConfig) -> Iterator[Finding]:
         yield error(f"{key}={VARLEN} needs a GPU, but trainer.device=cpu; take sdpa")
 
 
+_CPU_TORCH = (2, 8)
+
+
 def cpu(config: DictConfig) -> Iterator[Finding]:
     """Our rollout engine and VeRL on CPU go together."""
     name = config.actor_rollout_ref.rollout.name
@@ -164,6 +167,10 @@ def cpu(config: DictConfig) -> Iterator[Finding]:
                 "--config-name cleaner_cpu, or name a GPU engine such as sglang"
             )
         return
+    import torch
+
+    if tuple(map(int, torch.__version__.split(".")[:2])) < _CPU_TORCH:
+        yield error(f"trainer.device=cpu needs torch 2.8 or newer, whose FSDP2 works on CPU; got {torch.__version__}")
     expected: dict[str, Any] = {f"{section}.strategy": "fsdp2" for section in FSDP_SECTIONS}
     expected |= {f"{section}.fsdp_config.strategy": "fsdp2" for section in FSDP_SECTIONS}
     expected |= {

@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
     row = {"prompt": [{"role": "user", "content": "1 + 1?"}]}
     scored = row | {"data_source": "gsm8k", "reward_model": {"ground_truth": "2"}}
     kinds = {
-        "prompts": row,
+        "prompts": row | {"agent_name": "tool_agent"},
         "plain": scored,
         "tool": scored | {"agent_name": "tool_agent", "extra_info": {"index": 0}},
         "own_loop": scored | {"agent_name": "own_loop"},

@@ -35,7 +35,7 @@ def test_same_lines(output: str, expected: str, same: bool) -> None:
 def test_a_submission_chooses(compare: str, success: bool) -> None:
     from code_judge.sandbox.pool import Execution
 
-    execution = Execution(status=0, why=None, stdout="1.0 \n2", stderr="", seconds=0.1, kind="", line=None)
+    execution = Execution(status=0, why=None, stdout="1.0 \n2", stderr="", seconds=0.1, exception=None, line=None)
     options = Options.model_validate({"compare": compare})
     submission = Submission(type="python", solution="", expected_output="1\n2", options=options)
     assert verdict(submission, execution, 1000).success is success

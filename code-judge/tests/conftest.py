@@ -14,6 +14,6 @@ def served() -> Iterator[Judge]:
 
 @pytest.fixture(autouse=True, scope="session")
 def interrupt() -> None:
-    """A shell starts what runs in its background with SIGINT ignored, and interpreters that tests start inherit that."""
+    """A shell starts what runs in its background with SIGINT ignored, and interpreters that tests start inherit it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

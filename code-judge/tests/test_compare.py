@@ -3,8 +3,8 @@
 import pytest
 
 from code_judge.compare import same_lines
+from code_judge.verdict import verdict
 from code_judge.wire import Options, Submission
-from code_judge.worker import verdict
 
 
 @pytest.mark.parametrize(
@@ -38,4 +38,4 @@ def test_a_submission_chooses(compare: str, success: bool) -> None:
     execution = Execution(status=0, why=None, stdout="1.0 \n2", stderr="", seconds=0.1, exception=None, line=None)
     options = Options.model_validate({"compare": compare})
     submission = Submission(type="python", solution="", expected_output="1\n2", options=options)
-    assert verdict(submission, execution, 1000).success is success
+    assert verdict(submission, execution, 1000, memory=256).success is success

@@ -1,6 +1,7 @@
-"""A judge that answers to /ping, which is all the preflight asks."""
+"""What tests share: a judge that answers to /ping, a browser, and Python's limits as they are at the start."""
 
 import json
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -36,3 +37,9 @@ def browser():
     driver = report_page.start()
     yield driver
     driver.quit()
+
+
+@pytest.fixture(autouse=True)
+def limit_of_integers():
+    """What reads tests of programs lifts Python's limit of digits for the whole process; no test meets another's."""
+    sys.set_int_max_str_digits(sys.int_info.default_max_str_digits)

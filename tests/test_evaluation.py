@@ -11,6 +11,7 @@ import pytest
 
 from cleaner_lab.nano.cold_start import cold_start
 from cleaner_lab.nano.settings import Settings
+from verl_cleaner.dataset.lengths import TOOL_CONFIG
 from verl_cleaner.evaluation.runner import problem_of
 from verl_cleaner.records.trajectories import read_folder
 
@@ -62,6 +63,8 @@ def evaluated(tmp_path_factory):
     loops.write_text("- name: canonical\n  _target_: canonical_loop.CanonicalLoop\n")
     agent = "actor_rollout_ref.rollout.agent"
     overrides = [f"{agent}.default_agent_loop=canonical", f"{agent}.agent_loop_config_path={loops}"]
+    # A loop of one's own gets the tools that are named, and no others.
+    overrides.append(f"actor_rollout_ref.rollout.multi_turn.tool_config_path={TOOL_CONFIG}")
     arguments = [NANO / "model", "humaneval", held_out, *overrides]
     knobs = {"ROLLOUT": "cpu", "VAL_SAVE_PATH": str(out), "SAMPLES": "2", "CHUNK": "82"}
     knobs |= {"ROLLBACK": "both", "MAX_EXECUTION_TIME": "20"}

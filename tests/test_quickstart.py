@@ -179,20 +179,24 @@ def test_resume_goes_on_and_a_judge_that_dies_stops_the_run(compared, tmp_path):
     saved = answers(compared.out / "cleaner", 2)
     assert agreement(answers(tmp_path / "cleaner", 2), saved) > 0.98
     assert agreement(answers(compared.out / "cleaner", 0), saved) < 0.95
-    assert "groups were lost to infrastructure failures" in quickstart.text, quickstart.text + quickstart.log()
+    assert re.search(r"groups were lost, \d+ to outages", quickstart.text), quickstart.text + quickstart.log()
     assert "gave no verdict in 3 s" in quickstart.text
     assert not quickstart.left()
 
 
 @pytest.mark.parametrize(
     ("module", "number"),
-    [("nano.quickstart", signal.SIGINT), ("nano.quickstart", signal.SIGKILL), ("main_ppo", signal.SIGKILL)],
+    [
+        ("cleaner_lab.nano.quickstart", signal.SIGINT),
+        ("cleaner_lab.nano.quickstart", signal.SIGKILL),
+        ("verl_cleaner.main_ppo", signal.SIGKILL),
+    ],
 )
 def test_a_killed_run_leaves_nothing_behind(tmp_path, module, number):
     quickstart = Quickstart(tmp_path)
     quickstart.until("cleaner: 15 s")
     processes = quickstart.processes().items()
-    os.kill(next(pid for pid, command in processes if f"-m verl_cleaner.{module}" in command), number)
+    os.kill(next(pid for pid, command in processes if f"-m {module}" in command), number)
     assert quickstart.finish() != 0
     assert not quickstart.left()
 

@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf, open_dict
 
 from cleaner_lab.experiments import results, series
-from cleaner_lab.experiments.experiment import Experiment
+from cleaner_lab.experiments.experiment import Experiment, devices
 from cleaner_lab.experiments.grid import ColdStart, GridError, read_grid
 from cleaner_lab.experiments.plan import PER_RUN, differences, of_workers, worker_part
 from cleaner_lab.experiments.series import CONF, last_logged_checkpoint
@@ -281,3 +281,18 @@ def test_a_cold_start_needs_its_device(tmp_path, monkeypatch, device, message):
     with pytest.raises(GridError, match=message):
         grid.prepare_cold_start(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("visible", "per_run", "groups"),
+    [
+        ("0,1,2,3", 1, ["0", "1", "2", "3", "0"]),
+        ("2,3,5,7", 2, ["2,3", "5,7", "2,3"]),
+        ("4", 1, [None]),
+        ("0,1", 2, [None]),
+    ],
+)
+def test_groups_side_by_side_spread_over_the_gpus(monkeypatch, visible, per_run, groups):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    overrides = ["trainer.n_gpus_per_node=8", f"trainer.n_gpus_per_node={per_run}"]
+    assert [devices(n, overrides).get("CUDA_VISIBLE_DEVICES") for n in range(len(groups))] == groups

@@ -11,8 +11,10 @@ import fcntl
 import itertools
 import json
 import math
+import os
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,6 +162,30 @@ def sizes(start: ColdStart) -> dict[str, int]:
     return {"policy_parameters": parameters, "held_out_tasks": len(families) - unseen, "unseen_tasks": unseen}
 
 
+def devices(group: int, overrides: Sequence[str]) -> dict[str, str]:
+    """Environment that gives a group of processes its GPUs, so that groups side by side spread over those of the host.
+
+    Empty where a run takes all GPUs, or there are none.
+    """
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = [str(n) for n in range(torch.cuda.device_count())] if named is None else named.split(",")
+    per_run = next(
+        (
+            int(text.partition("=")[2])
+            for text in reversed(overrides)
+            if override_key(text) == "trainer.n_gpus_per_node"
+        ),
+        1,
+    )
+    places = len(visible) // per_run
+    if places < 2:
+        return {}
+    first = group % places * per_run
+    return {"CUDA_VISIBLE_DEVICES": ",".join(visible[first : first + per_run])}
+
+
 class _Group:
     """A series of runs in a group of processes of its own, and a line for each of its validations."""
 
@@ -171,7 +197,7 @@ class _Group:
         command = [sys.executable, "-m", "cleaner_lab.experiments.series", str(plan)]
         print(f"[cleaner] group {number}: {len(runs)} runs (log: {log})")
         self._stack = ExitStack()
-        environment = logger_environment(experiment.out)
+        environment = logger_environment(experiment.out) | devices(number, planned[0].overrides)
         self._training = self._stack.enter_context(Training(command, log=log, environment=environment))
 
     def close(self) -> None:

@@ -1,14 +1,96 @@
-"""HTTP on plain ASGI: read bodies up to a size, send replies, notice clients that disconnect."""
+"""HTTP on plain ASGI: requests and replies, routes, bodies up to a size, clients that disconnect."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+from code_judge.wire import EXTRA_HEADER
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 T = TypeVar("T")
+
+JSON, HTML = b"application/json", b"text/html; charset=utf-8"
+_EXTRA = EXTRA_HEADER.lower().encode()
+_NO = ("", "0", "false", "no")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """parts: of the path, where the route names them."""
+
+    scope: Scope
+    body: bytes
+    parts: dict[str, str] = field(default_factory=dict)
+
+    def header(self, name: bytes) -> str | None:
+        """name: in lower case."""
+        value = next((value for key, value in self.scope["headers"] if key == name), None)
+        return None if value is None else value.decode("latin-1")
+
+    def query(self, name: str) -> str | None:
+        text = self.scope["query_string"]
+        return dict(parse_qsl(text.decode("latin-1"), keep_blank_values=True)).get(name) if text else None
+
+    @property
+    def wants_extra(self) -> bool:
+        """Whether the client asks for keys beside those of the public contract."""
+        return not all(answer is None or answer.lower() in _NO for answer in self._extra())
+
+    def _extra(self) -> Iterable[str | None]:
+        yield self.header(_EXTRA)
+        yield self.query("extra")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    body: bytes
+    status: int = 200
+    content_type: bytes = JSON
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+Handler = Callable[[Request], Awaitable[Reply]]
+
+
+class Routes:
+    """By method and path. A part of a path in braces, as in /session/{id}, stands for any text without a slash."""
+
+    def __init__(self) -> None:
+        self._exact: dict[str, dict[str, Handler]] = {}
+        self._patterns: list[tuple[list[str], dict[str, Handler]]] = []
+
+    def add(self, method: str, path: str, handler: Handler) -> None:
+        if "{" not in path:
+            self._exact.setdefault(path, {})[method] = handler
+            return
+        pattern = path.split("/")
+        for known, handlers in self._patterns:
+            if known == pattern:
+                handlers[method] = handler
+                return
+        self._patterns.append((pattern, {method: handler}))
+
+    def find(self, method: str, path: str) -> tuple[Handler | None, dict[str, str], list[str]]:
+        """The handler, the parts that the path names, and the path's methods: none where there is no such path."""
+        handlers, parts = self._exact.get(path), dict[str, str]()
+        if handlers is None and path.endswith("/"):
+            handlers = self._exact.get(path[:-1])
+        if handlers is None:
+            given = path.split("/")
+            for pattern, candidates in self._patterns:
+                if len(pattern) == len(given) and all(
+                    p[:1] == "{" or p == g for p, g in zip(pattern, given, strict=True)
+                ):
+                    handlers = candidates
+                    parts = {p[1:-1]: g for p, g in zip(pattern, given, strict=True) if p[:1] == "{"}
+                    break
+        handlers = handlers or {}
+        return handlers.get(method), parts, sorted(handlers)
 
 
 class Disconnected(Exception):
@@ -65,10 +147,14 @@ async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
         watcher.cancel()
 
 
-async def reply(send: Send, status: int, body: bytes, content_type: bytes = b"application/json") -> None:
-    headers = [(b"content-type", content_type), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+async def send_reply(send: Send, reply: Reply) -> None:
+    headers = [
+        (b"content-type", reply.content_type),
+        (b"content-length", str(len(reply.body)).encode()),
+        *reply.headers,
+    ]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})
 
 
 async def lifespan(

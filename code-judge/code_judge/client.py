@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from code_judge.wire import Reason, RunResult, Submission
+from code_judge.wire import EXTRA_HEADER, Reason, RunResult, Submission
 
 DEFAULT_URL = "http://127.0.0.1:8088"
 _OUTAGES = (Reason.QUEUE_TIMEOUT, Reason.INTERNAL_ERROR)
@@ -139,7 +139,7 @@ class JudgeClient:
     async def _request(self, submissions: list[Submission], seconds: float) -> dict[str, RunResult]:
         if self._http is None:
             limits = httpx.Limits(max_connections=256, max_keepalive_connections=32)
-            self._http = httpx.AsyncClient(base_url=self.url, limits=limits)
+            self._http = httpx.AsyncClient(base_url=self.url, limits=limits, headers={EXTRA_HEADER: "1"})
         body: dict[str, Any] = {"type": "batch", "submissions": [s.model_dump(mode="json") for s in submissions]}
         reply = await self._http.post("/run/long-batch", json=body, timeout=httpx.Timeout(seconds, connect=5))
         if reply.status_code in (400, 413, 422):

@@ -80,7 +80,8 @@ def work(settings: Settings, supervisor: int) -> None:
 
 async def _work(settings: Settings) -> None:
     assert settings.redis_uri is not None
-    worker = Worker(RedisSource(settings.redis_uri, deliveries=settings.max_deliveries), settings)
+    source = RedisSource(settings.redis_uri, prefix=settings.redis_key_prefix, deliveries=settings.max_deliveries)
+    worker = Worker(source, settings)
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)

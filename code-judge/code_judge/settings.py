@@ -1,9 +1,12 @@
 """The service's settings, from the environment under the names its users know."""
 
 import os
+from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings
+
+from code_judge.public_settings import check_environment, compile_command
 
 REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 
@@ -11,27 +14,43 @@ REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 class Settings(BaseSettings):
     """max_execution_time: seconds a submission may run, by the clock and on the CPU. max_memory: MB of address space.
     max_stdout_error_length: characters of stdout and of stderr returned. max_workers: submissions that run at a time.
-    max_queue_work_life_time: seconds a single or batch submission may wait to be started. run_workers: whether the
-    process that serves HTTP runs programs as well. max_deliveries: workers that may die of a submission before it is
-    given up. redis_patience: seconds without Redis after which its submissions are answered as failed.
-    cpp_compile_command: `main.cpp -o main` is added to it. cpp_compile_time, cpp_compile_memory: its limits, s and MB.
-    code_judge_require_isolation: see sandbox.pool.check_isolation."""
+    max_queue_work_life_time: seconds a single or batch submission may wait to be started;
+    long_batch_max_queue_wait_time: one of a long batch. run_workers: whether the process that serves HTTP runs programs
+    as well. redis_key_prefix: services with different ones share a Redis. max_deliveries: workers that may die of a
+    submission before it is given up. redis_patience: seconds without Redis after which its submissions are answered as
+    failed. cpp_compile_command: see public_settings.compile_command. cpp_compile_time, cpp_compile_memory: its
+    limits, s and MB. code_judge_require_isolation: see sandbox.pool.check_isolation."""
 
     max_execution_time: float = Field(default=10, gt=0)
     max_memory: int = Field(default=256, ge=64)
     max_stdout_error_length: int = Field(default=1000, ge=0)
     max_workers: int = Field(default_factory=lambda: max(16, 8 * cores()), ge=1)
     max_queue_work_life_time: float = Field(default=10, gt=0)
+    long_batch_max_queue_wait_time: float = Field(default=3600, gt=0)
     max_body_size: int = Field(default=64 << 20, ge=1)
     max_output_size: int = Field(default=1 << 20, ge=1)
     redis_uri: str | None = None
-    run_workers: int = Field(default=1, ge=0)
+    redis_key_prefix: str = Field(default="code-judge", pattern=r"^[^{}\s]+$")
+    run_workers: int = Field(default_factory=lambda: 1, ge=0)
     max_deliveries: int = Field(default=3, ge=1)
     redis_patience: float = Field(default=5, gt=0)
     code_judge_require_isolation: str = ""
     cpp_compile_command: str = "g++ -O2 -std=c++17"
     cpp_compile_time: float = Field(default=30, gt=0)
     cpp_compile_memory: int = Field(default=1024, ge=64)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_public_service(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Defaults that depend on other settings: with Redis, programs run in `run_workers.py`; 0 slots are as many as
+        by default; an empty variable is none."""
+        values = {name: value for name, value in values.items() if value != ""}
+        values.setdefault("run_workers", 0 if values.get("redis_uri") else 1)
+        if str(values.get("max_workers")) == "0":
+            del values["max_workers"]
+        if path := os.environ.get("CPP_COMPILER_PATH"):
+            values.setdefault("cpp_compile_command", f"{path} -O2 -std=c++17")
+        return values
 
 
 def load_settings() -> Settings:
@@ -48,6 +67,8 @@ def load_settings() -> Settings:
             raise ValueError(f"REDIS_URI must begin with one of {', '.join(REDIS_SCHEMES)} and '://', got {scheme!r}")
     elif not settings.run_workers:
         raise ValueError("RUN_WORKERS=0 needs a REDIS_URI: without Redis nobody else can run the submissions")
+    compile_command(settings.cpp_compile_command)
+    check_environment(os.environ)
     return settings
 
 

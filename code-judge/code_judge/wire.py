@@ -1,9 +1,9 @@
 """What travels over HTTP. Keys, reasons and endpoints are the contract that existing clients depend on."""
 
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 TIMEOUT_MARK = "Suicide from timeout."
 """What clients of the contract find at the end of stdout after a timeout."""
@@ -30,7 +30,8 @@ class Options(BaseModel, frozen=True):
 
 
 class Submission(BaseModel):
-    """One program. `sub_id` comes back with the result; `expected_output` is compared with the stripped stdout."""
+    """One program. `sub_id` comes back with the result, and is made up where the client gives none. `expected_output`
+    is compared with the stripped stdout."""
 
     type: Literal["python", "cpp"]
     solution: str
@@ -39,9 +40,14 @@ class Submission(BaseModel):
     sub_id: str | None = None
     options: Options = Options()
 
+    @field_validator("options", mode="before")
+    @classmethod
+    def _no_options(cls, value: Any) -> Any:
+        return Options() if value is None else value
+
 
 class Batch(BaseModel):
-    type: Literal["batch"]
+    type: Literal["batch"] = "batch"
     sub_id: str | None = None
     submissions: list[Submission] = Field(min_length=1)
 
@@ -65,6 +71,11 @@ class RunResult(JudgeResult):
     stderr: str = ""
     kind: str = ""
     line: int | None = None
+
+
+EXTRA_HEADER = "X-Code-Judge-Extra"
+EXTRA_KEYS = frozenset(("kind", "line"))
+"""Of a result, which the public contract does not have; for clients that ask for them by the header or `?extra=1`."""
 
 
 class BatchResult(BaseModel):

@@ -6,13 +6,13 @@ How many programs run at a time is decided in admission.py.
 import asyncio
 import logging
 import os
-import shlex
 from dataclasses import replace
 from functools import partial
 
 from code_judge.admission import YOUNG_SECONDS, Admission
 from code_judge.broker import Job, Source, WorkerStatus, no_verdict
 from code_judge.health import SOURCE
+from code_judge.public_settings import compile_command
 from code_judge.sandbox.link import SandboxLost
 from code_judge.sandbox.pool import Program, Sandbox, check_isolation
 from code_judge.settings import Settings, cores
@@ -131,7 +131,7 @@ class Worker:
                     stdin="",
                     seconds=settings.cpp_compile_time,
                     memory=settings.cpp_compile_memory << 20,
-                    compiler=tuple(shlex.split(settings.cpp_compile_command)),
+                    compiler=compile_command(settings.cpp_compile_command),
                     binary=binary,
                 )
             )

@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 
 START_SECONDS = 60
+EXTRA = {"X-Code-Judge-Extra": "1"}
+"""Asks for `kind`, `line` and the whole status, which the public contract does not have."""
 
 
 def on_this_machine(seconds: float) -> float:
@@ -66,7 +68,7 @@ def start(*arguments: str, **settings: Any) -> tuple[subprocess.Popen[str], str]
 def judge(*arguments: str, **settings: Any) -> Iterator[Judge]:
     process, url = start(*arguments, **settings)
     try:
-        with httpx.Client(base_url=url, timeout=300) as http:
+        with httpx.Client(base_url=url, timeout=300, headers=EXTRA) as http:
             yield Judge(url, process, http)
     finally:
         process.send_signal(signal.SIGTERM)

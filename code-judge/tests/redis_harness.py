@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from judge_harness import Judge, environment
+from judge_harness import EXTRA, Judge, environment
 
 ROOT = Path(__file__).parents[1]
 needs_redis = pytest.mark.skipif(
@@ -116,7 +116,7 @@ def api(uri: str, *arguments: str, **settings: Any) -> Iterator[Judge]:
     values = environment(REDIS_URI=uri, **{"RUN_WORKERS": 0, **settings})
     with ended_at_the_end(subprocess.Popen(command, cwd=ROOT, env=values)) as process:
         url = f"http://127.0.0.1:{port}"
-        with httpx.Client(base_url=url, timeout=60) as http:
+        with httpx.Client(base_url=url, timeout=60, headers=EXTRA) as http:
             wait_until(lambda: answers(http), "the API answers")
             yield Judge(url, process, http)
 

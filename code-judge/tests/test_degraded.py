@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from judge_harness import Judge, environment, on_this_machine
+from judge_harness import EXTRA, Judge, environment, on_this_machine
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("setpriv") is None, reason="only root can give up what others lack"
@@ -63,7 +63,7 @@ def served_by(host: str, folder: Path) -> Iterator[Judge]:
         line = process.stdout.readline()
         assert "serving on" in line, "it did not start"
         url = line.split()[-1]
-        with httpx.Client(base_url=url, timeout=300) as http:
+        with httpx.Client(base_url=url, timeout=300, headers=EXTRA) as http:
             yield Judge(url, process, http)
         process.terminate()
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from judge_harness import Judge, descendants, environment
+from judge_harness import EXTRA, Judge, descendants, environment
 from redis_harness import ROOT, Redis, api, free_port, needs_redis, redis_server, wait_until, workers
 
 pytestmark = needs_redis
@@ -74,11 +74,21 @@ def test_contract(pool: Judge) -> None:
     status = pool.http.get("/status").json()
     assert (status["queue"], status["num_workers"], status["workers"]) == (0, 16, 2)
     result = pool.post("/judge", **HELLO, sub_id="a")
-    assert result == {"sub_id": "a", "success": True, "run_success": True, "cost": result["cost"], "reason": ""}
+    public = {"sub_id": "a", "success": True, "run_success": True, "cost": result["cost"], "reason": ""}
+    assert result == {**public, "kind": "ok", "line": None}
     solutions = [f"print({i})" for i in range(100)]
     for path in ("/run/batch", "/run/long-batch"):
         assert [r["stdout"] for r in pool.run_all(solutions, path)] == [f"{i}\n" for i in range(100)]
     assert pool.run("while True: pass")["reason"] == "worker_timeout"
+
+
+def test_services_with_different_prefixes_share_nothing_but_redis(redis: Redis, pool: Judge) -> None:
+    with api(redis.uri, REDIS_KEY_PREFIX="js", RUN_WORKERS=1, MAX_WORKERS=3) as other:
+        assert other.http.get("/status").json()["num_workers"] == 3
+        assert other.post("/judge", **HELLO)["success"]
+        assert pool.http.get("/status").json()["num_workers"] == 16
+        prefixes = {key.partition(b"}")[0] for key in redis.cli("keys", "*").split()}
+        assert prefixes == {b"{js", b"{code-judge"}
 
 
 def test_many_clients_get_their_own_results(pool: Judge) -> None:
@@ -97,7 +107,7 @@ def test_many_clients_get_their_own_results(pool: Judge) -> None:
 def test_metrics_add_up_over_processes(pool: Judge) -> None:
     body = {"type": "python", "solution": "raise SystemExit(3)"}
     for _ in range(10):
-        with httpx.Client(base_url=pool.url) as http:
+        with httpx.Client(base_url=pool.url, headers=EXTRA) as http:
             assert http.post("/run", json=body).json()["kind"] == "nonzero_exit"
     sample = 'code_judge_verdicts_total{verdict="nonzero_exit"} 10'
     wait_until(lambda: sample in pool.http.get("/metrics").text.splitlines(), "all processes have counted")

@@ -14,6 +14,7 @@ from redis_harness import Redis, needs_redis, redis_server, wait_until
 
 from code_judge.broker import Job, WorkerStatus, no_verdict
 from code_judge.broker.redis_api import RedisBroker
+from code_judge.broker.redis_keys import Keys
 from code_judge.broker.redis_link import Link
 from code_judge.broker.redis_worker import RedisSource
 from code_judge.wire import Reason, RunResult, Submission
@@ -27,7 +28,10 @@ def redis_(tmp_path: Path) -> Iterator[Redis]:
 
 @contextlib.asynccontextmanager
 async def both_sides(redis: Redis) -> AsyncIterator[tuple[RedisBroker, RedisSource]]:
-    broker, source = RedisBroker(redis.uri, patience=30), RedisSource(redis.uri, deliveries=3)
+    broker, source = (
+        RedisBroker(redis.uri, prefix="code-judge", patience=30),
+        RedisSource(redis.uri, prefix="code-judge", deliveries=3),
+    )
     await source.open(lambda: WorkerStatus(4, 0, ()))
     await broker.start()
     try:
@@ -62,7 +66,7 @@ def trips(redis: Redis) -> int:
 @needs_redis
 async def test_both_kinds_take_turns_and_share_round_trips(redis_: Redis) -> None:
     async with both_sides(redis_) as (broker, source):
-        batch = asyncio.create_task(broker.submit(submissions("long", 200), life_time=None))
+        batch = asyncio.create_task(broker.submit(submissions("long", 200), life_time=600, long=True))
         singles = [asyncio.create_task(broker.submit([s], life_time=60)) for s in submissions("single", 200)]
         await asyncio.to_thread(wait_until, lambda: queued(redis_) == 400, "all are queued")
         before, taken = trips(redis_), list[Job]()
@@ -87,7 +91,7 @@ async def test_both_kinds_take_turns_and_share_round_trips(redis_: Redis) -> Non
 async def test_both_kinds_take_turns_with_room_for_one(redis_: Redis) -> None:
     """Each result is written on its own, before there is room for the next job."""
     async with both_sides(redis_) as (broker, source):
-        batch = asyncio.create_task(broker.submit(submissions("long", 40), life_time=None))
+        batch = asyncio.create_task(broker.submit(submissions("long", 40), life_time=600, long=True))
         singles = asyncio.create_task(broker.submit(submissions("single", 40), life_time=60))
         await asyncio.to_thread(wait_until, lambda: queued(redis_) == 80, "all are queued")
         kinds = []
@@ -138,7 +142,7 @@ async def test_a_job_that_was_taken_over_counts_as_delivered_only_when_it_is_beg
         await source.release()
         assert sorted(deliveries()) == [b"1", b"2"]
         source.finish(begun, result(begun))
-        other = RedisSource(redis_.uri, deliveries=2)
+        other = RedisSource(redis_.uri, prefix="code-judge", deliveries=2)
         await other.open(lambda: WorkerStatus(4, 0, ()))
         (job,) = await asyncio.wait_for(other.take(lambda: 4), 10)
         other.finish(job, result(job))
@@ -154,7 +158,7 @@ async def test_a_leaving_worker_gives_back_what_it_has_not_begun(redis_: Redis) 
         (begun,) = await asyncio.wait_for(source.take(lambda: 1), 10)
         redis_.cli("xreadgroup", "group", "workers", source.name, "streams", "{code-judge}:jobs", ">")
         await source.release()
-        other = RedisSource(redis_.uri, deliveries=1)
+        other = RedisSource(redis_.uri, prefix="code-judge", deliveries=1)
         await other.open(lambda: WorkerStatus(4, 0, ()))
         jobs: list[Job] = []
         while len(jobs) < 2:
@@ -185,12 +189,12 @@ async def test_a_lost_node_is_left_without_closing_what_others_use(monkeypatch: 
     async def disconnect(inuse_connections: bool) -> None:
         closed.append(inuse_connections)
 
-    async def find(_: str) -> Any:
+    async def find(*_: str) -> Any:
         found.append(SimpleNamespace(connection_pool=SimpleNamespace(disconnect=disconnect)))
         return found[-1]
 
     monkeypatch.setattr("code_judge.broker.redis_link._node_of_cluster", find)
-    link, go_on = Link("redis+cluster://h:1"), asyncio.Event()
+    link, go_on = Link("redis+cluster://h:1", Keys("code-judge")), asyncio.Event()
 
     async def slow(client: Any) -> Any:
         await go_on.wait()

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from judge_harness import Judge, descendants, environment, judge
+from judge_harness import EXTRA, Judge, descendants, environment, judge
 
 from code_judge.sandbox import link
 
@@ -140,7 +140,7 @@ def test_a_fork_bomb_under_a_limit_on_processes_harms_no_other_program(few_proce
         while not port_file.exists():
             assert time.monotonic() < end
             time.sleep(0.05)
-        with httpx.Client(base_url=port_file.read_text().strip(), timeout=120) as http:
+        with httpx.Client(base_url=port_file.read_text().strip(), timeout=120, headers=EXTRA) as http:
             body = {
                 "type": "python",
                 "solution": "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",

@@ -1,10 +1,12 @@
 """Between the API, which submits, and the workers, which take: a queue that answers every submission.
 
 memory.py      both sides in one process
-redis_api.py   the submitting side of a queue in Redis      redis_worker.py  its taking side
-redis_keys.py  what is where in Redis, and the scripts that change it in one step
-redis_link.py  connecting, and what counts as losing the connection
-redis_entries.py, redis_pending.py  jobs as they lie in Redis, and as the submitting side knows them
+redis_api.py     the submitting side of a queue in Redis
+  redis_pending.py  jobs as this side knows them      redis_status.py  the service's status and totals
+redis_worker.py  its taking side
+  redis_entries.py  jobs as they lie in Redis         redis_pulse.py   signs of life, jobs of dead workers
+redis_keys.py    what is where in Redis               redis_scripts.py scripts that change it in one step
+redis_link.py    connecting, and what counts as losing the connection
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -47,9 +49,12 @@ class Broker(Protocol):
 
     async def stop(self) -> None: ...
 
-    async def submit(self, submissions: Sequence[Submission], *, life_time: float | None) -> list[RunResult]:
+    async def submit(
+        self, submissions: Sequence[Submission], *, life_time: float, long: bool = False
+    ) -> list[RunResult]:
         """Results in the order of the submissions. What has not started after `life_time` seconds is answered
-        `queue_timeout`; None = as long as it takes. Cancelling the call drops what has not started."""
+        `queue_timeout`. long: a long batch, which takes turns with the others. Cancelling the call drops what has not
+        started."""
 
     def count(self, samples: Mapping[str, float]) -> None:
         """Add to the totals."""

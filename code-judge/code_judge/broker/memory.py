@@ -9,7 +9,7 @@ from code_judge.wire import Reason, RunResult, Submission
 
 
 class MemoryBroker:
-    """Both sides. Jobs with a life time and jobs without wait in lines of their own and take turns, so that a long
+    """Both sides. The jobs of long batches and the others wait in lines of their own and take turns, so that a long
     batch does not let the others expire."""
 
     def __init__(self) -> None:
@@ -25,19 +25,20 @@ class MemoryBroker:
     async def stop(self) -> None:
         pass
 
-    async def submit(self, submissions: Sequence[Submission], *, life_time: float | None) -> list[RunResult]:
+    async def submit(
+        self, submissions: Sequence[Submission], *, life_time: float, long: bool = False
+    ) -> list[RunResult]:
         loop = asyncio.get_running_loop()
         jobs = [Job(submission, loop.create_future()) for submission in submissions]
-        line = self._lines[0 if life_time is not None else 1]
+        line = self._lines[1 if long else 0]
         line.extend(jobs)
         self._arrived.set()
-        timer = loop.call_later(life_time, self._expire, jobs, line) if life_time is not None else None
+        timer = loop.call_later(life_time, self._expire, jobs, line)
         try:
             results: list[RunResult] = await asyncio.gather(*(job.ticket for job in jobs))
             return results
         finally:
-            if timer is not None:
-                timer.cancel()
+            timer.cancel()
             for job in jobs:
                 job.ticket.cancel()
 

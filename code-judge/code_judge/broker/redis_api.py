@@ -7,30 +7,18 @@ is answered as our failure: a job that Redis has lost within seconds, all jobs o
 
 import asyncio
 import itertools
-import json
 import logging
 import uuid
 from collections import defaultdict
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
-from code_judge.broker import BrokerLost, Status, WorkerStatus, no_verdict
-from code_judge.broker.redis_keys import (
-    ADD,
-    GROUP,
-    JOBS,
-    LONG_JOBS,
-    MISSING,
-    RESULTS,
-    STATUSES,
-    STREAMS,
-    TOTALS,
-    WITHDRAW,
-    WORKER,
-    WORKERS,
-)
+from code_judge.broker import Status, no_verdict
+from code_judge.broker.redis_keys import Keys
 from code_judge.broker.redis_link import BLOCK_SECONDS, LOST, TRIP_SECONDS, Link, run_script
 from code_judge.broker.redis_pending import Call, Pending, by_stream, chunks, stored_size
+from code_judge.broker.redis_scripts import ADD, MISSING, WITHDRAW
+from code_judge.broker.redis_status import add_samples, read_status
 from code_judge.tasks import Throttle, background, end
 from code_judge.wire import Reason, RunResult, Submission
 
@@ -42,10 +30,12 @@ AT_ONCE = 8 << 20
 
 
 class RedisBroker:
-    def __init__(self, uri: str, *, patience: float) -> None:
-        self._link = Link(uri)
+    def __init__(self, uri: str, *, prefix: str, patience: float) -> None:
+        """prefix: of the keys."""
+        self._link = Link(uri, Keys(prefix))
+        self._keys = self._link.keys
         self._patience = patience
-        self._reply = RESULTS + uuid.uuid4().hex
+        self._reply = self._keys.results + uuid.uuid4().hex
         self._ids = itertools.count()
         self._pending: dict[str, Pending] = {}
         self._unwritten: list[Pending] = []
@@ -67,20 +57,21 @@ class RedisBroker:
         await end(self._tasks)
         await self._link.close()
 
-    async def submit(self, submissions: Sequence[Submission], *, life_time: float | None) -> list[RunResult]:
+    async def submit(
+        self, submissions: Sequence[Submission], *, life_time: float, long: bool = False
+    ) -> list[RunResult]:
         loop = asyncio.get_running_loop()
-        stream, now = JOBS if life_time is not None else LONG_JOBS, loop.time()
+        stream, now = self._keys.long_jobs if long else self._keys.jobs, loop.time()
         call = Call(len(submissions), loop.create_future())
         jobs = [Pending(str(next(self._ids)), stream, s, now, call) for s in submissions]
         self._pending.update((job.id, job) for job in jobs)
         self._unwritten += jobs
         self._wake.set()
-        timer = None if life_time is None else loop.call_later(life_time, lambda: self._aside(self._expire(jobs)))
+        timer = loop.call_later(life_time, lambda: self._aside(self._expire(jobs)))
         try:
             await call.done
         finally:
-            if timer is not None:
-                timer.cancel()
+            timer.cancel()
             for job in jobs:
                 self._pending.pop(job.id, None)
             if call.left:
@@ -93,30 +84,7 @@ class RedisBroker:
             self._samples[name] += value
 
     async def status(self) -> Status:
-        async def ask(client: Any) -> Status:
-            pipeline = client.pipeline(transaction=False)
-            for stream in STREAMS:
-                pipeline.xlen(stream)
-                pipeline.execute_command("XPENDING", stream, GROUP)
-            pipeline.eval(STATUSES, 1, WORKERS, WORKER)
-            pipeline.hgetall(TOTALS)
-            *counts, workers, totals = await pipeline.execute(raise_on_error=False)
-            for reply in (*counts, workers, totals):
-                # No group: no worker has been there yet.
-                if isinstance(reply, LOST) and "NOGROUP" not in str(reply):
-                    raise reply
-            queued = sum(n for n in counts[::2] if isinstance(n, int))
-            taken = sum(_pending_count(reply) for reply in counts[1::2])
-            return Status(
-                max(0, queued - taken),
-                tuple(_worker_status(worker) for worker in workers),
-                {name.decode(): float(value) for name, value in totals.items()},
-            )
-
-        try:
-            return await asyncio.wait_for(self._link.call(ask), 2)
-        except (TimeoutError, *LOST) as error:
-            raise BrokerLost(f"Redis cannot be reached: {error}") from error
+        return await read_status(self._link)
 
     async def _write(self) -> None:
         """Write what was submitted since the last time."""
@@ -143,7 +111,7 @@ class RedisBroker:
             values = [self._reply]
             for job in batch:
                 values += (job.stream, job.id, job.submission.model_dump_json())
-            entries = await run_script(client, ADD, STREAMS, *values)
+            entries = await run_script(client, ADD, self._keys.streams, *values)
             for job, entry in zip(batch, entries, strict=True):
                 job.entry = entry.decode()
             if gone := [job for job in batch if job.id not in self._pending]:
@@ -217,16 +185,7 @@ class RedisBroker:
 
     async def _write_samples(self) -> None:
         samples, self._samples = self._samples, defaultdict(float)
-        if not samples:
-            return
-
-        async def add(client: Any) -> None:
-            pipeline = client.pipeline(transaction=False)
-            for name, value in samples.items():
-                pipeline.hincrbyfloat(TOTALS, name, value)
-            await pipeline.execute()
-
-        await self._link.call(add)
+        await add_samples(self._link, samples)
 
     async def _expire(self, jobs: list[Pending]) -> None:
         """Answer those of `jobs` that nobody has taken."""
@@ -260,13 +219,3 @@ class RedisBroker:
     def _fail(self, jobs: Iterable[Pending], why: str) -> None:
         for job in jobs:
             job.answer(no_verdict(job.submission, Reason.INTERNAL_ERROR, why))
-
-
-def _pending_count(reply: Any) -> int:
-    """Of XPENDING's summary; an error where no worker has created the group yet."""
-    return int(reply["pending"] if isinstance(reply, dict) else reply[0]) if not isinstance(reply, Exception) else 0
-
-
-def _worker_status(data: bytes) -> WorkerStatus:
-    status = json.loads(data)
-    return WorkerStatus(status["slots"], status["busy"], tuple(status["isolation"]))

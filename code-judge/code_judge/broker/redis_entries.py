@@ -1,10 +1,11 @@
 """Jobs as they lie in their streams in Redis."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import redis.exceptions
 
-from code_judge.broker.redis_keys import GROUP, STREAMS
+from code_judge.broker.redis_keys import GROUP
 
 
 class Entry(NamedTuple):
@@ -18,9 +19,9 @@ class Entry(NamedTuple):
     counted: bool
 
 
-async def create_groups(client: Any) -> None:
+async def create_groups(client: Any, streams: Iterable[str]) -> None:
     """Idempotent."""
-    for stream in STREAMS:
+    for stream in streams:
         try:
             await client.xgroup_create(stream, GROUP, "0", mkstream=True)
         except redis.exceptions.ResponseError as error:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 import redis.asyncio
 import redis.exceptions
 
-from code_judge.broker.redis_keys import JOBS
+from code_judge.broker.redis_keys import Keys
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -32,7 +32,8 @@ class Link:
     """Commands to the Redis at `uri`: redis://, rediss://, unix://, or redis+cluster://, rediss+cluster:// for any node
     of a cluster. All keys live on one of its nodes, which is found anew after the connection was lost."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, keys: Keys) -> None:
+        self.keys = keys
         self._uri = uri
         self._client: Any = None
 
@@ -41,7 +42,7 @@ class Link:
             uri = urlsplit(self._uri)
             if uri.scheme in _CLUSTER:
                 plain = urlunsplit(uri._replace(scheme=uri.scheme.removesuffix("+cluster")))
-                found = await _node_of_cluster(plain)
+                found = await _node_of_cluster(plain, self.keys.jobs)
                 # Another call may have found it meanwhile.
                 self._client = self._client if self._client is not None else found
             else:
@@ -115,10 +116,10 @@ def _connect(uri: str) -> Any:
     )
 
 
-async def _node_of_cluster(uri: str) -> Any:
+async def _node_of_cluster(uri: str, key: str) -> Any:
     any_node = _connect(uri)
     try:
-        slot = int(await any_node.execute_command("CLUSTER", "KEYSLOT", JOBS))
+        slot = int(await any_node.execute_command("CLUSTER", "KEYSLOT", key))
         for first, last, main, *_ in await any_node.execute_command("CLUSTER", "SLOTS"):
             if first <= slot <= last:
                 host, port = main[0].decode() or urlsplit(uri).hostname, main[1]

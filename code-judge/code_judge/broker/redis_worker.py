@@ -1,20 +1,17 @@
 """The taking side of the queue in Redis, one a worker.
 
-A job stays this worker's until its result is written. A worker without a sign of life for WORKER_TTL seconds loses its
-jobs to the others. A job that was running in `deliveries` workers when they died may be what kills them, or it may have
-run beside what does: it is given up, and answered as our failure. Results are written in the round trip that asks for
-the next jobs, if one is due.
+A job stays this worker's until its result is written, or until it gives no sign of life (redis_pulse.py). A job that
+was running in `deliveries` workers when they died may be what kills them, or it may have run beside what does: it is
+given up, and answered as our failure. Results are written in the round trip that asks for the next jobs, if one is due.
 """
 
 import asyncio
-import json
 import logging
 import os
 import socket
 import uuid
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import redis.exceptions
@@ -22,32 +19,30 @@ from pydantic import ValidationError
 
 from code_judge.broker import Job, WorkerStatus, no_verdict
 from code_judge.broker.redis_entries import Entry, create_groups, new_entries, pairs
-from code_judge.broker.redis_keys import (
-    BEGIN,
-    EXCHANGE,
-    GROUP,
-    RECLAIM,
-    RECOVER,
-    RELEASE,
-    RESULTS_TTL,
-    STREAMS,
-    WORKER,
-    WORKER_TTL,
-    WORKERS,
-)
+from code_judge.broker.redis_keys import GROUP, RESULTS_TTL, Keys
 from code_judge.broker.redis_link import BLOCK_SECONDS, LOST, TRIP_SECONDS, Link, run_script
+from code_judge.broker.redis_pulse import BEAT_SECONDS, Pulse
+from code_judge.broker.redis_scripts import BEGIN, EXCHANGE, RECOVER, RELEASE
 from code_judge.tasks import Throttle, background, end
 from code_judge.wire import Reason, RunResult, Submission
 
 logger = logging.getLogger(__name__)
 
-BEAT_SECONDS = WORKER_TTL / 5
-
 
 class RedisSource:
-    def __init__(self, uri: str, *, deliveries: int) -> None:
+    def __init__(self, uri: str, *, prefix: str, deliveries: int) -> None:
+        """prefix: of the keys."""
         self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self._link = Link(uri)
+        self._link = Link(uri, Keys(prefix))
+        self._streams = self._link.keys.streams
+        self._pulse = Pulse(
+            self._link,
+            self.name,
+            status=lambda: self._status(),
+            on_beat=self._expect_a_lost_reply,
+            wanted=self._room_for_orphans,
+            on_found=lambda stream, found: self._keep(stream, found, counted=False),
+        )
         self._deliveries = deliveries
         self._status: Callable[[], WorkerStatus] = lambda: WorkerStatus(0, 0, ())
         self._mine: set[tuple[str, str]] = set()
@@ -60,7 +55,7 @@ class RedisSource:
         self._exchange_is_due = False
         # The last time there were as many jobs as there was room for.
         self._more_jobs_wait = False
-        self._turns = deque(STREAMS)
+        self._turns = deque(self._streams)
         self._exchange_lock = asyncio.Lock()
         self._wake = asyncio.Event()
         self._written = asyncio.Event()
@@ -68,8 +63,8 @@ class RedisSource:
 
     async def open(self, status: Callable[[], WorkerStatus]) -> None:
         self._status = status
-        await self._link.retry_for_ever(self._beat_once)
-        self._tasks = [background(loop) for loop in (self._beat(), self._write())]
+        await self._link.retry_for_ever(self._pulse.beat)
+        self._tasks = [background(loop) for loop in (self._pulse.beat_for_ever(), self._write())]
 
     async def close(self) -> None:
         """Writes what is finished; what is not goes to the other workers at once."""
@@ -79,10 +74,7 @@ class RedisSource:
             except TimeoutError:
                 logger.warning("%d results could not be written", len(self._unwritten))
         await end(self._tasks)
-        try:
-            await asyncio.wait_for(self._link.call(lambda client: client.delete(WORKER + self.name)), 1)
-        except (TimeoutError, *LOST):
-            pass
+        await self._pulse.end()
         await self._link.close()
 
     async def take(self, room: Callable[[], int]) -> list[Job]:
@@ -102,7 +94,7 @@ class RedisSource:
         """Note that jobs which were taken over are begun by this worker, and may be what ends it."""
 
         async def count(client: Any) -> None:
-            for stream in STREAMS:
+            for stream in self._streams:
                 mine = [entry for entry in begun if entry.stream == stream]
                 values = [value for entry in mine for value in (entry.id, entry.deliveries + 1)]
                 if values:
@@ -118,7 +110,7 @@ class RedisSource:
         self._orphans.clear()
 
         async def give_back(client: Any) -> None:
-            for stream in STREAMS:
+            for stream in self._streams:
                 keeps, others = self._known(stream), [entry.id for entry in uncounted if entry.stream == stream]
                 await run_script(client, RELEASE, [stream], self.name, len(keeps), *keeps, *others)
 
@@ -131,6 +123,14 @@ class RedisSource:
         self._unwritten.append((job, result))
         self._written.clear()
         self._wake.set()
+
+    def _expect_a_lost_reply(self) -> None:
+        """A reply can be lost without an error that we see."""
+        self._recover = True
+
+    def _room_for_orphans(self) -> int:
+        status = self._status()
+        return 0 if self._leaving else status.slots - status.busy - len(self._orphans)
 
     def _pause(self) -> float:
         """Seconds between two round trips: none unless more jobs wait than there was room for."""
@@ -179,7 +179,7 @@ class RedisSource:
         try:
             if self._recover:
                 self._recover = False
-                for stream in STREAMS:
+                for stream in self._streams:
                     found = await run_script(client, RECOVER, [stream], self.name, *self._known(stream))
                     # Counted when they were sent to this worker.
                     self._keep(stream, found, counted=True)
@@ -191,7 +191,7 @@ class RedisSource:
         except redis.exceptions.ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
-            await create_groups(client)
+            await create_groups(client, self._streams)
             return []
         self._more_jobs_wait = len(entries) >= most
         self._orphans += entries
@@ -201,7 +201,7 @@ class RedisSource:
         self._leave_writing()
         half, block = (most + 1) // 2, int(BLOCK_SECONDS * 1000)
         return new_entries(
-            await client.xreadgroup(GROUP, self.name, dict.fromkeys(STREAMS, ">"), count=half, block=block)
+            await client.xreadgroup(GROUP, self.name, dict.fromkeys(self._streams, ">"), count=half, block=block)
         )
 
     def _known(self, stream: str) -> list[str]:
@@ -214,42 +214,6 @@ class RedisSource:
         for entry, fields, deliveries in found:
             if (id_ := entry.decode()) not in known:
                 self._orphans.append(Entry(stream, id_, pairs(fields), deliveries, counted))
-
-    async def _beat(self) -> None:
-        loop, claims_from = asyncio.get_running_loop(), 0.0
-        while True:
-            await asyncio.sleep(BEAT_SECONDS)
-            # A reply can be lost without an error that we see.
-            self._recover = True
-            try:
-                await self._link.call(self._beat_once)
-                status = self._status()
-                room = status.slots - status.busy - len(self._orphans)
-                if room > 0 and not self._leaving and loop.time() >= claims_from:
-                    await self._link.call(lambda client, room=room: self._reclaim(client, room))  # type: ignore[misc]
-            except LOST as error:
-                logger.debug("Redis cannot be reached: %s", error)
-                # The others could not give a sign of life either.
-                claims_from = loop.time() + WORKER_TTL
-
-    async def _beat_once(self, client: Any) -> None:
-        pipeline = client.pipeline(transaction=False)
-        pipeline.sadd(WORKERS, self.name)
-        pipeline.set(WORKER + self.name, json.dumps(asdict(self._status())), px=int(WORKER_TTL * 1000))
-        await pipeline.execute()
-
-    async def _reclaim(self, client: Any, room: int) -> None:
-        for stream in STREAMS:
-            try:
-                entries = await client.eval(RECLAIM, 1, stream, WORKER, self.name, room)
-            except redis.exceptions.ResponseError as error:
-                # Nobody has created the stream or the group yet.
-                if "NOGROUP" not in str(error) and "no such key" not in str(error):
-                    raise
-                continue
-            for id_, _, deliveries in entries:
-                logger.warning("taking over %s, which %d workers that are gone had begun", id_.decode(), deliveries)
-            self._keep(stream, entries, counted=False)
 
     async def _write(self) -> None:
         while True:

@@ -9,10 +9,11 @@ SOURCE, BINARY = "main.cpp", "main"
 
 
 def compile_source(source: bytes, command: list[str], artefact_fd: int) -> int:
-    """Compile in the current folder and write the result to `artefact_fd`. Returns the compiler's exit status."""
+    """Compile SOURCE to BINARY in the current folder, by `command`, and write the result to `artefact_fd`. Returns the
+    compiler's exit status."""
     with open(SOURCE, "wb") as file:
         file.write(source)
-    pid = os.posix_spawnp(command[0], [*command, SOURCE, "-o", BINARY], os.environ)
+    pid = os.posix_spawnp(command[0], command, os.environ)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if code == 0:
         with open(BINARY, "rb") as binary:

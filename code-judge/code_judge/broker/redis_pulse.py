@@ -1,0 +1,86 @@
+"""A worker's sign of life in Redis, and the jobs of workers that give none.
+
+A worker without a sign of life for WORKER_TTL seconds loses its jobs to the others.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import redis.exceptions
+
+from code_judge.broker import WorkerStatus
+from code_judge.broker.redis_keys import WORKER_TTL
+from code_judge.broker.redis_link import LOST, Link
+from code_judge.broker.redis_scripts import RECLAIM
+
+logger = logging.getLogger(__name__)
+
+BEAT_SECONDS = WORKER_TTL / 5
+
+
+class Pulse:
+    """name: the worker's. status: what it does now. on_beat: called with every sign of life. wanted: how many jobs it
+    can take over. on_found: called with the stream of such jobs and what RECLAIM returns."""
+
+    def __init__(
+        self,
+        link: Link,
+        name: str,
+        *,
+        status: Callable[[], WorkerStatus],
+        on_beat: Callable[[], None],
+        wanted: Callable[[], int],
+        on_found: Callable[[str, Any], None],
+    ) -> None:
+        self._link = link
+        self._name = name
+        self._status = status
+        self._on_beat = on_beat
+        self._wanted = wanted
+        self._on_found = on_found
+
+    async def beat_for_ever(self) -> None:
+        loop, claims_from = asyncio.get_running_loop(), 0.0
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            self._on_beat()
+            try:
+                await self._link.call(self.beat)
+                if (room := self._wanted()) > 0 and loop.time() >= claims_from:
+                    await self._link.call(lambda client, room=room: self._reclaim(client, room))  # type: ignore[misc]
+            except LOST as error:
+                logger.debug("Redis cannot be reached: %s", error)
+                # The others could not give a sign of life either.
+                claims_from = loop.time() + WORKER_TTL
+
+    async def beat(self, client: Any) -> None:
+        keys, pipeline = self._link.keys, client.pipeline(transaction=False)
+        pipeline.sadd(keys.workers, self._name)
+        pipeline.set(keys.worker + self._name, json.dumps(asdict(self._status())), px=int(WORKER_TTL * 1000))
+        await pipeline.execute()
+
+    async def end(self) -> None:
+        """No sign of life any more: what is left goes to the others at once. Best effort."""
+        try:
+            await asyncio.wait_for(
+                self._link.call(lambda client: client.delete(self._link.keys.worker + self._name)), 1
+            )
+        except (TimeoutError, *LOST):
+            pass
+
+    async def _reclaim(self, client: Any, room: int) -> None:
+        for stream in self._link.keys.streams:
+            try:
+                entries = await client.eval(RECLAIM, 1, stream, self._link.keys.worker, self._name, room)
+            except redis.exceptions.ResponseError as error:
+                # Nobody has created the stream or the group yet.
+                if "NOGROUP" not in str(error) and "no such key" not in str(error):
+                    raise
+                continue
+            for id_, _, deliveries in entries:
+                logger.warning("taking over %s, which %d workers that are gone had begun", id_.decode(), deliveries)
+            self._on_found(stream, entries)

@@ -1,0 +1,68 @@
+"""The public code-judge's endpoints: /judge, /run and their batches.
+
+A reply has the public keys and no others, because public clients build a dataclass from it. Clients that want `kind`
+and `line` as well ask for them with `?extra=1`, or with the header `X-Code-Judge-Extra: 1`.
+"""
+
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from code_judge.asgi import Handler, Reply, Request, Routes
+from code_judge.broker import Broker
+from code_judge.metrics import samples
+from code_judge.settings import Settings
+from code_judge.wire import EXTRA_KEYS, Batch, JudgeResult, RunBatchResult, RunResult, Submission
+
+JUDGE_KEYS = frozenset(JudgeResult.model_fields)
+RUN_KEYS = frozenset(RunResult.model_fields) - EXTRA_KEYS
+
+
+class Contract:
+    def __init__(self, broker: Broker, settings: Settings) -> None:
+        self._broker = broker
+        self._settings = settings
+
+    def add_to(self, routes: Routes) -> None:
+        for name, keys in (("judge", JUDGE_KEYS), ("run", RUN_KEYS)):
+            routes.add("POST", f"/{name}", self._single(keys))
+            routes.add("POST", f"/{name}/batch", self._batch(keys, wait=False))
+            routes.add("POST", f"/{name}/long-batch", self._batch(keys, wait=True))
+
+    def _single(self, public: frozenset[str]) -> Handler:
+        included = _choice(public, lambda keys: keys)
+
+        async def endpoint(request: Request) -> Reply:
+            submission = Submission.model_validate_json(request.body)
+            results = await self.run([submission], wait=False)
+            return Reply(results[0].model_dump_json(include=included[request.wants_extra]).encode())
+
+        return endpoint
+
+    def _batch(self, public: frozenset[str], *, wait: bool) -> Handler:
+        included = _choice(public, lambda keys: {"sub_id": True, "results": {"__all__": keys}})
+
+        async def endpoint(request: Request) -> Reply:
+            batch = Batch.model_validate_json(request.body)
+            results = await self.run(batch.submissions, wait=wait)
+            reply = RunBatchResult(sub_id=batch.sub_id or str(uuid.uuid4()), results=results)
+            return Reply(reply.model_dump_json(include=included[request.wants_extra]).encode())
+
+        return endpoint
+
+    async def run(self, submissions: list[Submission], *, wait: bool) -> list[RunResult]:
+        """Their results, in their order. wait: for as long as a long batch may."""
+        settings = self._settings
+        for submission in submissions:
+            submission.sub_id = submission.sub_id or str(uuid.uuid4())
+        life_time = settings.long_batch_max_queue_wait_time if wait else settings.max_queue_work_life_time
+        start = time.monotonic()
+        results = await self._broker.submit(submissions, life_time=life_time, long=wait)
+        self._broker.count(samples(results, time.monotonic() - start))
+        return results
+
+
+def _choice(public: frozenset[str], include: Callable[[Any], Any]) -> dict[bool, Any]:
+    """What of the result to send, by whether the client asks for more."""
+    return {False: include(set(public)), True: include(set(public | EXTRA_KEYS))}

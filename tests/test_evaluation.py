@@ -9,14 +9,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cleaner_lab.nano.cold_start import cold_start
-from cleaner_lab.nano.settings import Settings
+from cleaner_lab.nano.shipped import FOLDER as NANO
 from verl_cleaner.dataset.lengths import TOOL_CONFIG
 from verl_cleaner.evaluation.runner import problem_of
 from verl_cleaner.records.trajectories import read_folder
 
 REPOSITORY = Path(__file__).parents[1]
-NANO = Path("outputs/nano/seed0")
 TASKS = 82
 """Of the held-out ones, which are in random order: with two samples each, enough to tell the arms apart."""
 
@@ -55,7 +53,6 @@ class Evaluation:
 def evaluated(tmp_path_factory):
     """Interrupted after the first chunk of 82 problems, then gone on with: HumanEval's are two, the tasks the third."""
     os.chdir(REPOSITORY)
-    cold_start(NANO, Settings())
     out = tmp_path_factory.mktemp("evaluation") / "out"
     held_out = out.with_name("held_out.parquet")
     pd.read_parquet(NANO / "data/val.parquet").head(TASKS).to_parquet(held_out)
@@ -97,7 +94,7 @@ def test_human_evals_canonical_solutions_are_all_right(evaluated):
         samples = [json.loads(line) for line in (out / arm / "humaneval.jsonl").read_text().splitlines()]
         assert len(samples) == 328
         assert len({sample["task_id"] for sample in samples}) == 164
-    assert "# Evaluation of outputs/nano/seed0/model" in text
+    assert f"# Evaluation of {NANO}/model" in text
 
 
 def test_the_nano_policy_is_better_with_rollback(evaluated):

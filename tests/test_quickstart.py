@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from cleaner_lab.nano import shipped
 from verl_cleaner.records import trajectories as trajectory_dump
 
 REPOSITORY = Path(__file__).parents[1]
@@ -126,7 +127,7 @@ def test_it_tells_what_happens(compared):
 def test_both_runs_begin_at_the_same_cold_start_which_is_no_expert(compared):
     assert agreement(*(answers(compared.out / arm, 0) for arm in ("baseline", "cleaner"))) > 0.98
     before = metrics(compared.out / "cleaner")[0]
-    sizes = pd.read_parquet("outputs/nano/seed0/data/val.parquet")["data_source"].value_counts()
+    sizes = pd.read_parquet(shipped.FOLDER / "data/val.parquet")["data_source"].value_counts()
     assert sizes.sum() >= 256
     solved = sum(before[f"val-core/{source}/acc/mean@1"] * size for source, size in sizes.items())
     assert 0.2 <= solved / sizes.sum() <= 0.6

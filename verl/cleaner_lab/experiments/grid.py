@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from cleaner_lab.nano import shipped
 from cleaner_lab.nano.cold_start import cold_start
 from cleaner_lab.nano.settings import Settings
 
@@ -119,15 +120,16 @@ class Grid:
         )
 
     def prepare_cold_start(self, folder: Path) -> ColdStart:
-        """Make it in `folder` where the grid says how, else take the named files."""
+        """The one that is shipped where it has these settings; else made in `folder`, or the files that are named."""
         if NANO not in self.cold_start:
             return ColdStart(*(Path(self.cold_start[key]) for key in ("model", "train", "val")))
         settings = Settings(**self.cold_start[NANO])
         _check_device(settings.device)
-        # The quickstart's where they are its settings.
-        same = settings == Settings(seed=settings.seed)
-        out = folder / (f"seed{settings.seed}" if same else settings.fingerprint())
-        cold_start(out, settings)
+        if (out := shipped.find(settings)) is None:
+            # The quickstart's with --fresh where they are its settings.
+            same = settings == Settings(seed=settings.seed)
+            out = folder / (f"seed{settings.seed}" if same else settings.fingerprint())
+            cold_start(out, settings)
         return ColdStart(out / "model", out / "data/train.parquet", out / "data/val.parquet")
 
 

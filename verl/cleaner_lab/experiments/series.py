@@ -16,8 +16,6 @@ import os
 import shutil
 import sys
 import time
-from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +31,7 @@ from verl_cleaner.main_ppo import errors_in_a_line, make_ready
 from verl_cleaner.preflight import PreflightError
 from verl_cleaner.records import run_info
 from verl_cleaner.records.metrics import read_steps
-from verl_cleaner.saar.config import RollbackConfig
+from verl_cleaner.training.test_time import TEST_TIME
 
 CONF = Path(verl_cleaner.__file__).with_name("conf")
 
@@ -41,12 +39,6 @@ SETTINGS = "settings.json"
 """In a run's folder once it has begun."""
 DONE = "done.json"
 """Once it has finished: `seconds` of its last session, `held_out_rollback`, `versions`."""
-
-TEST_TIME = {
-    key: str(value) if isinstance(value, StrEnum) else value
-    for key, value in asdict(RollbackConfig(enable_tool_rollback=True)).items()
-}
-"""The rollback with which every finished policy is measured once more, whatever it was trained with: the defaults."""
 
 
 def main() -> None:

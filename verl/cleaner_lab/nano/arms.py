@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+_TURNS = "+actor_rollout_ref.rollout.multi_turn"
 ROLLBACK = (
-    "+actor_rollout_ref.rollout.multi_turn.enable_tool_rollback=True",
-    # Held-out accuracy is that of the bare policy.
-    "+actor_rollout_ref.rollout.multi_turn.rollback_at_validation=False",
+    f"{_TURNS}.enable_tool_rollback=True",
+    # Held-out accuracy is that of the bare policy; that with rollback is measured beside it.
+    f"{_TURNS}.rollback_at_validation=False",
 )
 
 
@@ -19,7 +20,8 @@ class Arm:
     overrides: tuple[str, ...]
 
 
-CLEANER, BASELINE = Arm("cleaner", ROLLBACK), Arm("baseline", ())
+BASELINE, CLEANER = Arm("baseline", ()), Arm("cleaner", ROLLBACK)
+LEAVES = Arm("leaves", (*ROLLBACK, f"{_TURNS}.rollback_failed_calls=leaf"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""`quickstart.sh` behind its environment and judge: cold start, training with progress, and what came out of it."""
+"""`quickstart.sh` behind its environment and judge: training with progress, and what came out of it."""
 
 import argparse
 import os
@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cleaner_lab.nano.arms import BASELINE, CLEANER, Arm, Outcome
+from cleaner_lab.nano import shipped
+from cleaner_lab.nano.arms import BASELINE, CLEANER, LEAVES, Arm, Outcome
 from cleaner_lab.nano.cold_start import cold_start
-from cleaner_lab.nano.curves import held_out_accuracy
+from cleaner_lab.nano.progress import LEGEND, SECONDS_BETWEEN_LINES, Log, opening, step_line
 from cleaner_lab.nano.settings import Settings
 from verl_cleaner.launch import Run, RunFailed
 
@@ -17,11 +18,11 @@ from verl_cleaner.launch import Run, RunFailed
 def main() -> None:
     options, overrides = _parse()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    arms = (BASELINE, CLEANER) if options.compare else (BASELINE,) if options.baseline else (CLEANER,)
+    arms = (BASELINE, CLEANER, LEAVES) if options.compare else (BASELINE,) if options.baseline else (CLEANER,)
     out = Path(os.environ.get("OUTPUT_DIR") or f"outputs/quickstart/{time.strftime('%Y%m%d-%H%M%S')}")
-    start = Path(f"outputs/nano/seed{options.seed}")
+    print(opening(options.steps, arms, fresh=options.fresh))
     try:
-        _cold_start(start, options.seed)
+        start = _cold_start(options)
         outcomes = [train(arm, out / arm.name, start, options, overrides) for arm in arms]
     except KeyboardInterrupt:
         sys.exit("\n[cleaner] stopped")
@@ -36,14 +37,19 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="quickstart.sh",
         allow_abbrev=False,
-        usage="%(prog)s [--steps N] [--baseline | --compare] [--seed S] [key=value ...]",
+        usage="%(prog)s [--steps N] [--baseline | --compare] [--seed S] [--fresh] [key=value ...]",
         description="Train a small policy with CLEANER on CPU; key=value are Hydra overrides.",
     )
     parser.add_argument("--steps", type=int, default=24, help="RL steps (default: %(default)s)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--baseline", action="store_true", help="without rollback")
-    which.add_argument("--compare", action="store_true", help="baseline and CLEANER from the same cold start and seeds")
-    parser.add_argument("--seed", type=int, default=0, help="of cold start, tasks and sampling (default: %(default)s)")
+    which.add_argument(
+        "--compare", action="store_true", help="baseline, CLEANER and leaves from the same cold start and seeds"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of data order and sampling (default: %(default)s)")
+    parser.add_argument(
+        "--fresh", action="store_true", help="train the cold start, instead of the one that is shipped, with this seed"
+    )
     options, rest = parser.parse_known_args()
     unknown = [text for text in rest if "=" not in text or text.startswith("--")]
     if unknown:
@@ -53,16 +59,20 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     return options, rest
 
 
-def _cold_start(folder: Path, seed: int) -> None:
-    if cold_start(folder, Settings(seed=seed)):
+def _cold_start(options: argparse.Namespace) -> Path:
+    settings = Settings(seed=options.seed) if options.fresh else Settings()
+    if not options.fresh and (folder := shipped.find(settings)):
+        return folder
+    folder = Path(f"outputs/nano/seed{settings.seed}")
+    if cold_start(folder, settings):
         print(f"[cleaner] cold start saved to {folder}")
     else:
         print(f"[cleaner] cold start: {folder}, from an earlier run")
+    return folder
 
 
 def train(arm: Arm, folder: Path, start: Path, options: argparse.Namespace, overrides: list[str]) -> Outcome:
-    """Run one arm with a line a step. Raises RunFailed."""
-    print(f"[cleaner] {arm.name}: starting Ray, the actor and the rollout server (log: {folder}/train.log)")
+    """Run one arm with a line a step, and one of its repairs as soon as there is one. Raises RunFailed."""
     settings = [
         "--config-name=quickstart",
         f"hydra.run.dir={folder}/hydra",
@@ -75,45 +85,43 @@ def train(arm: Arm, folder: Path, start: Path, options: argparse.Namespace, over
         f"trainer.default_local_dir={folder}/checkpoints",
         f"trainer.rollout_data_dir={folder}/rollouts",
         f"trainer.validation_data_dir={folder}/validation",
+        "trainer.validate_with_rollback=True",
         f"trainer.total_training_steps={options.steps}",
         f"trainer.save_freq={options.steps}",
         f"trainer.test_freq={max(1, options.steps // 2)}",
     ]
-    begin = time.monotonic()
+    begin = waiting = time.monotonic()
     steps: list[tuple[int, dict[str, Any]]] = []
+    repair: list[str] = []
     with Run(folder, [*settings, *arm.overrides, *overrides]) as run:
-        waiting = begin
+        log = Log(run.log)
+        print(f"[cleaner] {arm.name}: starting Ray (log: {run.log})")
         for entry in run.steps():
             now = time.monotonic()
             if entry is not None:
+                if not any(step for step, _ in steps) and entry[0]:
+                    print(LEGEND)
                 steps.append(entry)
-                waiting = now
                 print(step_line(*entry, total=options.steps))
-            elif now - waiting > 15:
-                waiting = now
-                print(f"[cleaner] {arm.name}: {now - begin:.0f} s")
+                repair = repair or _show_repair(folder, *entry)
+            elif now - waiting < SECONDS_BETWEEN_LINES:
+                continue
+            else:
+                print(f"[cleaner] {arm.name}: {now - begin:.0f} s, {log.phase()}")
+            waiting = now
     return Outcome(arm, folder, steps, time.monotonic() - begin)
 
 
-def step_line(step: int, metrics: dict[str, Any], *, total: int) -> str:
-    """One line a step: accuracy, tool failures a trajectory, rollbacks, seconds."""
-    held_out = held_out_accuracy(metrics)
-    parts = [f"  step {step:>3}/{total}"]
-    if "critic/score/acc" in metrics:
-        parts.append(f"accuracy {metrics['critic/score/acc']:.3f}")
-        parts.append(
-            f"tool failures/trajectory {metrics['tool_calls/sampled_failures_per_trajectory']:.2f} sampled, "
-            f"{metrics['tool_calls/failures_per_trajectory']:.2f} left"
-        )
-    if "rollback/global_triggered" in metrics:
-        parts.append(
-            f"rollbacks {metrics['rollback/global_triggered']:.0f}, {metrics['rollback/global_recovered']:.0f} repaired"
-        )
-    if held_out is not None:
-        parts.append(f"held-out {held_out:.3f}")
-    if "timing_s/step" in metrics:
-        parts.append(f"{metrics['timing_s/step']:.1f} s")
-    return "  ".join(parts)
+def _show_repair(folder: Path, step: int, metrics: dict[str, Any]) -> list[str]:
+    """What was printed."""
+    if not metrics.get("rollback/global_recovered"):
+        return []
+    from cleaner_lab.nano.repair import repair_lines
+
+    lines = repair_lines(folder, step)
+    for line in lines:
+        print(f"  {line}")
+    return lines
 
 
 if __name__ == "__main__":

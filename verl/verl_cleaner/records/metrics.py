@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+WITH_ROLLBACK = "with_rollback/"
+"""Before the names of a validation with rollback at test time (`trainer.validate_with_rollback`)."""
+
 
 class MetricsFile:
     """The file, followed while it is written."""
@@ -51,3 +54,8 @@ def held_out_accuracy(metrics: Mapping[str, float]) -> float | None:
         if values:
             return sum(values) / len(values)
     return None
+
+
+def second_validation(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the validation with rollback at test time, under the names that those of the bare policy have."""
+    return {key.removeprefix(WITH_ROLLBACK): value for key, value in metrics.items() if key.startswith(WITH_ROLLBACK)}

@@ -6,9 +6,11 @@ from enum import StrEnum
 from pathlib import Path
 
 from verl_cleaner.records import run_info
+from verl_cleaner.records.metrics import WITH_ROLLBACK
 
 _STEP_FILE = re.compile(r"\d+\.jsonl")
-_OURS = ("rollbacks", "trajectories")
+_LEFT_OUT = ("rollbacks", "trajectories", WITH_ROLLBACK.rstrip("/"))
+"""Our tables, and the validation with rollback at test time, which shows the same tasks once more."""
 _DEPTH = 2
 
 
@@ -74,7 +76,7 @@ def _look(path: Path, level: int) -> RunFolder:
 def _below(path: Path, depth: int) -> list[Path]:
     if depth == 0:
         return []
-    children = [child for child in sorted(path.iterdir()) if child.is_dir() and child.name not in _OURS]
+    children = [child for child in sorted(path.iterdir()) if child.is_dir() and child.name not in _LEFT_OUT]
     return children + [found for child in children for found in _below(child, depth - 1)]
 
 

@@ -6,7 +6,7 @@ The mixin stands left of a trainer of VeRL's V1 and adds to it, step by step:
     advantages    credit for failed calls                        credit.methods, credit.trainer
     update        losses of the actor beside VeRL's              actor, overwritten_loss
     metrics       rollback metrics, tables, live metrics         step_metrics, dumps, repair_tables, prometheus
-    validation    the same, and an evaluation's samples          validation
+    validation    the same, and an evaluation's samples          validation, test_time
 """
 
 from functools import partial
@@ -38,6 +38,7 @@ from verl_cleaner.training.overwritten_loss import finish_metrics, marked_loss
 from verl_cleaner.training.prometheus import LoopMetrics
 from verl_cleaner.training.repair_tables import log_repairs
 from verl_cleaner.training.step_metrics import batch_metrics, zero_variance_groups
+from verl_cleaner.training.test_time import prefixed, rollback_at_test_time, wanted
 from verl_cleaner.training.validation import Validation
 
 
@@ -51,6 +52,7 @@ class CleanerTrainerMixin(LeafTrainerMixin):
         self._earlier_metrics = EarlierMetrics()
         self._live_metrics = LoopMetrics()
         self._validation: Validation | None = None
+        self._training = False
         super().__init__(config)
 
     # ---- set-up ------------------------------------------------------------------------------------------------------
@@ -102,6 +104,7 @@ class CleanerTrainerMixin(LeafTrainerMixin):
 
     def on_train_begin(self) -> None:
         super().on_train_begin()
+        self._training = True
         self._earlier_metrics.write(self.logger.logger)
 
     # ---- a step ------------------------------------------------------------------------------------------------------
@@ -141,11 +144,19 @@ class CleanerTrainerMixin(LeafTrainerMixin):
     # ---- validation --------------------------------------------------------------------------------------------------
 
     def _validate(self) -> dict[str, Any]:
+        metrics = self._validate_once()
+        self._live_metrics.validated(metrics)
+        at_an_end = not self._training or self.global_steps >= self.total_training_steps
+        if at_an_end and wanted(self.config):
+            with rollback_at_test_time(self):
+                metrics.update(prefixed(self._validate_once()))
+        return metrics
+
+    def _validate_once(self) -> dict[str, Any]:
         self._validation = Validation(self.config, self.tokenizer, step=self.global_steps)
         with self.replay_buffer.watched_by(self._validation.keep):
-            metrics = super()._validate()
+            metrics: dict[str, Any] = super()._validate()
         metrics.update(self._validation.finish())
-        self._live_metrics.validated(metrics)
         return metrics
 
     def _val_metrics_update(self, *args: Any, expected_acc_counts: Any = None, **kwargs: Any) -> dict[str, float]:

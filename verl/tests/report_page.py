@@ -32,14 +32,15 @@ def media(driver, kind=""):
 
 
 class Page:
-    def __init__(self, browser, path: Path, fragment="", size=(1400, 900)):
+    def __init__(self, browser, path: Path | str, fragment="", size=(1400, 900)):
+        """path: of a file, or an address."""
         self.browser = browser
         width, height = size
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         browser.get("about:blank")
         browser.get_log("performance")
-        browser.get(f"{path.as_uri()}{fragment}")
+        browser.get(f"{path if isinstance(path, str) else path.as_uri()}{fragment}")
         self.wait(lambda: self.script("return document.documentElement.dataset.ready"))
 
     def script(self, code, *arguments):

@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from tiny import tiny_dataset, tiny_model
+
+from verl_cleaner.report.panels import PANELS
 
 TESTS = Path(__file__).parent
 
@@ -102,3 +105,12 @@ def test_too_many_lost_groups_stop_the_run_before_the_update(run):
     own = [line for line in process.stderr.splitlines() if " pid=" not in line]
     assert "Traceback" not in "\n".join(own).rsplit("error:", 1)[1]
     assert 2 not in steps
+
+
+def test_the_panels_metrics_of_a_validation_are_logged(run):
+    _, steps = run
+    lines = [line for panel in PANELS for line in panel.lines if line.metric.startswith("val-")]
+    assert len(lines) == 3
+    for line in lines:
+        assert line.read(steps[0]) is not None, line.metric
+        assert any(re.fullmatch(line.pattern, name) for name in steps[0]), line.metric

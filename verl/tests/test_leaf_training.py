@@ -13,6 +13,8 @@ import pytest
 from leafy_loop import FAILED, FAILED_SPAN, LEAVES, SCORES
 from tiny import tiny_dataset, tiny_model
 
+from verl_cleaner.report.panels import PANELS, PHASES
+
 TESTS = Path(__file__).parent
 TURNS = "+actor_rollout_ref.rollout.multi_turn"
 LOW, PENALTY = -1.0, 0.5
@@ -183,3 +185,17 @@ def test_they_are_trained_on(steps):
         assert "leaves/kl" in step
         assert 0 <= step["leaves/clipfrac"] <= 1
         assert not any("leaf" in key for key in step)
+
+
+def test_the_panels_metrics_are_logged(steps):
+    """Those of training; test_end_to_end.py has those of a validation."""
+    logged = {name for metrics in steps.values() for name in metrics}
+    lines = [line for panel in PANELS for line in panel.lines]
+    names = {name for line in lines for name in (line.metric, line.low, line.high) if name}
+    absent = {name for name in names - logged if not name.startswith("val-")}
+    assert absent <= {"actor/kl_loss"}, "only the KL to a reference may be absent, where the run has no reference"
+    for panel in PANELS:
+        if panel.parts:
+            assert any(re.fullmatch(panel.parts.pattern, name) for name in logged), panel.title
+    phases = {name.removeprefix("timing_s/") for name in logged if re.fullmatch(r"timing_s/[a-z_]+", name)}
+    assert phases - set(PHASES) <= {"step", "testing", "save_checkpoint", "start_profile", "stop_profile"}

@@ -29,6 +29,7 @@ def test_requirements_are_the_locked_ones(tmp_path):
 
 EXTRAS = {
     "report": "report",
+    "report/dashboards.py": "wandb",
     "inspect.py": "report",
     "dataset/filter_report.py": "report",
     "evaluation": "eval",

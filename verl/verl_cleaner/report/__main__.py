@@ -1,13 +1,15 @@
-"""`python -m verl_cleaner.report RUN [RUN …] [-o report.html] [--watch]`: the runs in one self-contained HTML file."""
+"""`python -m verl_cleaner.report RUN [RUN …] [-o report.html] [--watch | --serve]`: the runs in one HTML page."""
 
 import argparse
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from verl_cleaner.report.folder import find_runs
-from verl_cleaner.report.write import MAX_TRAJECTORIES, write_report
+from verl_cleaner.report.follow import State, state
+from verl_cleaner.report.serve import serve
+from verl_cleaner.report.write import MAX_TRAJECTORIES, make_report, write_report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,8 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--trajectories", type=int, default=MAX_TRAJECTORIES, help="how many to show at most (default: %(default)s)"
     )
-    parser.add_argument("--watch", action="store_true", help="write it anew while the run goes on, until Ctrl-C")
-    parser.add_argument("--interval", type=int, default=20, help="seconds between looks with --watch")
+    live = parser.add_mutually_exclusive_group()
+    live.add_argument("--watch", action="store_true", help="write it anew while the run goes on, until Ctrl-C")
+    live.add_argument("--serve", action="store_true", help="serve it while the run goes on, until Ctrl-C")
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve at (default: %(default)s, this machine)")
+    parser.add_argument("--port", type=int, default=8642, help="0: a free one (default: %(default)s)")
+    parser.add_argument(
+        "--interval", type=int, default=20, help="seconds between two looks at the files (default: %(default)s)"
+    )
     options = parser.parse_args(argv)
     for name in ("trajectories", "interval"):
         if getattr(options, name) < 1:
@@ -37,63 +45,62 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.watch:
             return _watch(options)
-        warnings = _write(options)
+        if options.serve:
+            return _serve(options)
+        warnings = write_report(options.runs, options.out, **_content(options))
     except ValueError as error:
         parser.error(str(error))
     _say(options.out, warnings)
     return 0
 
 
-def _write(options: argparse.Namespace, refresh: int = 0) -> list[str]:
-    return write_report(
-        options.runs,
-        options.out,
-        limit=options.trajectories,
-        refresh=refresh,
-        title=options.title,
-        evaluated=options.evaluation,
-    )
+def _content(options: argparse.Namespace) -> dict[str, Any]:
+    return {"limit": options.trajectories, "title": options.title, "evaluated": options.evaluation}
+
+
+def _serve(options: argparse.Namespace) -> int:
+    said: set[str] = set()
+
+    def make(version: str) -> str:
+        page, warnings = make_report(options.runs, version=version, **_content(options))
+        _warn([text for text in warnings if text not in said])
+        said.update(warnings)
+        return page
+
+    serve(options.runs, make, host=options.host, port=options.port, interval=options.interval)
+    return 0
 
 
 def _watch(options: argparse.Namespace) -> int:
     """The last page written does not refresh itself any more."""
-    seen: object = None
+    seen: State | None = None
     try:
         while True:
-            state = _state(options.runs)
-            if state is None and seen is None:
+            found = state(options.runs)
+            if found is None and seen is None:
                 print("waiting for the first metrics or trajectories", flush=True)
                 seen = ()
-            if state is not None and state != seen:
-                seen = state
-                warnings = _write(options, refresh=options.interval)
+            if found is not None and found != seen:
+                seen = found
+                warnings = write_report(options.runs, options.out, refresh=options.interval, **_content(options))
                 print(time.strftime("%H:%M:%S"), end=" ")
                 _say(options.out, warnings)
             time.sleep(options.interval)
     except KeyboardInterrupt:
         if seen:
-            _write(options)
+            write_report(options.runs, options.out, **_content(options))
         print()
         return 0
 
 
-def _state(paths: Sequence[Path]) -> list[tuple[str, int]] | None:
-    """Changes when a run writes something that the report shows; None while a run that has begun has nothing yet."""
-    try:
-        folders = [folder for path in paths for folder in find_runs(path)]
-    except ValueError:
-        if all(path.is_dir() for path in paths):
-            return None
-        raise
-    files = [folder.metrics for folder in folders if folder.metrics]
-    files += [file for folder in folders for dump in folder.dumps for file in dump.steps.values()]
-    return [(str(file), file.stat().st_size) for file in files]
-
-
 def _say(out: Path, warnings: Sequence[str]) -> None:
-    for text in warnings:
-        print(f"warning: {text}", file=sys.stderr)
+    _warn(warnings)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB", flush=True)
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    for text in warnings:
+        print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,62 +1,15 @@
-"""Which metrics make which chart. A chart without data in any run is left out.
+"""The panels as the page draws them. A chart without data in any run is left out.
 
 A chart shows groups of runs. A group of one is the run; of several, the mean of each step and the range of the runs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Sequence
 from typing import Any
 
-from verl_cleaner.records.metrics import held_out_accuracy
+from verl_cleaner.report.panels import PANELS, Form, Line, Metrics, Panel
 from verl_cleaner.report.run import Run
 
-Metrics = Mapping[str, float]
 MAX_POINTS = 400
-
-
-class Dash(StrEnum):
-    """How the lines of one run are told apart."""
-
-    SOLID = ""
-    DOTS = "2 4"
-    LONG = "10 4"
-
-
-class Form(StrEnum):
-    LINES = "lines"
-    STACK = "stack"
-    BARS = "bars"
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """read: the value of a step, None where it has none. low, high: of a band, for a single run."""
-
-    label: str
-    read: Callable[[Metrics], float | None]
-    dash: Dash = Dash.SOLID
-    low: Callable[[Metrics], float | None] | None = None
-    high: Callable[[Metrics], float | None] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """unit: "%", "s", "tokens", "nats" or nothing. parts: of stacks and bars, the metrics of a step by name.
-    floor: values below it are errors of rounding; the axis does not show less."""
-
-    title: str
-    note: str
-    unit: str = ""
-    form: Form = Form.LINES
-    lines: tuple[Line, ...] = ()
-    parts: Callable[[Metrics], dict[str, float]] | None = None
-    section: str = "Learning"
-    floor: float = 0.0
-
-
-def _key(name: str) -> Callable[[Metrics], float | None]:
-    return lambda metrics: metrics.get(name)
 
 
 def with_rollback(metrics: Metrics) -> bool:
@@ -64,108 +17,21 @@ def with_rollback(metrics: Metrics) -> bool:
     return metrics.get("val-aux/rollback/global_triggered", 0.0) > 0
 
 
-def held_out_failures(metrics: Metrics) -> float | None:
-    """Of the policy alone: where validation rolls back, those before repairs."""
-    name = "sampled_failures" if with_rollback(metrics) else "failures"
-    return metrics.get(f"val-aux/tool_calls/{name}_per_trajectory")
-
-
-def _below(prefix: str, *, leave_out: Sequence[str] = ()) -> Callable[[Metrics], dict[str, float]]:
-    def read(metrics: Metrics) -> dict[str, float]:
-        found = {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
-        return {key: value for key, value in found.items() if key not in leave_out and "/" not in key}
-
-    return read
-
-
-def _similarity(metrics: Metrics) -> dict[str, float]:
-    found = _below("rollback/similarity/")(metrics)
-    return {
-        f"{float(key[5:]):.1f}–{float(key[5:]) + 0.2:.1f}": value
-        for key, value in found.items()
-        if key.startswith("from_")
-    }
-
-
-_FAILURES = "tool_calls/failure_reason/"
-_PARTS_OF_STEP = ("step", "testing", "save_checkpoint", "generate_sequences")
-
-SPECS = (
-    Spec("Held-out accuracy", "Mean over the held-out sets; with rollback if validation rolls back.", "%",
-         lines=(Line("", held_out_accuracy),)),
-    Spec("Training accuracy", "Share of the step's trajectories that are right.", "%",
-         lines=(Line("", _key("critic/score/acc")),)),
-    Spec("Reward", "Mean over the step's trajectories.", lines=(Line("", _key("critic/score/mean")),)),
-    Spec("Tool failures a trajectory", "Solid: held out, the policy alone. Dashed: training, as sampled. Dots: "
-         "training, left after repairs.", section="The policy or the repairs",
-         lines=(Line("held out", held_out_failures),
-                Line("training, sampled", _key("tool_calls/sampled_failures_per_trajectory"), Dash.LONG),
-                Line("training, left", _key("tool_calls/failures_per_trajectory"), Dash.DOTS))),
-    Spec("First attempts that succeed", "What the policy can do without help. Solid: held out. Dashed: training.", "%",
-         section="The policy or the repairs",
-         lines=(Line("held out", _key("val-aux/tool_calls/first_attempt_success_rate")),
-                Line("training", _key("tool_calls/first_attempt_success_rate"), Dash.LONG))),
-    Spec("Recovery rate", "Share of rolled-back turns that ended without a failure.", "%", section="Tools and repairs",
-         lines=(Line("", _key("rollback/global_recovery_rate")),)),
-    Spec("Purified share", "Overwritten tokens among those trained on.", "%", section="Tools and repairs",
-         lines=(Line("", _key("tokens/overwritten_share")),)),
-    Spec("Purification gap", "log π(repair | clean) − log π(repair | as sampled); band: 5th to 95th percentile.",
-         "nats", section="Tools and repairs",
-         lines=(Line("", _key("rollback/gap/mean"), low=_key("rollback/gap/p05"), high=_key("rollback/gap/p95")),)),
-    Spec("Failure kinds", "Failed calls of a step, repaired ones included.", form=Form.STACK,
-         section="Tools and repairs", parts=_below(_FAILURES)),
-    Spec("Retries a turn", "Rolled-back turns of the whole run, by number of retries.", form=Form.BARS,
-         section="Tools and repairs", parts=_below("rollback/retries/")),
-    Spec("Similarity of failed and new call", "Retries of the whole run; from γ on only the call is replaced.",
-         form=Form.BARS, section="Tools and repairs", parts=_similarity),
-    Spec("What became of retries", "Of the whole run.", form=Form.BARS, section="Tools and repairs",
-         parts=_below("rollback/result/")),
-    Spec("Tokens", "Solid: trained on. Dots: sampled and thrown away.", "tokens", section="Cost",
-         lines=(Line("kept", _key("tokens/kept")), Line("discarded", _key("tokens/discarded"), dash=Dash.DOTS))),
-    Spec("Response length", "Mean over the step's trajectories.", "tokens", section="Cost",
-         lines=(Line("", _key("response_length/mean")),)),
-    Spec("Time of a step, by phase", "Without validation and checkpoints.", "s", form=Form.STACK, section="Cost",
-         parts=_below("timing_s/", leave_out=_PARTS_OF_STEP)),
-    Spec("Tool latency", "Solid: median. Dots: 95th percentile.", "s", section="Cost",
-         lines=(Line("p50", _key("tool_calls/latency_s/p50")),
-                Line("p95", _key("tool_calls/latency_s/p95"), dash=Dash.DOTS))),
-    Spec("Entropy", "Of the policy, in nats a token.", section="Stability", lines=(Line("", _key("actor/entropy")),)),
-    Spec("Gradient norm", "", section="Stability", lines=(Line("", _key("actor/grad_norm")),)),
-    Spec("Advantages", "Mean; band: smallest to largest.", section="Stability",
-         lines=(Line("", _key("critic/advantages/mean"), low=_key("critic/advantages/min"),
-                     high=_key("critic/advantages/max")),), floor=1e-4),
-    Spec("KL of the update", "Solid: overwritten tokens. Dots: the others.", section="Stability",
-         lines=(Line("overwritten", _key("actor/overwritten_kl")),
-                Line("sampled", _key("actor/sampled_kl"), dash=Dash.DOTS)), floor=1e-4),
-    Spec("KL to the reference", "As VeRL logs it.", section="Stability",
-         lines=(Line("", _key("actor/ppo_kl")),), floor=1e-4),
-    Spec("Leaves a group", "Repaired failed calls that are trained on as members of their group.", section="Leaves",
-         lines=(Line("", _key("leaves/per_group")),)),
-    Spec("Share of leaves", "Solid: of the gradient's weight. Dots: of the tokens.", "%", section="Leaves",
-         lines=(Line("gradient", _key("leaves/gradient_share")),
-                Line("tokens", _key("leaves/token_share"), dash=Dash.DOTS))),
-    Spec("Advantage of leaves", "Mean over the step's leaves.", section="Leaves", floor=1e-4,
-         lines=(Line("", _key("leaves/advantage_mean")),)),
-    Spec("Groups with a signal through leaves", "Their trajectories all have one reward.", section="Leaves",
-         lines=(Line("", _key("leaves/saved_groups")),)),
-)  # fmt: skip
-
-
 def chart_data(groups: Sequence[Sequence[Run]]) -> list[dict[str, Any]]:
     """As the page's script draws them; a series' `run` is the number of its group."""
-    made = [(spec, _lines(spec, groups) if spec.form == Form.LINES else _parts(spec, groups)) for spec in SPECS]
+    made = [(p, _lines(p, groups) if p.form == Form.LINES else _parts(p, groups)) for p in PANELS]
     return [
-        {"title": s.title, "note": s.note, "unit": s.unit, "form": str(s.form), "section": s.section, "floor": s.floor}
+        {"title": p.title, "note": p.note, "unit": p.unit, "form": str(p.form), "section": p.section, "floor": p.floor}
         | data
-        for s, data in made
+        for p, data in made
         if data["series"]
     ]
 
 
-def _lines(spec: Spec, groups: Sequence[Sequence[Run]]) -> dict[str, Any]:
+def _lines(panel: Panel, groups: Sequence[Sequence[Run]]) -> dict[str, Any]:
     series = []
     for number, runs in enumerate(groups):
-        for line in spec.lines:
+        for line in panel.lines:
             steps = sorted({step for run in runs for step in run.steps})
             points = [_point(line, step, [run.steps[step] for run in runs if step in run.steps]) for step in steps]
             points = thin([point for point in points if point[1] is not None])
@@ -181,18 +47,18 @@ def _point(line: Line, step: int, runs: Sequence[Metrics]) -> list[float | None]
         return [step, None]
     if len(values) > 1:
         return [step, *map(round_, (sum(values) / len(values), min(values), max(values)))]
-    band = [reader(runs[0]) for reader in (line.low, line.high) if reader is not None] if len(runs) == 1 else []
+    band = [runs[0].get(name) for name in (line.low, line.high) if name]
     return [step, *map(round_, (values[0], *band))]
 
 
-def _parts(spec: Spec, groups: Sequence[Sequence[Run]]) -> dict[str, Any]:
+def _parts(panel: Panel, groups: Sequence[Sequence[Run]]) -> dict[str, Any]:
     """Stacks: the parts of every step, mean over a group's runs; bars: their sums."""
-    assert spec.parts is not None
+    assert panel.parts is not None
     series, totals = [], dict[str, float]()
     for number, runs in enumerate(groups):
         steps: dict[int, dict[str, float]] = {}
         for step in sorted({step for run in runs for step in run.steps}):
-            found = [parts for run in runs if step in run.steps and (parts := spec.parts(run.steps[step]))]
+            found = [parts for run in runs if step in run.steps and (parts := panel.parts.read(run.steps[step]))]
             if found:
                 names = dict.fromkeys(name for parts in found for name in parts)
                 steps[step] = {name: sum(p.get(name, 0.0) for p in found) / len(found) for name in names}
@@ -203,11 +69,11 @@ def _parts(spec: Spec, groups: Sequence[Sequence[Run]]) -> dict[str, Any]:
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + value
                 totals[name] = totals.get(name, 0.0) + value
-        kept = thin(list(steps.items())) if spec.form == Form.STACK else []
+        kept = thin(list(steps.items())) if panel.form == Form.STACK else []
         series.append(
             {"run": number, "sums": sums, "steps": [[s, {n: round_(v) for n, v in f.items()}] for s, f in kept]}
         )
-    names_ = sorted(totals) if spec.form == Form.BARS else sorted(totals, key=lambda name: -totals[name])
+    names_ = sorted(totals) if panel.form == Form.BARS else sorted(totals, key=lambda name: -totals[name])
     return {"series": series, "parts": names_}
 
 

@@ -38,10 +38,12 @@ _SCRIPTS = ("charts.js", "overview.js", "conversation.js", "inspector.js", "app.
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """refresh: seconds after which the page loads itself again; 0: never. evaluations: rows of `evaluations.read`."""
+    """refresh: seconds after which the page loads itself again; 0: never. version: of a page that `serve` serves,
+    which loads itself again when the server has another. evaluations: rows of `evaluations.read`."""
 
     title: str = "CLEANER run report"
     refresh: int = 0
+    version: str = ""
     evaluations: Sequence[dict[str, Any]] = ()
 
 
@@ -71,6 +73,7 @@ def render(runs: Sequence[Run], options: Options | None = None) -> str:
         "index": _index(kept),
         "chunk": _CHUNK,
         "refresh": options.refresh,
+        "version": options.version,
     }
     return _html(_finite(data), [*chunks, metrics], warnings, options)
 
@@ -107,6 +110,7 @@ def _html(data: dict[str, Any], chunks: Sequence[str], warnings: Sequence[str], 
     environment = Environment(loader=PackageLoader("verl_cleaner.report", "assets"), autoescape=True)
     page = environment.get_template("page.html.jinja").render(
         title=options.title,
+        served=bool(options.version),
         warnings=warnings,
         data=data,
         chunks=chunks,

@@ -10,8 +10,9 @@ from math import sqrt
 from typing import Any
 
 from verl_cleaner.records.metrics import held_out_accuracy, second_validation
-from verl_cleaner.report.charts import Metrics, held_out_failures, round_, with_rollback
+from verl_cleaner.report.charts import round_, with_rollback
 from verl_cleaner.report.intervals import t_quantile
+from verl_cleaner.report.panels import Metrics
 from verl_cleaner.report.run import Run
 
 Read = Callable[[Metrics], float | None]
@@ -46,7 +47,7 @@ VALUES: dict[str, tuple[Value, ...]] = {
     POLICY: (
         Value("accuracy", "%", lambda metrics: None if with_rollback(metrics) else held_out_accuracy(metrics), 1),
         Value("first attempts that succeed", "%", _key("val-aux/tool_calls/first_attempt_success_rate"), 1),
-        Value("tool failures a trajectory", "", held_out_failures, -1),
+        Value("tool failures a trajectory", "", _key("val-aux/tool_calls/sampled_failures_per_trajectory"), -1),
     ),
     "Held out, with rollback at test time": (Value("accuracy", "%", _helped, 1),),
     TRAINING: (

@@ -1,35 +1,22 @@
 """The training loop's Prometheus metrics, served at `trainer.metrics_address`.
 
-The judge serves its own. docs/grafana.json is a dashboard of both.
+Gauges: the lines of `report.panels`, of the last step. Counters: calls, rollbacks, retries and tokens since the start.
+The judge serves its own metrics. docs/grafana.json is a dashboard of both.
 """
 
+import collections
 import logging
 import math
 from collections.abc import Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from verl_cleaner.records.metrics import held_out_accuracy
+from verl_cleaner.report.panels import PANELS
 from verl_cleaner.saar.metrics import Record
 from verl_cleaner.saar.outcome import FailureKind
 
 logger = logging.getLogger(__name__)
 
-_GAUGES = {
-    "cleaner_accuracy": ("critic/score/acc", "Share of the step's trajectories that are right."),
-    "cleaner_tool_failures_left": (
-        "tool_calls/failures_per_trajectory",
-        "Failed calls a trajectory that are trained on.",
-    ),
-    "cleaner_tool_failures_sampled": ("tool_calls/sampled_failures_per_trajectory", "The same, before repairs."),
-    "cleaner_first_attempt_success": (
-        "tool_calls/first_attempt_success_rate",
-        "Share of turns whose first call works.",
-    ),
-    "cleaner_overwritten_share": ("tokens/overwritten_share", "Overwritten tokens among those trained on."),
-    "cleaner_purification_gap_nats": ("rollback/gap/mean", "Mean purification gap of the step's repairs."),
-    "cleaner_response_tokens": ("response_length/mean", "Mean response length of the step."),
-}
 _RATIOS = tuple(i / 10 for i in range(1, 11))
 
 
@@ -39,13 +26,17 @@ class LoopMetrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self._step = Gauge("cleaner_step", "Steps done.", registry=registry)
-        self._gauges = {name: Gauge(name, text, registry=registry) for name, (_, text) in _GAUGES.items()}
-        self._held_out = Gauge("cleaner_held_out_accuracy", "Mean over the held-out sets.", registry=registry)
-        for gauge in (*self._gauges.values(), self._held_out):
+        self._gauges = [
+            (line, Gauge(line.prometheus, f"{panel.title}. {panel.note}", registry=registry))
+            for panel in PANELS
+            for line in panel.lines
+        ]
+        for _, gauge in self._gauges:
             gauge.set(math.nan)  # not known yet
         self._phases = Gauge("cleaner_phase_seconds", "Of the last step.", ["phase"], registry=registry)
         self._calls = Counter("cleaner_tool_calls", "By how they ended.", ["outcome"], registry=registry)
         self._turns = Counter("cleaner_rollbacks", "Rolled-back turns.", ["result"], registry=registry)
+        self._retried = Counter("cleaner_retried_turns", "By number of retries.", ["retries"], registry=registry)
         self._retries = Counter("cleaner_retries", "By what became of them.", ["result"], registry=registry)
         self._tokens = Counter("cleaner_tokens", "Sampled tokens.", ["use"], registry=registry)
         self._lost_groups = Counter("cleaner_lost_groups", "Groups lost to outages.", registry=registry)
@@ -70,16 +61,19 @@ class LoopMetrics:
         return int(server.server_port)
 
     def validated(self, metrics: Mapping[str, float]) -> None:
-        accuracy = held_out_accuracy(metrics)
-        if accuracy is not None:
-            self._held_out.set(accuracy)
+        """metrics: of a validation, as logged."""
+        self._set(metrics)
+
+    def _set(self, metrics: Mapping[str, float]) -> None:
+        for line, gauge in self._gauges:
+            value = line.read(metrics)
+            if value is not None:
+                gauge.set(value)
 
     def stepped(self, step: int, metrics: Mapping[str, float], records: Sequence[Record]) -> None:
         """metrics: as logged. records: of the step's trajectories."""
         self._step.set(step)
-        for name, (key, _) in _GAUGES.items():
-            if key in metrics:
-                self._gauges[name].set(metrics[key])
+        self._set(metrics)
         self._phases.clear()  # a phase such as validation belongs to the steps that had it
         for key, value in metrics.items():
             if key.startswith("timing_s/"):
@@ -96,6 +90,8 @@ class LoopMetrics:
                 self._calls.labels(outcome_label(kind)).inc()
         for result in ("recovered", "failed"):
             self._turns.labels(result).inc(record[result])
+        for retries in collections.Counter(retry["turn"] for retry in record["retries"]).values():
+            self._retried.labels(str(retries)).inc()
         for retry in record["retries"]:
             self._retries.labels(str(retry["result"])).inc()
             if retry["similarity"] is not None:

@@ -1,9 +1,13 @@
-"""A step's repairs in VeRL's loggers: tables and charts in wandb, text and histograms in tensorboard."""
+"""A step's repairs in VeRL's loggers: tables and charts in wandb, text and histograms in TensorBoard.
+
+TensorBoard also gets the layout of the panels, once a run.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from verl_cleaner.report.dashboards import tensorboard_layout
 from verl_cleaner.saar.metrics import Record
 
 EXAMPLES = 20
@@ -23,6 +27,12 @@ _COLUMNS = (
     "gap",
 )
 _MAX_TEXT = 2000
+
+
+def log_layout(loggers: Mapping[str, Any]) -> None:
+    """For TensorBoard's tab "Custom Scalars". loggers: `Tracking.logger` of VeRL."""
+    if "tensorboard" in loggers:
+        loggers["tensorboard"].writer.add_custom_scalars(tensorboard_layout())
 
 
 def log_repairs(

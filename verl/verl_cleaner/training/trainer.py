@@ -36,7 +36,7 @@ from verl_cleaner.training.file_log import EarlierMetrics
 from verl_cleaner.training.groups import CompleteGroups
 from verl_cleaner.training.overwritten_loss import finish_metrics, marked_loss
 from verl_cleaner.training.prometheus import LoopMetrics
-from verl_cleaner.training.repair_tables import log_repairs
+from verl_cleaner.training.repair_tables import log_layout, log_repairs
 from verl_cleaner.training.step_metrics import batch_metrics, zero_variance_groups
 from verl_cleaner.training.test_time import prefixed, rollback_at_test_time, wanted
 from verl_cleaner.training.validation import Validation
@@ -106,6 +106,7 @@ class CleanerTrainerMixin(LeafTrainerMixin):
         super().on_train_begin()
         self._training = True
         self._earlier_metrics.write(self.logger.logger)
+        log_layout(self.logger.logger)
 
     # ---- a step ------------------------------------------------------------------------------------------------------
 

@@ -14,9 +14,28 @@ function store(name, value) {
   try { value === undefined ? null : localStorage.setItem(name, value); return localStorage.getItem(name); } catch { return null; }
 }
 
-/** Filters, kept over a reload, which a watched report does by itself. */
+/** What the reader has chosen, kept over a reload, which the report of a running training does by itself. */
 function remember() {
-  try { sessionStorage.setItem("cleaner-filters", JSON.stringify(inspector.state())); } catch { /* a page from disk may have none */ }
+  const chosen = { filters: inspector.state(), hidden: data.runs.filter((_, i) => hidden.has(i)).map((run) => run.name), seeds: view !== data.views.at(-1), mode: inspector.mode };
+  try { sessionStorage.setItem("cleaner-chosen", JSON.stringify(chosen)); } catch { /* a page from disk may have none */ }
+}
+
+function recall() {
+  let chosen = {};
+  try { chosen = JSON.parse(sessionStorage.getItem("cleaner-chosen") || "{}"); } catch { /* as above */ }
+  inspector.restore(chosen.filters || {});
+  data.runs.forEach((run, i) => { if ((chosen.hidden || []).includes(run.name)) hidden.add(i); });
+  if (chosen.seeds) view = data.views[0];
+  if (chosen.mode) inspector.mode = chosen.mode;
+}
+
+/** Load the page again when the server has another version of it, as soon as that disturbs nobody. */
+function follow(version) {
+  let stale = false;
+  const reload = () => { if (stale && !document.hidden && document.activeElement.tagName !== "INPUT") { remember(); location.reload(); } };
+  new EventSource("events").addEventListener("message", (event) => { stale = event.data !== "" && event.data !== version; reload(); });
+  document.addEventListener("visibilitychange", reload);
+  document.addEventListener("focusout", () => setTimeout(reload, 0));
 }
 
 function setTheme(theme) {
@@ -174,13 +193,12 @@ function start() {
   addEventListener("hashchange", route);
   addEventListener("popstate", route);
   addEventListener("keydown", keys);
-  if (performance.getEntriesByType("navigation")[0]?.type === "reload") {
-    try { inspector.restore(JSON.parse(sessionStorage.getItem("cleaner-filters") || "{}")); } catch { /* as above */ }
-  }
+  if (performance.getEntriesByType("navigation")[0]?.type === "reload") recall();
   addEventListener("resize", () => { if (Math.max(1, Math.floor((document.getElementById("main").clientWidth + GAP) / (CARD + GAP))) !== columns) drawCurves(); });
   if (data.refresh) {
-    setInterval(() => { if (!document.hidden && document.activeElement.tagName !== "INPUT") location.reload(); }, 1000 * data.refresh);
+    setInterval(() => { if (!document.hidden && document.activeElement.tagName !== "INPUT") { remember(); location.reload(); } }, 1000 * data.refresh);
   }
+  if (data.version) follow(data.version);
   drawRuns();
   drawCurves();
   inspector.filter();

@@ -13,6 +13,8 @@ from verl_cleaner.report.charts import chart_data
 from verl_cleaner.report.folder import find_runs
 from verl_cleaner.report.panels import JUDGE, PANELS, Form, Line, Parts
 from verl_cleaner.report.run import read_run
+from verl_cleaner.saar.metrics import rollback_metrics
+from verl_cleaner.training.overwritten_loss import finish_metrics
 from verl_cleaner.training.repair_tables import log_layout
 
 TITLES = [(panel.section, panel.title) for panel in PANELS]
@@ -33,6 +35,21 @@ def test_patterns_match_whole_names_only():
     parts = Parts("timing_s/", only=("gen",))
     assert parts.read({"timing_s/gen": 1.0, "timing_s/step": 2.0, "timing_s/gen/x": 3.0}) == {"gen": 1.0}
     assert not re.fullmatch(parts.pattern, "timing_s/generate")
+
+
+def test_what_only_overwritten_tokens_have_is_logged():
+    """The rest: test_leaf_training.py and test_end_to_end.py, in whole runs."""
+    record = {
+        "enabled": True, "eligible": True, "attempts": [], "recovered": 1, "failed": 0, "sampled_tokens": 9,
+        "retries": [{"turn": 1, "gap": -0.5, "span": (2, 4), "discarded": 3, "strategy": "full_turn",
+                     "similarity": 0.5, "result": "overwritten"}],
+    }  # fmt: skip
+    metrics = rollback_metrics([record]) | {"actor/overwritten_kl": 0.2, "actor/overwritten_tokens": 2.0}
+    finish_metrics(metrics)
+    lines = {panel.title: panel.lines for panel in PANELS}
+    (gap,) = lines["Purification gap"]
+    assert {gap.metric, gap.low, gap.high} <= set(metrics)
+    assert [line.read(metrics) for line in lines["KL of the update"]] == [None, 0.1, None]
 
 
 def test_the_report_draws_every_panel_that_has_data(tmp_path):

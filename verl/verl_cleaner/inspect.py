@@ -22,7 +22,9 @@ from verl_cleaner.report.diff import diff
 from verl_cleaner.report.folder import RunFolder, Split, find_runs
 from verl_cleaner.report.run import Run, names, read_run
 from verl_cleaner.report.selection import Selection, is_right
+from verl_cleaner.report.share import MAX_SHARED, share
 from verl_cleaner.report.trajectory import Trajectory
+from verl_cleaner.report.write import write_whole
 
 _UNLIMITED = 10**9
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
@@ -113,7 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m verl_cleaner.inspect", description=(__doc__ or "").partition("\n\n")[2]
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="output folder of a run, or of several")
+    parser.add_argument(
+        "run", type=Path, metavar="RUN", help="output folder of a run, or of several; or a file of rollouts"
+    )
     parser.add_argument("--step", type=int)
     parser.add_argument("--split", choices=[str(split) for split in Split])
     parser.add_argument("--prompt", default="", metavar="UID", help="beginning of the prompt's uid")
@@ -124,6 +128,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--text", default="", help="in prompt, response, code or error")
     parser.add_argument("--limit", type=int, default=20, help="trajectories to list or show (default: %(default)s)")
     parser.add_argument("--show", action="store_true", help="the whole conversations instead of a list")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write them to one small page that can be sent to someone"
+    )
     parser.add_argument("--color", choices=("auto", "always", "never"), default="auto")
     return parser
 
@@ -135,10 +142,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--limit must be at least 1, got {options.limit}")
     try:
         folders = [_at(folder, options.step) for folder in find_runs(options.run)]
+        titles = names([folder.path for folder in folders])
+        runs = [read_run(f, name=title, limit=_UNLIMITED) for f, title in zip(folders, titles, strict=True)]
     except ValueError as error:
         parser.error(str(error))
-    titles = names([folder.path for folder in folders])
-    runs = [read_run(f, name=title, limit=_UNLIMITED) for f, title in zip(folders, titles, strict=True)]
     selection = Selection(
         step=options.step,
         split=options.split,
@@ -150,10 +157,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         text=options.text,
     )
     found = [(run, [t for t in run.trajectories if selection.takes(t)]) for run in runs]
-    _print(found, options)
+    if options.html is None:
+        _print(found, options)
+    else:
+        _share(found, options.html, parser)
     for run in runs:
-        for warning in run.warnings.texts:
-            print(visible(f"warning: {run.name}: {warning}"), file=sys.stderr)
+        for warning in run.said():
+            print(visible(f"warning: {warning}"), file=sys.stderr)
     return 0 if any(rows for _, rows in found) else 1
 
 
@@ -161,8 +171,23 @@ def _at(folder: RunFolder, step: int | None) -> RunFolder:
     """Without the dumps of other steps, which need not be read."""
     if step is None:
         return folder
-    dumps = [replace(dump, steps={s: file for s, file in dump.steps.items() if s == step}) for dump in folder.dumps]
+    dumps = [
+        # Rows of chat messages may say their step themselves.
+        dump if dump.chat else replace(dump, steps={s: file for s, file in dump.steps.items() if s == step})
+        for dump in folder.dumps
+    ]
     return replace(folder, dumps=dumps)
+
+
+def _share(found: Sequence[tuple[Run, list[Trajectory]]], out: Path, parser: argparse.ArgumentParser) -> None:
+    count = sum(len(rows) for _, rows in found)
+    if count > MAX_SHARED:
+        parser.error(f"--html takes at most {MAX_SHARED} trajectories, got {count}; choose with --step, --prompt, …")
+    if count:
+        write_whole(out, share(found))
+        print(f"{out}: {count} {'trajectory' if count == 1 else 'trajectories'}, {out.stat().st_size / 1e3:.0f} kB")
+    else:
+        print("no trajectory matches")
 
 
 def _print(found: Sequence[tuple[Run, list[Trajectory]]], options: argparse.Namespace) -> None:

@@ -16,7 +16,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m verl_cleaner.report", description=(__doc__ or "").partition(":")[2]
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folder of a run, or of several")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="output folder of a run, or of several; or a file of rollouts"
+    )
     parser.add_argument("-o", "--out", type=Path, default=Path("report.html"), help="default: %(default)s")
     parser.add_argument("--title", default="", help="of the page; else the runs' names")
     parser.add_argument(

@@ -54,10 +54,10 @@ def of_text(response: str) -> list[Block]:
     blocks: list[Block] = []
     end, turn = 0, 1
     for start, stop in _contexts(response):
-        blocks += _assistant(response[end:start], turn)
-        blocks += _responses(response[start:stop], turn)
+        blocks += of_assistant(response[end:start], turn)
+        blocks += responses(response[start:stop], turn)
         end, turn = stop, turn + 1
-    return blocks + _assistant(response[end:], turn)
+    return blocks + of_assistant(response[end:], turn)
 
 
 def of_tokens(tokens: Sequence[str], mask: Sequence[int]) -> list[Block]:
@@ -68,9 +68,9 @@ def of_tokens(tokens: Sequence[str], mask: Sequence[int]) -> list[Block]:
         text = "".join(piece for _, piece in run)
         if sampled:
             turn += 1
-            blocks += _assistant(text, turn)
+            blocks += of_assistant(text, turn)
         else:
-            blocks += _responses(text, turn)
+            blocks += responses(text, turn)
     return blocks
 
 
@@ -123,7 +123,8 @@ def _plain(text: str) -> str:
     return _SPECIAL.sub("", text).strip("\n")
 
 
-def _assistant(text: str, turn: int) -> list[Block]:
+def of_assistant(text: str, turn: int) -> list[Block]:
+    """What the policy wrote in one turn: thinking, words, calls. text: with or without special tokens."""
     blocks: list[Block] = []
     end = 0
     for call in _calls(text):
@@ -161,7 +162,8 @@ def _text(text: str, turn: int) -> Iterator[Block]:
         yield Block(Kind.TEXT, text, turn)
 
 
-def _responses(text: str, turn: int) -> list[Block]:
+def responses(text: str, turn: int) -> list[Block]:
+    """What the tools answered to one turn, with what the chat template has around it."""
     found = _between(text, _RESPONSE, "</tool_response>")
     if not found:
         parts = _ROLE.split(_SPECIAL_ROLE.sub(r"\n\1\n", "\n" + text))

@@ -25,7 +25,15 @@ class Warnings:
 
 
 def objects(path: Path, warnings: Warnings, *, needs: str) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a file, one a line, that have the key `needs`. Bytes that are no UTF-8 are replaced."""
+    """As `numbered`, without the numbers."""
+    return (row for _, row in numbered(path, warnings, needs=needs))
+
+
+def numbered(path: Path, warnings: Warnings, *, needs: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line from 1, object) of the JSON objects of a file, one a line, that have the key `needs`.
+
+    Bytes that are no UTF-8 are replaced.
+    """
     broken = []
     try:
         with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
@@ -37,7 +45,7 @@ def objects(path: Path, warnings: Warnings, *, needs: str) -> Iterator[dict[str,
                 except (ValueError, RecursionError):
                     value = None
                 if isinstance(value, dict) and needs in value:
-                    yield value
+                    yield number, value
                 else:
                     broken.append(number)
     except OSError as error:
@@ -52,8 +60,13 @@ def objects(path: Path, warnings: Warnings, *, needs: str) -> Iterator[dict[str,
 
 
 def count_lines(path: Path) -> int:
+    """Also of a last line without its end."""
+    lines, last = 0, b"\n"
     with path.open("rb") as file:
-        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+        for block in iter(lambda: file.read(1 << 20), b""):
+            lines += block.count(b"\n")
+            last = block[-1:]
+    return lines + (last != b"\n")
 
 
 def rollbacks(folder: Path, step: int, warnings: Warnings) -> list[dict[str, Any]]:

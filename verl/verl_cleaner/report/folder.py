@@ -1,12 +1,15 @@
 """Where the files of a run are, whoever wrote them: our quickstart, a recipe, or VeRL with folders of one's own."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
 from verl_cleaner.records import run_info
 from verl_cleaner.records.metrics import WITH_ROLLBACK
+from verl_cleaner.report.chat_rows import is_chat_file
+from verl_cleaner.report.dumps import Warnings, objects
 
 _STEP_FILE = re.compile(r"\d+\.jsonl")
 _LEFT_OUT = ("rollbacks", "trajectories", WITH_ROLLBACK.rstrip("/"))
@@ -21,11 +24,12 @@ class Split(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DumpFolder:
-    """A folder of VeRL's dumps, `<step>.jsonl`, by step."""
+    """Files by step: VeRL's dumps, `<step>.jsonl`, or files of chat messages."""
 
     split: Split
     path: Path
     steps: dict[int, Path]
+    chat: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +46,57 @@ class RunFolder:
 def find_runs(path: Path) -> list[RunFolder]:
     """The run in `path`, or where it holds none, those in the folders directly below, as `quickstart.sh` writes them.
 
+    path: of a folder, or of one file of rollouts: VeRL's dump, or chat messages of another framework.
+
     Raises:
         ValueError: there is nothing to show.
     """
+    if path.is_file():
+        return [_file(path)]
     if not path.is_dir():
-        raise ValueError(f"{path} is no folder; expected the output folder of a run, with metrics.jsonl or rollouts")
+        raise ValueError(
+            f"{path} is no folder and no file; expected the output folder of a run, with metrics.jsonl or rollouts, "
+            "or a file of rollouts"
+        )
     own = _look(path, 0)
     if own.metrics or own.dumps:
         return [own]
     below = [_look(child, 1) for child in sorted(path.iterdir()) if child.is_dir()]
-    found = [run for run in below if run.metrics or run.dumps]
+    found = [run for run in below if run.metrics or run.dumps] or _chats(path)
     if not found:
         raise ValueError(
             f"{path} holds no metrics.jsonl and no dumps <step>.jsonl, neither do the folders below; a run writes them "
             "with trainer.logger=[file], trainer.rollout_data_dir=FOLDER and trainer.validation_data_dir=FOLDER"
         )
     return found
+
+
+def _file(path: Path) -> RunFolder:
+    if is_chat_file(path):
+        return _chats(path.parent, [path])[0]
+    if not any(True for _ in objects(path, Warnings(), needs="output")):
+        raise ValueError(
+            f"{path} holds no rollouts that can be read; expected JSON lines with the keys input and output, as VeRL "
+            "dumps them, or with chat messages under messages, conversations, or prompt and completion"
+        )
+    return RunFolder(path, dumps=[DumpFolder(_split(path.name), path.parent, {_number(path): path})])
+
+
+def _chats(folder: Path, files: Sequence[Path] = ()) -> list[RunFolder]:
+    """Of the files of chat messages in a folder, one run; none where there are none."""
+    found = [file for file in files or sorted(folder.iterdir()) if file.is_file() and is_chat_file(file)]
+    dumps = [DumpFolder(_split(file.name), folder, {_number(file): file}, chat=True) for file in found]
+    return [RunFolder(found[0] if files else folder, dumps=dumps)] if found else []
+
+
+def _split(name: str) -> Split:
+    return Split.VALIDATION if re.search(r"val|eval|test", name.lower()) else Split.TRAIN
+
+
+def _number(file: Path) -> int:
+    """The step by the file's name: its last number, else 0."""
+    numbers = re.findall(r"\d+", file.stem)
+    return int(numbers[-1]) if numbers else 0
 
 
 def _look(path: Path, level: int) -> RunFolder:
@@ -96,5 +135,5 @@ def _dump(folder: Path, run: Path) -> DumpFolder | None:
     if not steps:
         return None
     name = str(folder.relative_to(run)) if folder != run else folder.name
-    split = Split.VALIDATION if re.search(r"val|eval|test", name.lower()) else Split.TRAIN
-    return DumpFolder(split, folder, dict(sorted(steps.items())))
+    files = dict(sorted(steps.items()))
+    return DumpFolder(_split(name), folder, files, chat=is_chat_file(next(iter(files.values()))))

@@ -33,18 +33,20 @@ MAX_TEXT = 40_000
 MAX_TOKENS = 6_000
 _CHUNK = 40
 """Trajectories in one compressed block."""
-_SCRIPTS = ("charts.js", "overview.js", "conversation.js", "inspector.js", "app.js")
+_SCRIPTS = ("charts.js", "overview.js", "conversation.js", "inspector.js", "share.js", "app.js")
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """refresh: seconds after which the page loads itself again; 0: never. version: of a page that `serve` serves,
-    which loads itself again when the server has another. evaluations: rows of `evaluations.read`."""
+    which loads itself again when the server has another. evaluations: rows of `evaluations.read`. alone: the page
+    is a few trajectories, without curves and list."""
 
     title: str = "CLEANER run report"
     refresh: int = 0
     version: str = ""
     evaluations: Sequence[dict[str, Any]] = ()
+    alone: bool = False
 
 
 def render(runs: Sequence[Run], options: Options | None = None) -> str:
@@ -63,7 +65,7 @@ def render(runs: Sequence[Run], options: Options | None = None) -> str:
         share *= 0.9 * room / size
         places = [i for i in places if _fraction(shown[i][1]) < share]
     kept = [shown[i] for i in places]
-    warnings = [f"{run.name}: {text}" for run in runs for text in run.warnings.texts]
+    warnings = [text for run in runs for text in run.said()]
     data = {
         "title": options.title,
         "runs": [_run(run) for run in runs],
@@ -74,6 +76,7 @@ def render(runs: Sequence[Run], options: Options | None = None) -> str:
         "chunk": _CHUNK,
         "refresh": options.refresh,
         "version": options.version,
+        "alone": options.alone,
     }
     return _html(_finite(data), [*chunks, metrics], warnings, options)
 

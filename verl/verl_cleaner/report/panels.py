@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from verl_cleaner.records.metrics import held_out_accuracy
+from verl_cleaner.records.metrics import held_out_accuracy, second_validation
 
 Metrics = Mapping[str, float]
 """The metrics of one step, by name, as VeRL's loggers get them."""
@@ -128,9 +128,13 @@ def _rates(counter: str, label: str, *, where: str = "") -> tuple[Query, ...]:
 
 
 PANELS = (
-    Panel("Held-out accuracy", "Mean over the held-out sets; with rollback if validation rolls back.", "%",
-          lines=(Line("val-core/.+/(acc|reward)/mean@[0-9]+", gauge="cleaner_held_out_accuracy",
-                      value=held_out_accuracy),)),
+    Panel("Held-out accuracy", "Mean over the held-out sets. Solid: as validation samples, with rollback if it rolls "
+          "back. Dashed: the validation repeated with rollback (trainer.validate_with_rollback).", "%",
+          lines=(Line("val-core/.+/(acc|reward)/mean@[0-9]+", "validation", gauge="cleaner_held_out_accuracy",
+                      value=held_out_accuracy),
+                 Line("with_rollback/val-core/.+/(acc|reward)/mean@[0-9]+", "with rollback", Dash.LONG,
+                      gauge="cleaner_held_out_accuracy_with_rollback",
+                      value=lambda metrics: held_out_accuracy(second_validation(metrics))))),
     Panel("Training accuracy", "Share of the step's trajectories that are right, after repairs.", "%",
           lines=(Line("critic/score/acc", gauge="cleaner_accuracy"),)),
     Panel("Reward", "Mean over the step's trajectories, after repairs.", lines=(Line("critic/score/mean"),)),

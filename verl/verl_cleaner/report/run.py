@@ -10,7 +10,8 @@ from verl_cleaner.report import dumps
 from verl_cleaner.report.dumps import Warnings, number
 from verl_cleaner.report.families import HeldOut, read_held_out
 from verl_cleaner.report.folder import RunFolder
-from verl_cleaner.report.trajectory import Trajectory, read_trajectories
+from verl_cleaner.report.read import read_trajectories
+from verl_cleaner.report.trajectory import Trajectory
 
 
 @dataclass(slots=True)
@@ -29,13 +30,21 @@ class Run:
     total: int = 0
     warnings: Warnings = field(default_factory=Warnings)
 
+    def said(self) -> list[str]:
+        """The warnings, each with the name of the run."""
+        return [text if text.startswith(f"{self.name}:") else f"{self.name}: {text}" for text in self.warnings.texts]
+
 
 def read_run(folder: RunFolder, *, name: str, limit: int) -> Run:
-    """At most about `limit` trajectories, in whole groups."""
+    """At most about `limit` trajectories, in whole groups.
+
+    Raises:
+        ValueError: a file of chat messages holds no row that can be read; names line and key.
+    """
     run = Run(name, folder.path)
     if folder.metrics is not None:
         run.steps = _metrics(folder.metrics, run.warnings)
-    else:
+    elif folder.path.is_dir() and not any(dump.chat for dump in folder.dumps):
         run.warnings.add("no metrics.jsonl: the curves need trainer.logger=[file,…]")
     _read_config(folder, run)
     run.held_out = read_held_out(folder.dumps, run.warnings)

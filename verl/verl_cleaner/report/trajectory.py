@@ -1,16 +1,14 @@
-"""The trajectories of a run: rows of VeRL's dumps, joined with ours where there are any."""
+"""A trajectory: a row of VeRL's dump, joined with the rows of ours where there are any."""
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from tqdm import tqdm
-
 from verl_cleaner.records import trajectories as records
-from verl_cleaner.report import conversation, dumps, sampling
+from verl_cleaner.report import conversation, dumps
 from verl_cleaner.report.conversation import Block
 from verl_cleaner.report.dumps import Warnings, number
 from verl_cleaner.report.folder import DumpFolder, Split
@@ -59,39 +57,10 @@ class Trajectory:
         return max((block.turn or 0 for block in self.blocks), default=0)
 
 
-def read_trajectories(folders: Sequence[DumpFolder], limit: int, warnings: Warnings) -> tuple[list[Trajectory], int]:
-    """At most about `limit`, and how many there are in the steps that were read. One file at a time is in memory."""
-    files = []
-    for folder in folders:
-        steps = sampling.pick_steps(folder.steps)
-        files += [(folder, step) for step in steps]
-        if len(steps) < len(folder.steps):
-            warnings.add(f"{folder.path.name}: {len(steps)} of {len(folder.steps)} steps are read, evenly chosen")
-    counts = [dumps.count_lines(folder.steps[step]) for folder, step in files]
-    found: list[Trajectory] = []
-    shares = zip(files, sampling.shares(counts, limit), strict=True)
-    for (folder, step), share in tqdm(list(shares), desc="reading steps", delay=3, leave=False, disable=None):
-        if share:
-            rows = _groups(folder, step, warnings)
-            picked = sampling.pick_groups({key: len(group) for key, group in rows.items()}, share)
-            found += _join(folder, step, {key: rows[key] for key in sorted(picked)}, warnings)
-    found.sort(key=lambda t: (t.split, t.step))
-    return found, sum(counts)
-
-
-def _groups(folder: DumpFolder, step: int, warnings: Warnings) -> dict[str, list[dict[str, Any]]]:
-    """The rows of a step by prompt, in the order in which prompts are sampled."""
-    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in dumps.objects(folder.steps[step], warnings, needs="output"):
-        key = sampling.order(folder.split, step, str(row.get("input", "")))
-        groups[key].append(row)
-    return groups
-
-
-def _join(
+def joined(
     folder: DumpFolder, step: int, groups: Mapping[str, list[dict[str, Any]]], warnings: Warnings
 ) -> Iterator[Trajectory]:
-    """VeRL's rows with ours."""
+    """VeRL's rows of a step, by prompt, with ours."""
     if not groups:
         return
     rows_of_ours = dumps.trajectories(folder.path, step, warnings)

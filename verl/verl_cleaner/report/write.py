@@ -44,7 +44,7 @@ def make_report(
         version=version,
         evaluations=[row for folder in reports for row in evaluations.read(folder)],
     )
-    return render(runs, options), [f"{run.name}: {text}" for run in runs for text in run.warnings.texts]
+    return render(runs, options), [text for run in runs for text in run.said()]
 
 
 def write_report(paths: Sequence[Path], out: Path, **options: Any) -> list[str]:

@@ -146,11 +146,11 @@ class CleanerTrainerMixin(LeafTrainerMixin):
 
     def _validate(self) -> dict[str, Any]:
         metrics = self._validate_once()
-        self._live_metrics.validated(metrics)
         at_an_end = not self._training or self.global_steps >= self.total_training_steps
         if at_an_end and wanted(self.config):
             with rollback_at_test_time(self):
                 metrics.update(prefixed(self._validate_once()))
+        self._live_metrics.validated(metrics)
         return metrics
 
     def _validate_once(self) -> dict[str, Any]:

@@ -145,7 +145,8 @@ async function route() {
     else await (key === "t" ? inspector.show(i) : inspector.compare(i, false));
   } else {
     document.body.classList.remove("reading", "comparing");
-    showTab(TABS.includes(key) ? key : "curves");
+    showTab(TABS.includes(key) ? key : view.charts.length || !data.index.run.length ? "curves" : "trajectories");
+    if (data.index.run.length === 1 && !key) inspector.show(0);
   }
 }
 
@@ -181,6 +182,7 @@ function start() {
   document.getElementById("help-open").addEventListener("click", () => document.getElementById("help").showModal());
   document.getElementById("total").textContent = data.index.run.length.toLocaleString("en");
   document.documentElement.classList.toggle("single", data.runs.length === 1);
+  document.documentElement.classList.toggle("alone", data.alone && data.index.run.length === 1);
   TABS.forEach((name) => document.getElementById("tab-" + name).addEventListener("click", () => { location.hash = name; }));
   document.querySelector(".tabs").addEventListener("keydown", (event) => {
     const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];

@@ -38,6 +38,11 @@ function conversation(body) {
       turn = null;
       continue;
     }
+    if (kind === "user" || kind === "system") {
+      view.append(message(kind, prose(text)));
+      turn = null;
+      continue;
+    }
     if (turn !== number || !card) {
       turn = number;
       card = assistantTurn(number, body.retries.filter((retry) => retry.turn === number));

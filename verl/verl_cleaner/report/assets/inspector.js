@@ -196,7 +196,8 @@ class Inspector {
       h("div", { class: "where" }, h("span", { class: "badge " + (right(x, i) ? "good" : "bad") }, `reward ${format(x.score[i])}`), body.truth ? h("span", { class: "muted truth" }, "truth ", h("code", {}, body.truth.slice(0, 80))) : null,
         body.tokens ? h("span", { class: "muted" }, `${body.tokens.texts.length + body.tokens.more} tokens`) : null, h("span", { class: "spacer" }),
         h("div", { class: "switch", role: "group", "aria-label": "View" }, mode("conversation", "conversation"), mode("tokens", "tokens")),
-        group.length > 1 ? h("button", { type: "button", class: "quiet", onclick: () => this.compare(i) }, `side by side (${group.length})`) : null, copied));
+        group.length > 1 ? h("button", { type: "button", class: "quiet", onclick: () => this.compare(i) }, `side by side (${group.length})`) : null, copied,
+        this.data.alone ? null : h("button", { type: "button", class: "quiet", title: "this trajectory as a small page of its own", onclick: () => save(i) }, "save")));
   }
 
   setMode(name) {

@@ -8,6 +8,7 @@ from report_page import Page
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from verl_cleaner.inspect import main as inspect
 from verl_cleaner.report.write import write_report
 
 
@@ -23,7 +24,7 @@ def compared(tmp_path_factory):
 
 
 CHARTS = (
-    "Held-out accuracy", "Tool failures a trajectory", "Recovery rate", "Purified share", "Purification gap", "Tokens",
+    "Held-out accuracy", "Tool failures a trajectory", "Recovery rate", "Overwritten share", "Purification gap", "Tokens",
     "Failure kinds", "Retries a turn", "Similarity of failed and new call", "Time of a step, by phase",
 )  # fmt: skip
 
@@ -320,3 +321,62 @@ def test_the_same_run_makes_the_same_page(tmp_path):
     for name in ("one", "two"):
         write_report([tmp_path / "run"], tmp_path / name)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+# ---- one trajectory as a page of its own ---------------------------------------------------------------------------
+
+
+def saved(browser, page, folder):
+    """The page that the button "save" downloads."""
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)})
+    page.one(".detail-head button", "save").click()
+    return page.wait(lambda: next(iter(folder.glob("*.html")), None))
+
+
+def alone(browser, path):
+    page = Page(browser, path)
+    page.one(".detail .message.assistant")
+    assert not page.all(".tabs, .side, .warnings")
+    page.script("document.querySelector('details.repairs').open = true")
+    assert "prnt(" in page.one(".detail .diff").text
+    page.one(".detail .switch button", "tokens").click()
+    page.one(".token-box .token.over")
+    assert page.errors() == []
+    return page
+
+
+def test_a_trajectory_is_saved_as_a_small_page_from_the_page_and_from_the_terminal(browser, tmp_path, capsys):
+    run = write_run(tmp_path / "run", steps=20, prompts=8, words=200, extra=HOSTILE[:2])
+    write_report([run], tmp_path / "report.html")
+    page = Page(browser, tmp_path / "report.html", "#trajectories")
+    page.pick("repaired", "yes")
+    page.all(".row")[0].click()
+    page.one(".detail .repairs")
+    where = page.one(".detail-head").text.split("\n")[1:2]
+    (tmp_path / "downloads").mkdir()
+    mine = saved(browser, page, tmp_path / "downloads")
+    shown = alone(browser, mine)
+    assert where[0] in shown.one(".detail-head").text
+    assert mine.stat().st_size < 120_000 < (tmp_path / "report.html").stat().st_size / 3
+    for private in ("hunter2", "Qwen3-4B", "main_ppo", str(tmp_path)):
+        assert private not in mine.read_text()
+    theirs = tmp_path / "theirs.html"
+    assert inspect([str(run), "--step", "1", "--repaired", "--prompt", "00010000", "--rollout", "0", "--html",
+                    str(theirs)]) == 0  # fmt: skip
+    assert "1 trajectory" in capsys.readouterr().out
+    alone(browser, theirs)
+    assert theirs.stat().st_size < 120_000
+    # A saved page of a page that was saved is not offered.
+    assert not [node for node in page.all(".detail-head button") if node.text == "save"]
+
+
+def test_several_trajectories_on_a_page_have_their_list(browser, tmp_path, capsys):
+    run = write_run(tmp_path / "run")
+    out = tmp_path / "some.html"
+    assert inspect([str(run), "--step", "1", "--prompt", "00010001", "--html", str(out)]) == 0
+    page = Page(browser, out)
+    assert len(page.all(".row")) == 4
+    assert page.script("return document.getElementById('tab-trajectories').getAttribute('aria-selected')") == "true"
+    with pytest.raises(SystemExit):
+        inspect([str(write_run(tmp_path / "more", steps=4)), "--html", str(out)])
+    assert "--html takes at most 50 trajectories, got 64" in capsys.readouterr().err

@@ -134,7 +134,7 @@ def test_differences_against_any_group(browser, story):
     Select(page.one("[aria-label='Compare with']")).select_by_visible_text("cleaner (2 seeds)")
     line = next(row for row in rows(page, "Differences") if row.startswith("accuracy training"))
     assert "−10.0 [" in line
-    assert "At step 4, the last that all runs reached" in page.one("#view-curves").text
+    assert "Over the last tenth of the steps up to 4, which all runs reached" in page.one("#view-curves").text
     page.one("#seeds").click()
     assert "one seed" in rows(page, "Differences")[1]
     assert page.errors() == []

@@ -59,12 +59,18 @@ VALUES: dict[str, tuple[Value, ...]] = {
         Value("tool failures a trajectory", "", _key("tool_calls/failures_per_trajectory"), -1),
         Value("failed turns that are repaired", "%", _key("rollback/global_recovery_rate"), 1),
     ),
-    COST: (Value("seconds a step", "s", _key("timing_s/step"), -1),),
+    COST: (
+        Value("seconds a step", "s", _key("timing_s/step"), -1),
+        Value("tokens sampled a step, retries included", "", _key("tokens/generated"), -1),
+    ),
 }
 
 
 def summary(groups: Sequence[Sequence[Run]]) -> dict[str, Any]:
-    """Rows by section; a cell is [first, last] of a group's mean, None where nothing was logged."""
+    """Rows by section; a cell is [first, last] of a group's mean, None where nothing was logged.
+
+    first, last: means over the first and the last tenth of what was logged: one step of a training is noisy.
+    """
     sections = []
     for title, values in VALUES.items():
         rows = [(value, [_ends(runs, value.read) for runs in groups]) for value in values]
@@ -75,8 +81,14 @@ def summary(groups: Sequence[Sequence[Run]]) -> dict[str, Any]:
 
 
 def _ends(runs: Sequence[Run], read: Read) -> list[float | None] | None:
-    ends = [(values[0], values[-1]) for run in runs if (values := _values(run, read))]
+    ends = [_tenths(values) for run in runs if (values := _values(run, read))]
     return [round_(sum(part) / len(part)) for part in zip(*ends, strict=True)] if ends else None
+
+
+def _tenths(values: Sequence[float]) -> tuple[float, float]:
+    """Means over the first and the last tenth, rounded up."""
+    count = -(-len(values) // 10)
+    return sum(values[:count]) / count, sum(values[-count:]) / count
 
 
 def _values(run: Run, read: Read, until: int | None = None) -> list[float]:
@@ -85,7 +97,7 @@ def _values(run: Run, read: Read, until: int | None = None) -> list[float]:
 
 
 def differences(groups: Sequence[Sequence[Run]]) -> dict[str, Any] | None:
-    """Each group against each, at the last step that all runs reached; None of a single group.
+    """Each group against each, over the last tenth up to the step that all runs reached; None of a single group.
 
     A cell is [mean, seeds]; a difference [difference, low, high], the interval Welch's at 95 %, null with one seed.
     """
@@ -96,7 +108,9 @@ def differences(groups: Sequence[Sequence[Run]]) -> dict[str, Any] | None:
     rows = []
     for section, values in VALUES.items():
         for value in values:
-            ends = [[found[-1] for run in group if (found := _values(run, value.read, step))] for group in groups]
+            ends = [
+                [_tenths(found)[1] for run in group if (found := _values(run, value.read, step))] for group in groups
+            ]
             if sum(map(bool, ends)) < 2:
                 continue
             cells = [[round_(sum(end) / len(end)), len(end)] if end else None for end in ends]

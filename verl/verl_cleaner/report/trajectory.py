@@ -50,7 +50,10 @@ class Trajectory:
 
     @property
     def repaired(self) -> bool:
-        return any(retry["result"] == "overwritten" for retry in self.retries)
+        """A failed turn was overwritten, and its last call works, as far as that is known."""
+        last = {attempt["turn"]: attempt for attempt in self.attempts}
+        turns = {retry["turn"] for retry in self.retries if retry["result"] == "overwritten"}
+        return any(turn not in last or not any(last[turn]["kinds"]) for turn in turns)
 
     @property
     def turns(self) -> int:

@@ -250,6 +250,8 @@ function barChart(chart, runs, visible) {
   return { nodes: [h("div", { class: "plot" }, svg)], rows };
 }
 
+/** Said below the title; percent stands on the axis. */
+const UNITS = { s: "In seconds.", tokens: "In tokens.", nats: "In nats." };
 const FORMS = { lines: lineChart, stack: stackChart, bars: barChart };
 
 /** width: of the card, in columns; one that is wider is drawn with more steps to see, not with larger letters. */
@@ -259,9 +261,10 @@ function chartCard(chart, runs, visible, width = 1) {
   const drawn = FORMS[chart.form](chart, runs, visible);
   W = 420;
   if (!drawn) return null;
+  const note = [UNITS[chart.unit], chart.note].filter(Boolean).join(" ");
   const table = h("details", { class: "data", ontoggle: () => { if (table.open && !table.querySelector("table")) table.append(dataTable(chart, drawn.rows)); } }, h("summary", {}, "Data"));
   return h("figure", { class: "card" },
-    h("figcaption", {}, h("h3", {}, chart.title), chart.note ? h("p", {}, chart.note) : null), ...drawn.nodes, table);
+    h("figcaption", {}, h("h3", {}, chart.title), note ? h("p", {}, note) : null), ...drawn.nodes, table);
 }
 
 function dataTable(chart, rows) {

@@ -45,7 +45,7 @@ function conversation(body) {
     }
     if (turn !== number || !card) {
       turn = number;
-      card = assistantTurn(number, body.retries.filter((retry) => retry.turn === number));
+      card = assistantTurn(number, body.retries.filter((retry) => retry.turn === number), body.attempts.filter((attempt) => attempt.turn === number).at(-1));
       view.append(card.node);
     }
     if (kind === "call") card.call(callBlock(text, tool, code));
@@ -66,12 +66,12 @@ function message(role, content) {
   return h("section", { class: "message " + role, "aria-label": role }, h("h4", {}, role), content);
 }
 
-function assistantTurn(number, retries) {
+function assistantTurn(number, retries, attempt) {
   const last = retries.filter((retry) => retry.result === "overwritten").at(-1);
-  const whole = last && last.strategy === "full_turn";
+  const whole = last && last.strategy === "full_turn", fails = attempt && attempt.kinds.some((kind) => kind !== null);
   const content = h("div", { class: "content" });
   const node = h("section", { class: "message assistant" + (last ? " repaired" : "") + (whole ? " whole" : ""), "aria-label": `assistant, turn ${number}` },
-    h("h4", {}, "assistant", h("span", { class: "muted" }, ` turn ${number}`), last ? h("span", { class: "badge good" }, whole ? "turn overwritten" : "call overwritten") : null), content);
+    h("h4", {}, "assistant", h("span", { class: "muted" }, ` turn ${number}`), last ? h("span", { class: "badge " + (fails ? "bad" : "good") }, (whole ? "turn overwritten" : "call overwritten") + (fails ? ", still fails" : "")) : null), content);
   if (retries.length) node.append(repairs(retries));
   return {
     node,

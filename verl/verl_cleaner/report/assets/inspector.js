@@ -187,7 +187,7 @@ class Inspector {
   head(i, body) {
     const x = this.index, group = this.group(i);
     const mode = (name, label) => h("button", { type: "button", "aria-pressed": String(this.mode === name), onclick: () => this.setMode(name) }, label);
-    const copied = h("button", { type: "button", class: "quiet", onclick: async () => {
+    const copied = h("button", { type: "button", class: "quiet link", onclick: async () => {
       try { await navigator.clipboard.writeText(location.href); copied.textContent = "copied"; } catch { copied.textContent = "it is in the address bar"; }
     } }, "link");
     return h("header", { class: "detail-head" },

@@ -15,9 +15,12 @@ function facts(data) {
   const runs = data.runs.filter((run) => Object.keys(run.about).length);
   const list = (run) => h("dl", { class: "about" }, Object.entries(run.about).map(([label, text]) => [h("dt", {}, label), h("dd", {}, ["command", "commit"].includes(label) ? h("code", {}, text) : text)]).flat());
   const short = (run) => ["started", "model", "seed", "steps"].map((label) => own(run.about, label)).filter(Boolean).join(" · ");
+  const labels = ["started", "model", "seed", "steps", "commit", "hardware"];
+  const same = (label) => new Set(runs.map((run) => own(run.about, label))).size === 1 && own(runs[0].about, label);
+  const common = runs.length > 1 ? labels.filter(same).map((label) => `${label} ${own(runs[0].about, label)}`) : [];
   return h("header", { class: "facts-head" }, h("h1", {}, data.title), data.runs.length === 1
     ? runs.map(list)
-    : runs.length ? h("details", { class: "data" }, h("summary", {}, "What the runs were"), runs.map((run) => h("section", {}, h("h3", {}, run.name), h("p", { class: "muted" }, short(run)), list(run)))) : null);
+    : runs.length ? h("div", {}, common.length ? h("p", { class: "muted common" }, `All runs: ${common.join(" · ")}`) : null, h("details", { class: "data" }, h("summary", {}, "What the runs were"), runs.map((run) => h("section", {}, h("h3", {}, run.name), h("p", { class: "muted" }, short(run)), list(run))))) : null);
 }
 
 /** First and last values, by whose they are. */
@@ -34,7 +37,7 @@ function summaryTable(view, visible) {
     h("tr", { class: "part" }, h("th", { scope: "rowgroup", colspan: shown.length + 1 }, title)),
     ...lines.map(([name, unit, better, cells]) => h("tr", {}, h("th", { scope: "row" }, name), shown.map(([, i]) => cell(cells[i], unit, better))))]);
   return rows.length ? [h("h2", {}, "The policy or the repairs?"), sheet("The policy or the repairs?", ["", ...shown.map(([group, i]) => groupName(group, i))], rows),
-    h("p", { class: "hint" }, "Last value logged, and the first. What is held out and how first attempts end is the policy's own; what training leaves after its repairs is not.")] : [];
+    h("p", { class: "hint" }, "Means over the last tenth of what was logged, from the first tenth. What is held out and how first attempts end is the policy's own; what training leaves after its repairs is not.")] : [];
 }
 
 let base = 0;
@@ -58,7 +61,7 @@ function differenceTable(view, visible, redraw) {
     h("td", {}, cells[base] ? format(cells[base][0], unit) : "–"), others.map(([, i]) => cell(against[base][i], unit, better))));
   return [h("h2", {}, "Differences"), h("p", { class: "explorer" }, "Compared with ", pick),
     sheet("Differences", ["", groupName(view.groups[base], base), ...others.map(([group, i]) => groupName(group, i))], rows),
-    h("p", { class: "hint" }, `At step ${found.step}, the last that all runs reached. Shares in percentage points. Intervals are Welch's over the seeds at 95 %; coloured where they do not hold zero.`)];
+    h("p", { class: "hint" }, `Over the last tenth of the steps up to ${found.step}, which all runs reached. Shares in percentage points. Intervals are Welch's over the seeds at 95 %; coloured where they do not hold zero.`)];
 }
 
 function interval(estimate, signed = false) {

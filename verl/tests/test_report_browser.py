@@ -24,8 +24,8 @@ def compared(tmp_path_factory):
 
 
 CHARTS = (
-    "Held-out accuracy", "Tool failures a trajectory", "Recovery rate", "Overwritten share", "Purification gap", "Tokens",
-    "Failure kinds", "Retries a turn", "Similarity of failed and new call", "Time of a step, by phase",
+    "Held-out accuracy", "Tool failures a trajectory", "Recovery rate", "Overwritten share", "Purification gap",
+    "Tokens", "Failure kinds", "Retries a turn", "Similarity of failed and new call", "Time of a step, by phase",
 )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """`python -m verl_cleaner.report`: what it says, what it refuses, and that it follows a run."""
 
+import json
 import re
 import shlex
 import signal
@@ -11,7 +12,7 @@ import pytest
 from report_data import write_evaluation, write_run
 
 from verl_cleaner import inspect
-from verl_cleaner.report import page
+from verl_cleaner.report import chat, chat_files, page, serve
 from verl_cleaner.report.__main__ import main
 from verl_cleaner.report.write import MAX_TRAJECTORIES
 
@@ -69,15 +70,50 @@ def test_watch_follows_a_run_from_its_beginning_to_ctrl_c(tmp_path):
 
 
 def test_the_documented_commands_are_understood(tmp_path, capsys, monkeypatch):
+    """Also the message about a broken row, which the page quotes."""
     monkeypatch.chdir(tmp_path)
     for name in ("outputs/a", "outputs/b", "outputs/quickstart/TIME", "outputs/grid/plain", "outputs/grid/cleaner"):
         write_run(tmp_path / name)
+    rows = [
+        {"prompt": "2 + 2?", "completion": "5", "reward": 0},
+        {"messages": [{"role": "user"}, {"role": "assitant"}]},
+    ]
+    (tmp_path / "rollouts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (*rows[:1], rows[0], rows[1])))
     commands = re.findall(r"^python -m verl_cleaner\.(report|inspect) (.*)$", DOCS.read_text(), re.MULTILINE)
-    assert [module for module, _ in commands] == ["report", "report", "report", "report", "inspect", "inspect"]
+    assert [module for module, _ in commands] == ["report"] * 5 + ["inspect"] * 4 + ["report"]
     for module, arguments in commands:
-        if "--watch" not in arguments:
+        if "--watch" not in arguments and "--serve" not in arguments:
             status = (main if module == "report" else inspect.main)(shlex.split(arguments))
             assert status == 0 or "gcd" in arguments
+    said = capsys.readouterr().err
+    for quoted in re.findall(r"`(rollouts\.jsonl: line .*)`\.", DOCS.read_text()):
+        begin, end = quoted.split("…")
+        assert begin in said
+        assert end in said
+    assert (tmp_path / "one.html").stat().st_size < 120_000
+    assert (tmp_path / "rollouts.html").is_file()
+
+
+def test_the_documented_keys_of_a_row_are_read():
+    """In the section on rollouts of others."""
+    section = DOCS.read_text().split("## Rollouts of others")[1].split("\n## ")[0]
+    keys = {*chat.LISTS, *chat.ANSWERS, "prompt"}
+    assert keys <= set(re.findall(r"`(\w+)`", section))
+    named = re.search(r"a row may have\n(.*?) of the prompt", section, re.DOTALL)[1]
+    known = {name for names in chat_files.NUMBERS.values() for name in names}
+    assert set(re.findall(r"`(\w+)`", named)) <= known | {*chat_files.TRUTHS, *chat_files.STEPS, *chat_files.IDS}
+
+
+def test_the_documented_defaults_of_serving():
+    help_text = " ".join(subprocess.check_output(
+        [sys.executable, "-m", "verl_cleaner.report", "--help"], text=True).split())  # fmt: skip
+    text = DOCS.read_text()
+    assert "http://127.0.0.1:8642" in text
+    for default in ("127.0.0.1", "8642", "20"):
+        assert f"(default: {default}" in help_text
+    assert "(20 s)" in text
+    assert "at most a fifth of the time" in text.replace("\n", " ")
+    assert serve._SHARE == 5
 
 
 def test_evaluations_are_named_or_found(tmp_path, capsys):

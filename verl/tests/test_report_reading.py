@@ -63,6 +63,16 @@ async def dumped(folder, monkeypatch, script, **values):
     return text
 
 
+async def test_an_overwritten_call_that_still_fails_is_not_repaired(tmp_path, monkeypatch):
+    """The last retry took the place of the failed call, and failed as well."""
+    script = [f"A. {call('NameError 1')}", f"A. {call('NameError 2')}", "The answer."]
+    await dumped(tmp_path, monkeypatch, script, max_tool_retries=1)
+    (found,) = read(tmp_path).trajectories
+    assert [retry["result"] for retry in found.retries] == ["overwritten"]
+    assert found.kinds == ["NameError", "NameError"]
+    assert not found.repaired
+
+
 async def test_a_real_trajectory_from_the_loop_to_the_report(tmp_path, monkeypatch):
     """A repaired call and an answer; tokens, mask and spans as the batch has them."""
     code = "print('é🎉')"

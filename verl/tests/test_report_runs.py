@@ -184,3 +184,18 @@ def test_evaluations_of_the_bare_policy_and_with_rollback(tmp_path):
     (inside / "report.json").write_text('{"suites": 3}')
     with pytest.raises(ValueError, match="is no report of an evaluation"):
         evaluations.read(inside)
+
+
+def test_ends_are_means_over_tenths(tmp_path):
+    """A training's last step is one batch; its noise is not the result."""
+    accuracies = [0.0, 0.2] + [0.5] * 16 + [0.9, 0.1]
+    run = run_of(steps=[(step, {"critic/score/acc": value}) for step, value in enumerate(accuracies)])
+    ((_, ((_, _, _, ((first, last),)),)),) = summary([[run]])["sections"]
+    assert (first, last) == (0.1, 0.5)
+    short = run_of(steps=[(0, {"critic/score/acc": 0.2}), (9, {"critic/score/acc": 0.8})])
+    ((_, ((_, _, _, (ends,)),)),) = summary([[short]])["sections"]
+    assert ends == [0.2, 0.8]
+    found = differences([[run], [short]])
+    ((_, _, _, _, cells, _),) = found["rows"]
+    assert found["step"] == 9
+    assert cells == [[0.5, 1], [0.8, 1]]

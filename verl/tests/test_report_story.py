@@ -80,6 +80,9 @@ def test_a_run_says_what_it_was(browser, tmp_path):
 def test_the_policy_or_the_repairs(browser, story):
     """Training leaves hardly a failure in its trajectories, and the policy alone makes as many as before."""
     page = Page(browser, story)
+    for fact in ("All runs: started 2026-03-04", "model Qwen/Qwen3-4B", "steps 4", "commit 0123456789ab"):
+        assert fact in page.one(".common").text
+    assert "seed" not in page.one(".common").text
     found = rows(page, "The policy or the repairs?")
     assert found[0] == "baseline (2 seeds) cleaner (2 seeds)"
     own = found.index("The policy alone, held out")
@@ -147,6 +150,15 @@ def heights(page, title):
         ".map((p) => (194 - Number(p.split(',')[1])) / 182))",
         card(page, title),
     )
+
+
+def test_units_stand_with_the_charts_and_run_colours_stay_in_sight(browser, story):
+    page = Page(browser, story)
+    for title, unit in (("Tool latency", "In seconds."), ("Tokens", "In tokens."), ("Entropy", "In nats.")):
+        assert card(page, title).find_element(By.CSS_SELECTOR, "figcaption p").text.startswith(unit)
+    page.script("window.scrollTo(0, document.body.scrollHeight)")
+    for chip in page.all(".run-chip"):
+        assert page.script("return arguments[0].getBoundingClientRect().top >= 0", chip)
 
 
 def test_rounding_noise_is_no_spike(browser, story):

@@ -171,7 +171,8 @@ PANELS = (
           parts=Parts("rollback/similarity/from_", label=lambda low: f"{float(low):.1f}–{float(low) + 0.2:.1f}"),
           queries=(Query("sum by (le) (increase(cleaner_similarity_bucket[$__rate_interval]))", "{{le}}"),)),
     Panel("What became of retries", "Of the whole run. overwritten: took the failed turn's place; no_call: answered "
-          "without a call; no_room: did not fit; implausible: refused by rollback_min_logratio.", form=Form.BARS, section=_TOOLS,
+          "without a call; no_room: did not fit; implausible: refused by rollback_min_logratio.",
+          form=Form.BARS, section=_TOOLS,
           parts=Parts("rollback/result/"), queries=_rates("cleaner_retries_total", "result")),
     Panel("Tokens", "Of a step. Solid: trained on. Dots: sampled and thrown away.", "tokens", section=_COST,
           lines=(Line("tokens/kept", "kept"), Line("tokens/discarded", "discarded", Dash.DOTS))),
@@ -187,7 +188,8 @@ PANELS = (
     Panel("Advantages", "Mean; band: smallest to largest.", section=_STABLE, floor=1e-4,
           lines=(Line("critic/advantages/mean", low="critic/advantages/min", high="critic/advantages/max"),)),
     Panel("KL of the update", "Between the policy that sampled and the policy that is updated, per token. Solid: all "
-          "tokens. Dashed: overwritten. Dots: the others. Zero where a step is one update.", "nats", section=_STABLE, floor=1e-4,
+          "tokens. Dashed: overwritten. Dots: the others. Zero where a step is one update.", "nats",
+          section=_STABLE, floor=1e-4,
           lines=(Line("actor/ppo_kl", "all"), Line("actor/overwritten_kl", "overwritten", Dash.LONG),
                  Line("actor/sampled_kl", "sampled", Dash.DOTS))),
     Panel("KL to the reference", "As VeRL logs it, where actor.use_kl_loss is on.", "nats", section=_STABLE,

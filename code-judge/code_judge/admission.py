@@ -35,8 +35,10 @@ class Admission:
         )
 
     def add(self, program: Hashable) -> None:
+        """Also one that has its place already, and begins anew."""
         self._all.add(program)
         self._young.add(program)
+        self._idle.discard(program)
 
     def grow(self, program: Hashable) -> None:
         """It is no longer young."""

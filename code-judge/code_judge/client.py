@@ -67,11 +67,11 @@ class JudgeClient:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def run(self, submission: Submission) -> RunResult:
-        """Run one program.
+        """Run one program, once or with all its tests.
 
         Raises:
             JudgeOutage: no verdict within the deadline.
-            ValueError: the judge refuses the submission as such.
+            ValueError: the judge refuses the submission as such, or does not know tests.
         """
         loop = asyncio.get_running_loop()
         end, pause, cause = loop.time() + self.deadline, 0.1, ""
@@ -86,6 +86,7 @@ class JudgeClient:
                 if result.reason == Reason.INVALID_INPUT:
                     raise ValueError(f"code-judge refuses the submission: {result.stderr}")
                 if result.reason not in _OUTAGES:
+                    self._check_tests(submission, result)
                     return result.model_copy(update={"sub_id": submission.sub_id})
                 cause = f"{result.reason} {result.stderr}".strip()
             await asyncio.sleep(min(pause * random.uniform(0.5, 1), max(0.0, end - loop.time())))
@@ -94,6 +95,14 @@ class JudgeClient:
             f"code-judge at {self.url} gave no verdict in {self.deadline:g} s, last cause: {cause}; see the judge's "
             "log, restart it, or raise the tool's deadline"
         )
+
+    def _check_tests(self, submission: Submission, result: RunResult) -> None:
+        """A judge that does not know of tests runs the program once, without input. That is no verdict on the tests. A
+        program that does not compile has no tests' results."""
+        if submission.tests is not None and result.tests is None and result.kind != "compile_error":
+            raise ValueError(
+                f"the judge at {self.url} ignores `tests`, so it is another or an older one; send a submission a test"
+            )
 
     async def close(self) -> None:
         if self._http is not None:

@@ -10,9 +10,15 @@ from code_judge.wire import RunResult
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """seconds"""
 _HELP = {
-    "code_judge_verdicts_total": ("counter", "Submissions answered, by kind of ending or reason for none."),
+    "code_judge_verdicts_total": (
+        "counter",
+        "Programs answered, each test as one, by kind of ending or reason for none.",
+    ),
     "code_judge_run_seconds": ("histogram", "How long programs ran."),
-    "code_judge_wait_seconds": ("histogram", "From submission to result, less the time the program ran."),
+    "code_judge_wait_seconds": (
+        "histogram",
+        "From submission to result, less the time the program ran, or all its tests.",
+    ),
     "code_judge_queued": ("gauge", "Jobs not yet started."),
     "code_judge_workers": ("gauge", "Live workers."),
     "code_judge_slots": ("gauge", "Programs that can run at a time."),
@@ -25,11 +31,12 @@ def samples(results: Iterable[RunResult], seconds: float) -> dict[str, float]:
     """What `results` add that came `seconds` after they were submitted."""
     found: defaultdict[str, float] = defaultdict(float)
     for result in results:
-        # The names of exceptions are the users' to choose; as labels they would never end.
-        verdict = result.kind if result.kind in _KINDS else "exception" if result.kind else str(result.reason)
-        found[f'code_judge_verdicts_total{{verdict="{verdict}"}}'] += 1
-        if result.kind:
-            _observe(found, "code_judge_run_seconds", result.cost)
+        for run in result.tests or (result,):
+            # The names of exceptions are the users' to choose; as labels they would never end.
+            verdict = run.kind if run.kind in _KINDS else "exception" if run.kind else str(run.reason)
+            found[f'code_judge_verdicts_total{{verdict="{verdict}"}}'] += 1
+            if run.kind:
+                _observe(found, "code_judge_run_seconds", run.cost)
         _observe(found, "code_judge_wait_seconds", max(0.0, seconds - result.cost))
     return found
 

@@ -1,8 +1,12 @@
 """From how a program ended to the result that the client gets. Pure functions."""
 
+from collections.abc import Sequence
+
 from code_judge.compare import same_lines, same_text
 from code_judge.sandbox.pool import Execution
-from code_judge.wire import TIMEOUT_MARK, Reason, RunResult, Submission
+from code_judge.wire import TIMEOUT_MARK, CaseResult, Reason, RunResult, Submission
+
+_NOT_OF_A_TEST = {"sub_id", "tests"}
 
 
 def compile_error(submission: Submission, compilation: Execution, length: int) -> RunResult:
@@ -19,17 +23,23 @@ def compile_error(submission: Submission, compilation: Execution, length: int) -
     )
 
 
-def verdict(submission: Submission, execution: Execution, output_length: int, *, memory: int) -> RunResult:
-    """The result of a program that ran.
+def verdict(
+    submission: Submission,
+    execution: Execution,
+    output_length: int,
+    *,
+    memory: int,
+    expected: Sequence[str] = (),
+) -> RunResult:
+    """The result of a program that ran. expected: outputs of which it must have printed one; none: any will do.
 
     It ran successfully if its exit status is 0 and no limit ended it. The exception that its process reported only
     names a failure, and is not looked at where there is none. memory: the limit in MB.
     """
     succeeded = execution.why is None and execution.status == 0
     kind = "ok" if succeeded else execution.why or execution.exception or "nonzero_exit"
-    expected = submission.expected_output
     same = same_lines if submission.options.compare == "lines" else same_text
-    as_expected = expected is None or same(execution.stdout, expected)
+    as_expected = not expected or any(same(execution.stdout, output) for output in expected)
     stdout = cut(execution.stdout, output_length, middle=submission.options.cut_middle)
     # The end of a traceback says what went wrong.
     stderr = execution.stderr[max(0, len(execution.stderr) - output_length) :]
@@ -49,6 +59,21 @@ def verdict(submission: Submission, execution: Execution, output_length: int, *,
         stderr=stderr,
         kind=kind,
         line=execution.line if execution.why is None and not succeeded else None,
+    )
+
+
+def together(submission: Submission, results: Sequence[RunResult]) -> RunResult:
+    """The result of a submission with tests, from those of the tests that were run, in order."""
+    lost = next((result for result in results if result.reason == Reason.INTERNAL_ERROR), None)
+    shown = lost or next((result for result in results if not result.success), results[-1])
+    return shown.model_copy(
+        update={
+            "sub_id": submission.sub_id,
+            "success": lost is None and all(result.success for result in results),
+            "run_success": lost is None and all(result.run_success for result in results),
+            "cost": sum(result.cost for result in results),
+            "tests": [CaseResult.model_construct(**result.model_dump(exclude=_NOT_OF_A_TEST)) for result in results],
+        }
     )
 
 

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 TIMEOUT_MARK = "Suicide from timeout."
 """What clients of the contract find at the end of stdout after a timeout."""
@@ -22,21 +22,32 @@ class Reason(StrEnum):
 class Options(BaseModel, frozen=True):
     """echo_last_expression: print the value of a last line that is an expression, as a notebook does. cut_middle: of an
     output that is too long, return beginning and end, instead of the beginning. compare: the output with the expected
-    one as texts without surrounding blanks, or by `compare.same_lines`."""
+    one as texts without surrounding blanks, or by `compare.same_lines`. early_stop: of several tests, return none after
+    the first that fails."""
 
     echo_last_expression: bool = False
     cut_middle: bool = False
     compare: Literal["text", "lines"] = "text"
+    early_stop: bool = False
+
+
+class Case(BaseModel):
+    """One run of a program that has several. expected_output: of a list, one is enough."""
+
+    input: str | None = None
+    expected_output: str | list[str] | None = None
 
 
 class Submission(BaseModel):
     """One program. `sub_id` comes back with the result, and is made up where the client gives none. `expected_output`
-    is compared with the stripped stdout."""
+    is compared with the stripped stdout. With `tests`, the program is compiled once and runs once for each of them, in
+    processes and folders of their own."""
 
     type: Literal["python", "cpp"]
     solution: str
     input: str | None = None
     expected_output: str | None = None
+    tests: list[Case] | None = Field(default=None, min_length=1)
     sub_id: str | None = None
     options: Options = Options()
 
@@ -44,6 +55,12 @@ class Submission(BaseModel):
     @classmethod
     def _no_options(cls, value: Any) -> Any:
         return Options() if value is None else value
+
+    @model_validator(mode="after")
+    def _either_one_or_several(self) -> "Submission":
+        if self.tests is not None and (self.input is not None or self.expected_output is not None):
+            raise ValueError("give either tests, or input and expected_output")
+        return self
 
 
 class Batch(BaseModel):
@@ -62,15 +79,34 @@ class JudgeResult(BaseModel):
     reason: Reason
 
 
+class CaseResult(BaseModel):
+    """Of one test; the keys are those of RunResult."""
+
+    success: bool
+    run_success: bool
+    cost: float
+    reason: Reason
+    stdout: str = ""
+    stderr: str = ""
+    kind: str = ""
+    line: int | None = None
+
+
 class RunResult(JudgeResult):
     """kind: "ok", the class name of an uncaught exception, or timeout, memory, output_limit, nonzero_exit; empty where
     the service itself failed. line: where in the submitted source the exception came up. Both are measured outside or
-    carried on a channel of their own, never parsed from the output."""
+    carried on a channel of their own, never parsed from the output.
+
+    tests: where the submission has tests, their results in order; with early_stop, up to the first that failed. Then
+    success and run_success are those of all tests together, cost is the sum, and the rest is of the first test that
+    failed, or else of the last one. A test without a verdict leaves the whole without one.
+    """
 
     stdout: str = ""
     stderr: str = ""
     kind: str = ""
     line: int | None = None
+    tests: list[CaseResult] | None = None
 
 
 EXTRA_HEADER = "X-Code-Judge-Extra"

@@ -5,20 +5,20 @@ How many programs run at a time is decided in admission.py.
 
 import asyncio
 import logging
-import os
-from dataclasses import replace
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 from code_judge.admission import YOUNG_SECONDS, Admission
 from code_judge.broker import Job, Source, WorkerStatus, no_verdict
 from code_judge.health import SOURCE
-from code_judge.public_settings import compile_command
+from code_judge.programs import outputs_of, prepared, program_for, run_tests, tests_of
 from code_judge.sandbox.link import SandboxLost
 from code_judge.sandbox.pool import Program, Sandbox, check_isolation
 from code_judge.settings import Settings, cores
 from code_judge.tasks import background, end
-from code_judge.verdict import compile_error, verdict
-from code_judge.wire import Reason, RunResult
+from code_judge.verdict import together, verdict
+from code_judge.wire import Case, Reason, RunResult, Submission
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ class Worker:
         self._running: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._taking: asyncio.Task[None] | None = None
+        self._asking = False
 
     async def start(self) -> None:
         """Raises SandboxLost, and ValueError if there is less isolation than required."""
@@ -58,7 +59,7 @@ class Worker:
         await self.source.close()
 
     def status(self) -> WorkerStatus:
-        return WorkerStatus(self.settings.max_workers, len(self._running), self.sandbox.layers)
+        return WorkerStatus(self.settings.max_workers, len(self._admission), self.sandbox.layers)
 
     async def run_probe(self) -> str:
         """The output of health.SOURCE, run beside the queue. Raises SandboxLost."""
@@ -71,78 +72,95 @@ class Worker:
             while self._admission.room() <= 0:
                 self._room.clear()
                 await self._room.wait()
-            for job in await self.source.take(self._admission.room):
+            for job in await self._ask():
                 self._admission.add(job)
                 task = asyncio.create_task(self._work(job))
                 self._running.add(task)
-                task.add_done_callback(self._ended)
+                task.add_done_callback(self._running.discard)
+
+    async def _ask(self) -> list[Job]:
+        self._asking = True
+        try:
+            # While it is asked, a program that slept may want a core again, so that there is no room any more.
+            return await self.source.take(lambda: max(1, self._admission.room()))
+        finally:
+            self._asking = False
 
     async def _work(self, job: Job) -> None:
-        growing = asyncio.get_running_loop().call_later(YOUNG_SECONDS, self._grow, job)
         try:
             result = await self._run(job)
+        except (SandboxLost, OSError) as error:
+            result = no_verdict(job.submission, Reason.INTERNAL_ERROR, str(error))
         except Exception:
             logger.exception("submission %s failed inside the service", job.submission.sub_id)
             result = no_verdict(job.submission, Reason.INTERNAL_ERROR, "see the service's log")
         finally:
-            growing.cancel()
-            self._admission.remove(job)
+            self._leave(job)
         self.source.finish(job, result)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        self._room.set()
-
-    def _grow(self, job: Job) -> None:
-        self._admission.grow(job)
-        self._room.set()
-
-    def _set_idle(self, job: Job, idle: bool) -> None:
-        self._admission.set_idle(job, idle)
-        self._room.set()
-
     async def _run(self, job: Job) -> RunResult:
-        submission, settings = job.submission, self.settings
-        program = Program(
-            source=submission.solution,
-            stdin=submission.input or "",
-            seconds=settings.max_execution_time,
-            memory=settings.max_memory << 20,
-            # An expected output must be able to come, however long it is.
-            output=settings.max_output_size + len((submission.expected_output or "").encode("utf-8", "replace")),
-            echo=submission.options.echo_last_expression,
-        )
+        submission = job.submission
+        with self._growing(job):
+            async with prepared(self.sandbox, submission, self.settings) as program:
+                if isinstance(program, RunResult):
+                    return program
+                if submission.tests is None:
+                    return await self._execute(job, submission, program, tests_of(submission)[0])
+                return await self._run_tests(job, program, submission.tests)
+
+    async def _run_tests(self, job: Job, program: Program, tests: Sequence[Case]) -> RunResult:
+        """One at a time has the job's place; the others have what room there is."""
+        submission, used = job.submission, set[Hashable]()
+
+        def start(number: int) -> "asyncio.Task[RunResult] | None":
+            place: Hashable = job if job not in used else object()
+            # What has been asked for will take a place, too.
+            if place is not job and self._admission.room() <= self._asking:
+                return None
+            used.add(place)
+            self._admission.add(place)
+            task = asyncio.create_task(self._run_test(place, submission, program, tests[number]))
+            task.add_done_callback(lambda _: leave(place))
+            return task
+
+        def leave(place: Hashable) -> None:
+            used.discard(place)
+            if place is not job:
+                self._leave(place)
+
+        results = await run_tests(len(tests), start, early_stop=submission.options.early_stop)
+        return together(submission, results)
+
+    async def _run_test(self, place: Hashable, submission: Submission, program: Program, test: Case) -> RunResult:
+        with self._growing(place):
+            return await self._execute(place, submission, program, test)
+
+    async def _execute(self, place: Hashable, submission: Submission, program: Program, test: Case) -> RunResult:
+        settings = self.settings
         try:
-            if submission.type == "cpp":
-                return await self._compile_and_run(job, program)
-            execution = await self.sandbox.run(program, partial(self._set_idle, job))
+            execution = await self.sandbox.run(program_for(program, test, settings), partial(self._set_idle, place))
         except (SandboxLost, OSError) as error:
             return no_verdict(submission, Reason.INTERNAL_ERROR, str(error))
-        return verdict(submission, execution, settings.max_stdout_error_length, memory=settings.max_memory)
+        length, memory = settings.max_stdout_error_length, settings.max_memory
+        return verdict(submission, execution, length, memory=memory, expected=outputs_of(test))
 
-    async def _compile_and_run(self, job: Job, program: Program) -> RunResult:
-        submission, settings = job.submission, self.settings
-        length = settings.max_stdout_error_length
-        binary = os.memfd_create("code-judge-binary", os.MFD_CLOEXEC)
+    @contextmanager
+    def _growing(self, place: Hashable) -> Iterator[None]:
+        """What has this place is young for its first moments."""
+        timer = asyncio.get_running_loop().call_later(YOUNG_SECONDS, self._grow, place)
         try:
-            compilation = await self.sandbox.run(
-                replace(
-                    program,
-                    stdin="",
-                    seconds=settings.cpp_compile_time,
-                    memory=settings.cpp_compile_memory << 20,
-                    compiler=compile_command(settings.cpp_compile_command),
-                    binary=binary,
-                )
-            )
-            if compilation.why is not None or compilation.status != 0:
-                return compile_error(submission, compilation, length)
-            # What is open for writing cannot be executed.
-            readable = os.open(f"/proc/self/fd/{binary}", os.O_RDONLY | os.O_CLOEXEC)
-            os.close(binary)
-            binary = readable
-            program = replace(program, source="", binary=binary)
-            execution = await self.sandbox.run(program, partial(self._set_idle, job))
-            return verdict(submission, execution, length, memory=settings.max_memory)
+            yield
         finally:
-            os.close(binary)
+            timer.cancel()
+
+    def _leave(self, place: Hashable) -> None:
+        self._admission.remove(place)
+        self._room.set()
+
+    def _grow(self, place: Hashable) -> None:
+        self._admission.grow(place)
+        self._room.set()
+
+    def _set_idle(self, place: Hashable, idle: bool) -> None:
+        self._admission.set_idle(place, idle)
+        self._room.set()

@@ -9,6 +9,7 @@ import sys
 import pytest
 from live_judge import live_judge
 
+from code_judge.wire import RunResult
 from verl_cleaner.reward import judging
 from verl_cleaner.reward.cases import read_cases
 from verl_cleaner.reward.code import score_code
@@ -339,6 +340,40 @@ def test_waiting_for_a_place_is_no_outage(url):
         return result
 
     assert asyncio.run(ask()).score == 1.0
+
+
+def test_a_program_travels_with_as_many_tests_as_a_submission_may_have(monkeypatch):
+    """By number and by size; results keep the tests' order, and no test is left out."""
+    monkeypatch.setattr("verl_cleaner.reward.code.MOST_TEXT", 1000)
+    sent, running, most = [], 0, 0
+
+    class Client:
+        async def run(self, submission):
+            nonlocal running, most
+            tests = submission.tests
+            sent.append([test.input for test in tests])
+            running += len(tests)
+            most = max(most, running)
+            await asyncio.sleep(0.01 / len(sent))
+            running -= len(tests)
+            results = [
+                {"success": test.input[0] != "2", "run_success": True, "cost": 0, "reason": "", "stdout": ""}
+                for test in tests
+            ]
+            return RunResult(sub_id="", success=True, run_success=True, cost=0, reason="", tests=results)
+
+    async def ask():
+        judge = Judge("http://nowhere", in_flight=4)
+        judge._small = judge._large = Client()
+        inputs = [str(i) + "x" * (600 if i in (5, 6) else 0) for i in range(12)]
+        cases = read_cases({"inputs": inputs, "outputs": [""] * 12}, where="row")
+        return inputs, await score_code("print(1)", cases, judge=judge)
+
+    inputs, result = asyncio.run(ask())
+    assert [len(some) for some in sent] == [4, 2, 4, 2]
+    assert [text for some in sent for text in some] == inputs
+    assert result.score == 11 / 12
+    assert most == 4
 
 
 def test_large_tests_do_not_share_a_request(url):

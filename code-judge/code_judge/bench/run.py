@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from code_judge.admission import YOUNG_PER_CORE
+from code_judge.bench import many
 from code_judge.bench.http import Connection
 from code_judge.bench.loads import LOADS, Load
 from code_judge.sandbox.pool import Program, Sandbox
@@ -49,12 +50,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--loads", nargs="+", choices=[load.name for load in LOADS], default=[load.name for load in LOADS]
     )
+    many.add_arguments(parser)
     parser.add_argument("--slots", action="store_true", help="measure the sandbox alone, too, in this process")
     parser.add_argument("--output", type=Path, help="write the samples here as JSON")
     parser.add_argument("--figure", type=Path, help="draw the table here (PNG or SVG; needs matplotlib)")
 
 
 def main(options: argparse.Namespace) -> None:
+    if options.tests:
+        many.main(options)
+        return
     table = {}
     for load in (load for load in LOADS if load.name in options.loads):
         samples = run_loop(_measure(load, options))

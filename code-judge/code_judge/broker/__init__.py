@@ -72,7 +72,8 @@ class Source(Protocol):
     async def close(self) -> None: ...
 
     async def take(self, room: Callable[[], int]) -> list[Job]:
-        """The next jobs to run, at least one, at most as many as `room` says; it may say more from call to call."""
+        """The next jobs to run, at least one, at most as many as `room` says, which is at least one and may change from
+        call to call."""
 
     def finish(self, job: Job, result: RunResult) -> None: ...
 

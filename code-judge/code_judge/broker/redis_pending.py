@@ -40,7 +40,11 @@ class Pending:
 
 def stored_size(submission: Submission) -> int:
     """Bytes in Redis, about."""
-    return 200 + len(submission.solution) + len(submission.input or "") + len(submission.expected_output or "")
+    texts = (submission.input, submission.expected_output)
+    for test in submission.tests or ():
+        expected = test.expected_output
+        texts += (test.input, *([expected] if isinstance(expected, str) else expected or ()))
+    return 200 + len(submission.solution) + sum(len(text or "") for text in texts)
 
 
 def by_stream(jobs: Iterable[Pending]) -> dict[str, list[Pending]]:

@@ -4,19 +4,21 @@ A reply has the public keys and no others, because public clients build a datacl
 and `line` as well ask for them with `?extra=1`, or with the header `X-Code-Judge-Extra: 1`.
 """
 
+import functools
+import json
 import time
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 from code_judge.asgi import Handler, Reply, Request, Routes
 from code_judge.broker import Broker
 from code_judge.metrics import samples
 from code_judge.settings import Settings
-from code_judge.wire import EXTRA_KEYS, Batch, JudgeResult, RunBatchResult, RunResult, Submission
+from code_judge.wire import EXTRA_KEYS, Batch, CaseResult, JudgeResult, RunResult, Submission
 
 JUDGE_KEYS = frozenset(JudgeResult.model_fields)
-RUN_KEYS = frozenset(RunResult.model_fields) - EXTRA_KEYS
+RUN_KEYS = frozenset(RunResult.model_fields) - EXTRA_KEYS - {"tests"}
+_TEST_KEYS = frozenset(CaseResult.model_fields)
 
 
 class Contract:
@@ -31,23 +33,20 @@ class Contract:
             routes.add("POST", f"/{name}/long-batch", self._batch(keys, wait=True))
 
     def _single(self, public: frozenset[str]) -> Handler:
-        included = _choice(public, lambda keys: keys)
-
         async def endpoint(request: Request) -> Reply:
             submission = Submission.model_validate_json(request.body)
             results = await self.run([submission], wait=False)
-            return Reply(results[0].model_dump_json(include=included[request.wants_extra]).encode())
+            return Reply(_dump(results[0], public, request.wants_extra))
 
         return endpoint
 
     def _batch(self, public: frozenset[str], *, wait: bool) -> Handler:
-        included = _choice(public, lambda keys: {"sub_id": True, "results": {"__all__": keys}})
-
         async def endpoint(request: Request) -> Reply:
             batch = Batch.model_validate_json(request.body)
             results = await self.run(batch.submissions, wait=wait)
-            reply = RunBatchResult(sub_id=batch.sub_id or str(uuid.uuid4()), results=results)
-            return Reply(reply.model_dump_json(include=included[request.wants_extra]).encode())
+            dumped = b",".join([_dump(result, public, request.wants_extra) for result in results])
+            sub_id = json.dumps(batch.sub_id or str(uuid.uuid4())).encode()
+            return Reply(b'{"sub_id":%b,"results":[%b]}' % (sub_id, dumped))
 
         return endpoint
 
@@ -63,6 +62,12 @@ class Contract:
         return results
 
 
-def _choice(public: frozenset[str], include: Callable[[Any], Any]) -> dict[bool, Any]:
-    """What of the result to send, by whether the client asks for more."""
-    return {False: include(set(public)), True: include(set(public | EXTRA_KEYS))}
+def _dump(result: RunResult, public: frozenset[str], extra: bool) -> bytes:
+    return result.model_dump_json(include=_included(public, extra, result.tests is not None)).encode()
+
+
+@functools.cache
+def _included(public: frozenset[str], extra: bool, tests: bool) -> Any:
+    """The keys to send. extra: the client asks for more than the public ones. tests: the submission has some."""
+    keys = public | EXTRA_KEYS if extra else public
+    return dict.fromkeys(keys, True) | {"tests": {"__all__": set(keys & _TEST_KEYS)}} if tests else set(keys)

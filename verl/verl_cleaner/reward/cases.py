@@ -1,4 +1,4 @@
-"""The tests in a code row's ground truth, as submissions for the judge.
+"""The tests in a code row's ground truth, as the judge takes them.
 
     {inputs, outputs}                             stdin and stdout, TACO and LiveCodeBench
     {inputs, outputs, fn_name}                    calls of a function; a test's inputs are a list of arguments (TACO)
@@ -11,10 +11,11 @@ an error of the data, not of the answer.
 
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from code_judge.wire import Case as Test
 from code_judge.wire import Options, Submission
 from verl_cleaner import stored
 from verl_cleaner.reward.assertions import with_marks
@@ -50,18 +51,18 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Cases:
-    """program: the policy's code -> the source to run, the same for every case."""
+    """program: the policy's code -> the source to run, the same for every case. All cases have the same options."""
 
     cases: tuple[Case, ...]
     program: Callable[[str], str]
 
-    def submission(self, source: str, case: Case, alternative: int = 0) -> Submission:
+    def submission(self, source: str, some: Sequence[Case], *, early_stop: bool) -> Submission:
+        """The program with some of the cases."""
         return Submission(
             type="python",
             solution=source,
-            input=case.stdin,
-            expected_output=case.expected[alternative],
-            options=case.options,
+            tests=[Test(input=case.stdin, expected_output=list(case.expected)) for case in some],
+            options=some[0].options.model_copy(update={"early_stop": early_stop}),
         )
 
 

@@ -1,7 +1,7 @@
 """Programs: the share of tests passed, -1 without a program that Python can read; accurate only if every test passes.
 
-What is scored is the last program in the policy's last turn (see `fences`). Tests run in the judge, all at once;
-with `early_stop`, where only accuracy counts, in growing waves up to the first that fails.
+What is scored is the last program in the policy's last turn (see `fences`). It goes to the judge with its tests,
+many at a time; with `early_stop`, where only accuracy counts, up to the first that fails.
 """
 
 import asyncio
@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from code_judge.wire import CaseResult
 from verl_cleaner.reward.answers import last_python_block
 from verl_cleaner.reward.cases import Case, Cases, read_cases
-from verl_cleaner.reward.judging import Judge
+from verl_cleaner.reward.judging import MOST_TEXT, Judge
 from verl_cleaner.reward.programs import syntax_problem
 from verl_cleaner.reward.result import Reason, Reward
 
@@ -39,11 +40,7 @@ async def score_code(code: str | None, cases: Cases, *, judge: Judge, early_stop
     if syntax_problem(code) is not None:
         return _unreadable(Reason.SYNTAX_ERROR)
     source = cases.program(code)
-    verdicts: list[_Verdict] = []
-    for wave in _waves(cases.cases, growing=early_stop):
-        verdicts += await asyncio.gather(*(_verdict(source, case, cases, judge) for case in wave))
-        if early_stop and any(verdict.reason for verdict in verdicts):
-            break
+    verdicts = await _verdicts(source, cases, judge=judge, early_stop=early_stop)
     reason = next((verdict.reason for verdict in verdicts if verdict.reason), Reason.RIGHT)
     right = float(reason == Reason.RIGHT)
     score = sum(verdict.reason == Reason.RIGHT for verdict in verdicts) / len(cases.cases)
@@ -65,21 +62,37 @@ class _Verdict:
     held: int
 
 
-def _waves(cases: Sequence[Case], *, growing: bool) -> Iterator[Sequence[Case]]:
-    """All at once, or 1, 2, 4 … of them: a wrong program mostly fails the first."""
-    size, start = 1 if growing else len(cases), 0
-    while start < len(cases):
-        yield cases[start : start + size]
-        start, size = start + size, 2 * size
+async def _verdicts(source: str, cases: Cases, *, judge: Judge, early_stop: bool) -> list[_Verdict]:
+    """In the order of the cases; with early_stop, up to the first that fails."""
+
+    async def run(some: Sequence[Case]) -> list[_Verdict]:
+        result = await judge.run(cases.submission(source, some, early_stop=early_stop))
+        return [_verdict(case, test) for case, test in zip(some, result.tests or (), strict=False)]
+
+    portions = list(_portions(cases.cases, judge.most_tests))
+    if not early_stop:
+        return [verdict for found in await asyncio.gather(*map(run, portions)) for verdict in found]
+    verdicts: list[_Verdict] = []
+    for portion in portions:
+        verdicts += await run(portion)
+        if any(verdict.reason for verdict in verdicts):
+            break
+    return verdicts
 
 
-async def _verdict(source: str, case: Case, cases: Cases, judge: Judge) -> _Verdict:
-    held = 0
-    for alternative in range(len(case.expected)):
-        result = await judge.run(cases.submission(source, case, alternative))
-        if result.success:
-            return _Verdict(Reason.RIGHT, case.assertions)
-        held = case.held(result.stdout)
-        if not result.run_success:
-            return _Verdict(result.kind, held)
-    return _Verdict(Reason.WRONG_OUTPUT, held)
+def _portions(cases: Sequence[Case], most: int) -> Iterator[Sequence[Case]]:
+    """As many as one submission may have."""
+    start = text = 0
+    for place, case in enumerate(cases):
+        length = len(case.stdin) + sum(map(len, case.expected))
+        if place > start and (place - start >= most or text + length > MOST_TEXT):
+            yield cases[start:place]
+            start, text = place, 0
+        text += length
+    yield cases[start:]
+
+
+def _verdict(case: Case, test: CaseResult) -> _Verdict:
+    if test.success:
+        return _Verdict(Reason.RIGHT, case.assertions)
+    return _Verdict(Reason.WRONG_OUTPUT if test.run_success else test.kind, case.held(test.stdout))

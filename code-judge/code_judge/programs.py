@@ -1,0 +1,107 @@
+"""From a submission to the programs that the sandbox runs: one for each test, or one alone. C++ is compiled once."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from code_judge.public_settings import compile_command
+from code_judge.sandbox.pool import Program, Sandbox
+from code_judge.settings import Settings
+from code_judge.tasks import end
+from code_judge.verdict import compile_error
+from code_judge.wire import Case, Reason, RunResult, Submission
+
+ROOM_SECONDS = 0.1
+"""Time between two looks at whether there is room for one more test."""
+
+
+def tests_of(submission: Submission) -> Sequence[Case]:
+    """Of one without tests, what it would be."""
+    if submission.tests is not None:
+        return submission.tests
+    return [Case.model_construct(input=submission.input, expected_output=submission.expected_output)]
+
+
+def outputs_of(test: Case) -> Sequence[str]:
+    """The expected ones."""
+    expected = test.expected_output
+    return [expected] if isinstance(expected, str) else expected or ()
+
+
+def program_for(program: Program, test: Case, settings: Settings) -> Program:
+    # An expected output must be able to come, however long it is.
+    longest = max((len(output.encode("utf-8", "replace")) for output in outputs_of(test)), default=0)
+    return replace(program, stdin=test.input or "", output=settings.max_output_size + longest)
+
+
+@asynccontextmanager
+async def prepared(sandbox: Sandbox, submission: Submission, settings: Settings) -> AsyncIterator[Program | RunResult]:
+    """The program without its input, or why there is none. Raises SandboxLost and OSError."""
+    program = Program(
+        source=submission.solution,
+        stdin="",
+        seconds=settings.max_execution_time,
+        memory=settings.max_memory << 20,
+        output=settings.max_output_size,
+        echo=submission.options.echo_last_expression,
+    )
+    if submission.type == "python":
+        yield program
+        return
+    binary = os.memfd_create("code-judge-binary", os.MFD_CLOEXEC)
+    try:
+        compilation = await sandbox.run(
+            replace(
+                program,
+                seconds=settings.cpp_compile_time,
+                memory=settings.cpp_compile_memory << 20,
+                compiler=compile_command(settings.cpp_compile_command),
+                binary=binary,
+            )
+        )
+        if compilation.why is not None or compilation.status != 0:
+            yield compile_error(submission, compilation, settings.max_stdout_error_length)
+            return
+        # What is open for writing cannot be executed.
+        readable = os.open(f"/proc/self/fd/{binary}", os.O_RDONLY | os.O_CLOEXEC)
+        os.close(binary)
+        binary = readable
+        yield replace(program, source="", binary=binary)
+    finally:
+        os.close(binary)
+
+
+async def run_tests(
+    count: int, start: Callable[[int], "asyncio.Task[RunResult] | None"], *, early_stop: bool
+) -> list[RunResult]:
+    """The results of tests 0 to `count`, in order, up to the first that is not run.
+
+    start: begins a test, unless there is no room for one more; for the first of those that run at a time there always
+    is. With early_stop, the results end with the first test that fails, whatever was run at the same time. They also
+    end with a test that has no verdict.
+    """
+    results: dict[int, RunResult] = {}
+    running: dict[asyncio.Task[RunResult], int] = {}
+    begun, bound = 0, count
+    try:
+        while True:
+            while begun < bound and (task := start(begun)) is not None:
+                running[task] = begun
+                begun += 1
+            if not running:
+                return [results[number] for number in range(bound)]
+            timeout = ROOM_SECONDS if begun < bound else None
+            done, _ = await asyncio.wait(running, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                number = running.pop(task)
+                result = results[number] = task.result()
+                if result.reason == Reason.INTERNAL_ERROR or (early_stop and not result.success):
+                    bound = min(bound, number + 1)
+            if needless := [task for task, number in running.items() if number >= bound]:
+                await end(needless)
+                for task in needless:
+                    del running[task]
+    finally:
+        await end(running)

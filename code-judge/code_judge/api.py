@@ -25,6 +25,8 @@ from code_judge.fronts.contract import Contract
 from code_judge.fronts.openapi import OpenApi
 from code_judge.fronts.operations import Operations
 from code_judge.health import NotReady
+from code_judge.sessions.manager import Sessions
+from code_judge.sessions.routes import SessionFront
 from code_judge.settings import Settings, load_settings
 from code_judge.tasks import spare_the_collector
 from code_judge.worker import Worker
@@ -39,8 +41,16 @@ class Service:
         self.settings = settings
         self.broker, source = _queue(settings)
         self.worker = Worker(source, settings) if source is not None else None
+        # A session has a process as its home; behind a queue that others share, a request may reach another one.
+        home = self.worker if settings.redis_uri is None else None
+        self.sessions = Sessions(settings, home.admitted) if home is not None else None
         self.routes = Routes()
-        for front in (Contract(self.broker, settings), Operations(self.broker, self.worker), OpenApi()):
+        for front in (
+            Contract(self.broker, settings),
+            SessionFront(self.sessions, self.broker),
+            Operations(self.broker, self.worker),
+            OpenApi(),
+        ):
             front.add_to(self.routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,9 +67,13 @@ class Service:
         await self.broker.start()
         if self.worker is not None:
             await self.worker.start()
+        if self.sessions is not None:
+            await self.sessions.start()
         spare_the_collector()
 
     async def stop(self) -> None:
+        if self.sessions is not None:
+            await self.sessions.stop()
         if self.worker is not None:
             await self.worker.stop()
         await self.broker.stop()

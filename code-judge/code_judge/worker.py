@@ -5,8 +5,8 @@ How many programs run at a time is decided in admission.py.
 
 import asyncio
 import logging
-from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
 from code_judge.admission import YOUNG_SECONDS, Admission
@@ -60,6 +60,20 @@ class Worker:
 
     def status(self) -> WorkerStatus:
         return WorkerStatus(self.settings.max_workers, len(self._admission), self.sandbox.layers)
+
+    @asynccontextmanager
+    async def admitted(self, place: Hashable) -> AsyncIterator[Callable[[bool], None]]:
+        """Entered as soon as there is room for what runs beside the queue. Yields what is to be told when it waits for
+        something else than a core."""
+        while self._admission.room() <= 0:
+            self._room.clear()
+            await self._room.wait()
+        self._admission.add(place)
+        try:
+            with self._growing(place):
+                yield partial(self._set_idle, place)
+        finally:
+            self._leave(place)
 
     async def run_probe(self) -> str:
         """The output of health.SOURCE, run beside the queue. Raises SandboxLost."""

@@ -7,13 +7,16 @@ is counted all the same.) Standard library only: the zygote imports it.
 
 import contextlib
 import os
+import time
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from code_judge.sandbox.processes import descendants
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+_PROCESS_CLOCK = 2
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_STATE, _SESSION, _UTIME, _CSTIME, _THREADS, _ADDRESS_SPACE, _RESIDENT = 0, 3, 11, 14, 17, 20, 21
+_STATE, _SESSION, _UTIME, _CUTIME, _CSTIME, _THREADS, _ADDRESS_SPACE, _RESIDENT = 0, 3, 11, 13, 14, 17, 20, 21
 """Fields of /proc/<pid>/stat after the process's name; user and system time, own and of reaped children, are four in a
 row."""
 _INTERPRETER_BYTES = 16 << 20
@@ -36,13 +39,13 @@ class Usage:
     hidden: int = 0
 
 
-def take(*, own_processes: bool, template_space: int) -> dict[int, Usage]:
+def take(*, own_processes: bool, template_space: int, spare: Container[int] = ()) -> dict[int, Usage]:
     """Usage by session. own_processes: /proc shows the zygote's processes only. template_space: bytes of address space
-    that a program has from the start."""
+    that a program has from the start. spare: processes not to be looked at."""
     pids = [int(name) for name in os.listdir("/proc") if name.isdigit()] if own_processes else descendants()
     found: dict[int, Usage] = {}
     for pid in pids:
-        stat = read_stat(pid)
+        stat = None if pid in spare else read_stat(pid)
         if stat is None:
             continue
         session = int(stat[_SESSION])
@@ -101,6 +104,34 @@ def read_stat(pid: int | str) -> list[bytes] | None:
 def session(pid: int) -> int | None:
     stat = read_stat(pid)
     return None if stat is None else int(stat[_SESSION])
+
+
+def cpu(pid: int) -> float:
+    """Seconds, with reaped children; 0 if the process is gone."""
+    stat = read_stat(pid)
+    try:
+        # The kernel's own clock of the process, exact where /proc counts in ticks.
+        own = time.clock_gettime((~pid << 3) | _PROCESS_CLOCK)
+    except OSError:
+        return 0.0
+    return own + (0.0 if stat is None else sum(map(int, stat[_CUTIME : _CSTIME + 1])) / _TICKS)
+
+
+def state(pid: int | str) -> bytes:
+    """Of a process, or of a thread given as "pid/task/tid": a letter, X if it is gone."""
+    stat = read_stat(pid)
+    return b"X" if stat is None else stat[_STATE]
+
+
+def living(pid: int) -> bool:
+    """False for one that has ended and was not waited for."""
+    return state(pid) not in (b"Z", b"X")
+
+
+def resident(pid: int) -> int:
+    """Bytes, with those that it shares; 0 if the process is gone."""
+    stat = read_stat(pid)
+    return 0 if stat is None else int(stat[_RESIDENT]) * _PAGE
 
 
 def address_space(pid: int) -> int:

@@ -30,7 +30,7 @@ _F_SETOWN, _F_SETOWN_EX, _FIOSETOWN, _SIOCSPGRP, _TIOCSTI = 8, 15, 0x8901, 0x890
 _PRIO_PROCESS = 0
 
 _LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+_ALLOW, _ASK, _KILL, _ERRNO = 0x7FFF0000, 0x7FC00000, 0x80000000, 0x00050000
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
 _X32 = 0x40000000
@@ -86,6 +86,19 @@ def build_session(own_pid: int | None = None, on: str | None = None) -> bytes:
         process = _where_argument(1, (0, own_pid), _allow(), _refuse())
         priority = [_load_argument(0), (_JUMP_EQUAL, 1, 0, _PRIO_PROCESS), *_refuse(), *process]
         _add(rules, on, "setpriority", priority)
+    return _pack([(_LOAD, 0, 0, _NUMBER), *_search(sorted(rules), rules)])
+
+
+def build_guard(on: str | None = None) -> bytes:
+    """Of a session's processes: calls that signal others are left to the warden's decision, see guard.py. A process may
+    always begin a group of its own."""
+    on = on or machine()
+    ask = [(_RETURN, 0, 0, _ASK)]
+    rules: Rules = {}
+    _add(rules, on, "kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_open", ask)
+    _add(rules, on, "setpgid", _where_argument(1, (0,), _allow(), ask))
+    # A descriptor may be older than the state that it names.
+    _add(rules, on, "pidfd_send_signal", _refuse())
     return _pack([(_LOAD, 0, 0, _NUMBER), *_search(sorted(rules), rules)])
 
 

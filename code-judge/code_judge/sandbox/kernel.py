@@ -21,6 +21,7 @@ _SYS_PIVOT_ROOT, _SYS_MOUNT_SETATTR, _SYS_CLONE = map(own_number, ("pivot_root",
 _SYS_LANDLOCK_CREATE, _SYS_LANDLOCK_ADD, _SYS_LANDLOCK_RESTRICT = map(
     own_number, ("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self")
 )
+_SYS_SECCOMP, _SECCOMP_SET_MODE_FILTER, _SECCOMP_NEW_LISTENER = own_number("seccomp"), 1, 8
 _MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID, _MOUNT_ATTR_NODEV = 1, 2, 4
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _SIGCHLD = 17
@@ -152,6 +153,16 @@ class Filter(ctypes.Structure):
 def install_filter(address: int) -> None:
     """Of a Filter, which must still be there. For the calling thread and what it starts."""
     prctl(PR_SET_SECCOMP, 2, address)
+
+
+def install_guard(program: bytes) -> int | None:
+    """A filter that asks, for this process and its forks. Returns the descriptor on which it asks; None where the
+    kernel cannot (before Linux 5.5)."""
+    if _imitated is not None:
+        return None
+    filter = Filter(program)
+    fd = int(_syscall(_SYS_SECCOMP, _SECCOMP_SET_MODE_FILTER, _SECCOMP_NEW_LISTENER, ctypes.byref(filter)))
+    return fd if fd >= 0 else None
 
 
 def join_namespace(fd: int) -> None:

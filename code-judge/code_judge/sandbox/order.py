@@ -40,6 +40,11 @@ class Order(NamedTuple):
 PATH = Order._fields.index("path")
 
 
+def address_space(memory: int) -> int:
+    """Bytes that a program may map that may use `memory`."""
+    return max(_ADDRESS_SPACE_TIMES * memory, _LEAST_ADDRESS_SPACE)
+
+
 def make_order(command: dict[str, Any], fds: list[int], box: Box) -> tuple[Order, list[int]]:
     """The order, and the descriptors to send with it, those that stay open first."""
     first = "binary" if command["do"] == "execute" else "source"
@@ -51,7 +56,7 @@ def make_order(command: dict[str, Any], fds: list[int], box: Box) -> tuple[Order
     there = {name: FIRST_FD + place for place, name in enumerate(names)}
     order = Order(
         echo=command["echo"],
-        memory=max(_ADDRESS_SPACE_TIMES * command["memory"], _LEAST_ADDRESS_SPACE),
+        memory=address_space(command["memory"]),
         cpu_seconds=int(command["seconds"]) + 1,
         path=box.path,
         uid=box.uid,

@@ -16,8 +16,16 @@ _SHARES, _LEAST_PROCESSES = 16, 16
 
 def children(*, spare: Container[int] = (), of: int | None = None) -> list[int]:
     """Of this process, or of another one with a single thread."""
-    # Without a file object: it would touch many pages that the last fork left to be copied.
     path = "/proc/thread-self/children" if of is None else f"/proc/{of}/task/{of}/children"
+    return [pid for pid in _read_numbers(path) if pid not in spare]
+
+
+def children_of_thread(pid: int, thread: int) -> list[int]:
+    return _read_numbers(f"/proc/{pid}/task/{thread}/children")
+
+
+def _read_numbers(path: str) -> list[int]:
+    """Without a file object: it would touch many pages that the last fork left to be copied."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -28,7 +36,7 @@ def children(*, spare: Container[int] = (), of: int | None = None) -> list[int]:
             data += part
     finally:
         os.close(file)
-    return [pid for pid in map(int, data.split()) if pid not in spare]
+    return list(map(int, data.split()))
 
 
 def descendants() -> list[int]:
@@ -73,8 +81,9 @@ def fair_share(most: int) -> int:
     return min(most, max(_LEAST_PROCESSES, min(allowed, default=most * _SHARES) // _SHARES))
 
 
-def give_way(session: int, uid: int | None, pids: Iterable[int], niceness: int) -> None:
-    """All processes of a program run when others do not need the CPU. uid: of the program, if it has one of its own."""
+def give_way(pid: int, uid: int | None, pids: Iterable[int], niceness: int) -> None:
+    """All processes of a program run when others do not need the CPU. pid: of one that lives. uid: of the program, if
+    it has one of its own."""
     with contextlib.suppress(OSError):
         if uid is not None:
             # A process cannot leave its user, as it can leave its group.
@@ -83,7 +92,7 @@ def give_way(session: int, uid: int | None, pids: Iterable[int], niceness: int) 
             for pid in pids:
                 os.setpriority(os.PRIO_PROCESS, pid, niceness)
     # Where sessions have shares of their own, niceness counts inside of them only.
-    with contextlib.suppress(OSError), open(f"/proc/{session}/autogroup", "w") as file:
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/autogroup", "w") as file:
         file.write(str(niceness))
 
 
@@ -92,8 +101,8 @@ def kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def kill_user(uid: int, killer_uid: int) -> int:
-    """Kill all processes of the user at once, so that none can fork itself out of it.
+def kill_user(uid: int, killer_uid: int, number: int = signal.SIGKILL) -> int:
+    """Kill all processes of the user at once, so that none can fork itself out of it; or stop them with SIGSTOP.
 
     A process of ours does it, which the user must not be able to signal: its real and saved user is `killer_uid`, which
     has no other processes. Returns its number; the caller reaps it. Raises OSError if it cannot be started.
@@ -102,7 +111,7 @@ def kill_user(uid: int, killer_uid: int) -> int:
     if pid == 0:
         try:
             os.setresuid(killer_uid, uid, killer_uid)
-            os.kill(-1, signal.SIGKILL)
+            os.kill(-1, number)
         finally:
             os._exit(0)
     return pid

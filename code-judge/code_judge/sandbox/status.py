@@ -10,7 +10,9 @@ import re
 from _socket import AF_UNIX, SOCK_NONBLOCK, SOCK_SEQPACKET, socketpair
 
 STARTED = b"started"
-RESERVED_KINDS = frozenset(("ok", "timeout", "memory", "output_limit", "nonzero_exit", "compile_error"))
+REST, REST_FAILED = b"at rest ", b"failed and at rest "
+"""Of a session's cell; see cell.py."""
+RESERVED_KINDS = frozenset(("ok", "timeout", "memory", "output_limit", "nonzero_exit", "compile_error", "exited"))
 """Given by the service only. An exception class of such a name is reported as `nonzero_exit`."""
 _PACKET_BYTES = 512
 _NAME_LENGTH = 80

@@ -10,12 +10,14 @@ error.
 import gc
 import marshal
 import os
+import sys
 import traceback
-from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, socket
+from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, SCM_RIGHTS, SOL_SOCKET, socket
 from os import closerange, dup2, fstat, read, setsid
 from typing import NoReturn
 
-from code_judge.sandbox import flavours, kernel, processes
+from code_judge.sandbox import filter, flavours, kernel, processes
+from code_judge.sandbox.cell import become_session, rehearse_cells
 from code_judge.sandbox.immortal import immortalize
 from code_judge.sandbox.layers import Layers, join
 from code_judge.sandbox.order import FIRST_FD, ORDER_BYTES, ORDER_FDS, PATH, Order
@@ -26,8 +28,8 @@ ORDERS_FD = 3
 _ANCILLARY_BYTES = CMSG_SPACE(4 * ORDER_FDS)
 
 
-def serve(orders: socket, flavour: str) -> NoReturn:
-    """Ends with the zygote."""
+def serve(orders: socket, flavour: str, *, for_sessions: bool = False) -> NoReturn:
+    """Ends with the zygote. for_sessions: its forks are sessions, whose signals are guarded (guard.py)."""
     # See open_streams; the filter does not let us make one later.
     dup2(os.memfd_create("stdin", os.MFD_CLOEXEC), 0)
     most_processes = processes.fair_share(PROCESSES)
@@ -35,16 +37,22 @@ def serve(orders: socket, flavour: str) -> NoReturn:
     data, ancillary, _, _ = orders.recvmsg(ORDER_BYTES, _ANCILLARY_BYTES)
     if not data:
         os._exit(0)
-    layers = join(marshal.loads(data), [fd for _, _, fds in ancillary for fd in memoryview(fds).cast("i")])
+    active = marshal.loads(data)
+    guard = kernel.install_guard(filter.build_guard()) if for_sessions and "seccomp" in active else None
+    layers = join(active, [fd for _, _, fds in ancillary for fd in memoryview(fds).cast("i")])
     orders_fd = orders.detach()
     if orders_fd != ORDERS_FD:
         dup2(orders_fd, ORDERS_FD, inheritable=False)
     orders = socket(fileno=ORDERS_FD)
-    closerange(FIRST_FD, 1 << 20)
+    if guard is not None:
+        dup2(guard, FIRST_FD, inheritable=False)
+    closerange(FIRST_FD + (guard is not None), 1 << 20)
     limit(own_user="uid" in layers.active, processes=most_processes)
     kept_stderr = os.dup(2)
     rehearsed = open_streams()
     rehearse()
+    if for_sessions:
+        rehearse_cells()
     os.close(rehearsed)
     # Our own errors, if there are any.
     dup2(kept_stderr, 2)
@@ -56,6 +64,10 @@ def serve(orders: socket, flavour: str) -> NoReturn:
     gc.freeze()
     kernel.collapse_heap()
     orders.send(b"0")
+    if for_sessions:
+        rights = [(SOL_SOCKET, SCM_RIGHTS, FIRST_FD.to_bytes(4, sys.byteorder))] if guard is not None else []
+        orders.sendmsg([b"guard"], rights)
+        closerange(FIRST_FD, FIRST_FD + 1)
     _fork_for_ever(orders, layers)
 
 
@@ -106,6 +118,8 @@ def _become_program(
             become_binary(binary, place)
         elif artefact is not None:
             become_compiler(text, place, command, artefact)
+        elif source is None:
+            become_session(place)
         else:
             become_script(text, place, echo)
     except BaseException:

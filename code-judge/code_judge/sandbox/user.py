@@ -32,11 +32,11 @@ from code_judge.sandbox.status import STARTED, exception_packet
 # Names of their own for what every fork calls: see kernel.py.
 _leave = os._exit
 _new_random_seed = super(random.Random, random._inst).seed
-_set_thread_number = threading.main_thread()._set_native_id  # type: ignore[attr-defined]
+set_thread_number = threading.main_thread()._set_native_id  # type: ignore[attr-defined]
 
 STATUS_FD = 3
 _NEW_SOURCE = os.O_WRONLY | os.O_TRUNC | os.O_CREAT | os.O_CLOEXEC
-_REHEARSALS = 20
+REHEARSALS = 20
 _STREAMS = (("stdin", "r", "surrogateescape"), ("stdout", "w", "surrogateescape"), ("stderr", "w", "backslashreplace"))
 
 
@@ -53,7 +53,7 @@ def become_script(source: bytes, place: Place, echo: bool) -> None:
         rest = rest[write(file, rest) :]
     close(file)
     enter(place)
-    _renew_random()
+    renew_random()
     write(STATUS_FD, STARTED)
     code = 1
     try:
@@ -82,20 +82,20 @@ def rehearse() -> None:
     """Do in the template what every fork does, as often as the interpreter needs to see it for its caches."""
     main = modules["__main__"]
     random.seed()
-    for _ in range(_REHEARSALS):
+    for _ in range(REHEARSALS):
         for echo in (False, True):
             _execute(b"print('', 0)\n''", _new_main(FILENAME), echo)
-        _flush()
+        flush()
         _may_notice_its_end(b"")
-        _renew_random()
+        renew_random()
     modules["__main__"] = main
     # The script's place in the zygote's command; see link.py.
     sys.orig_argv[4:] = [FILENAME]
 
 
-def _renew_random() -> None:
+def renew_random() -> None:
     """No two forks draw the same numbers; the main thread has a new number, too."""
-    _set_thread_number()
+    set_thread_number()
     _new_random_seed()
     if "numpy.random" in modules:
         modules["numpy.random"].seed(int.from_bytes(urandom(4), "little"))
@@ -135,7 +135,7 @@ def _run(source: bytes, folder: str, echo: bool) -> int:
         _execute(source, namespace, echo)
         code = 0
     except SystemExit as end:
-        code = _exit_code(end)
+        code = exit_code(end)
     except BaseException as error:
         code = _report(error)
     # As the interpreter ends: join the threads, call the exit handlers, flush.
@@ -144,11 +144,11 @@ def _run(source: bytes, folder: str, echo: bool) -> int:
         run_exit_handlers()
     except BaseException as error:
         code = code or _report(error)
-    code = _flush() or code
+    code = flush() or code
     if _may_notice_its_end(source):
         del namespace
         _end_objects()
-        code = _flush() or code
+        code = flush() or code
     return code
 
 
@@ -163,7 +163,7 @@ def _end_objects() -> None:
     collect()
 
 
-def _flush() -> int:
+def flush() -> int:
     try:
         if sys.stdout is not None and not sys.stdout.closed:
             sys.stdout.flush()
@@ -186,7 +186,7 @@ def _execute(source: bytes, namespace: dict[str, object], echo: bool) -> None:
             print(repr(value))
 
 
-def _exit_code(end: SystemExit) -> int:
+def exit_code(end: SystemExit) -> int:
     if end.code is None:
         return 0
     if isinstance(end.code, int):
@@ -211,7 +211,7 @@ def _report(error: BaseException) -> int:
         start = start.tb_next
     _call_hook(error.with_traceback(start))
     if isinstance(error, KeyboardInterrupt):
-        _flush()
+        flush()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     return 1

@@ -33,7 +33,7 @@ from code_judge.sandbox.limits import Clock
 from code_judge.sandbox.order import make_order
 from code_judge.sandbox.watch import Job, Watch, finish, kill_first_processes
 
-SWEEP_PAUSE_SECONDS = 0.05
+SWEEP_TURN_SECONDS, SWEEP_PAUSE_SECONDS = 0.001, 0.05
 WARM_UP_SECONDS, FORK_SECONDS = 120.0, 5.0
 """Within which the template answers, or counts as lost."""
 SWEEP_SECONDS = 1.0
@@ -69,6 +69,7 @@ class Warden:
             own_processes="mount" in found.active, template=template.pid, kill=self._kill, tell=self._tell_idle
         )
         # A signal ends the select.
+        self._poll = select.epoll()
         self._wakeup, write = socket.socketpair()
         for end in (self._wakeup, write):
             end.setblocking(False)
@@ -78,9 +79,8 @@ class Warden:
     def serve(self) -> None:
         """Returns when the service or the keeper has gone. Raises TemplateLost."""
         control, wakeup = self._control.fileno(), self._wakeup.fileno()
-        poll = select.epoll()
         for end in (control, wakeup, self._keeper):
-            poll.register(end, select.EPOLLIN)
+            self._poll.register(end, select.EPOLLIN)
         found = self._layers
         with contextlib.ExitStack() as opened:
             entered = layers.namespaces(found)
@@ -89,17 +89,27 @@ class Warden:
             self._orders.settimeout(WARM_UP_SECONDS)
             self._ask_template(sorted(found.active), entered)
             self._orders.settimeout(FORK_SECONDS)
+        self._set_up()
         self._send({"layers": sorted(found.active), "missing": found.missing})
         while True:
-            pause = 0.001 if self._ended else self._watch.pause(self._running.values())
-            for end, _ in poll.poll(pause):
+            for end, _ in self._poll.poll(self._pause()):
                 if end == wakeup:
                     self._wakeup.recv(4096)
-                elif end != control or not self._command():
+                elif not (self._command() if end == control else self._hear(end)):
                     return
             self._watch.check(self._running.values())
             self._reap()
             self._report()
+
+    def _pause(self) -> float | None:
+        return SWEEP_TURN_SECONDS if self._ended else self._watch.pause(self._running.values())
+
+    def _set_up(self) -> None:
+        """Called once the template is warm."""
+
+    def _hear(self, end: int) -> bool:
+        """False if this was the last of it. Nobody else speaks to us, so the keeper has gone."""
+        return False
 
     def _command(self) -> bool:
         try:
@@ -109,20 +119,23 @@ class Warden:
             return False
         if not data:
             return False
-        command = json.loads(data)
+        try:
+            self._obey(json.loads(data), fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return True
+
+    def _obey(self, command: dict[str, Any], fds: list[int]) -> None:
         if "run" in command:
-            try:
-                self._start(command, fds)
-            finally:
-                for fd in fds:
-                    os.close(fd)
+            self._start(command, fds)
         elif "ping" in command:
             self._send({"pong": command["ping"]})
         else:
             for job in self._running.values():
                 if job.id == command["kill"]:
                     self._kill(job, command["why"])
-        return True
+                    break
 
     def _start(self, command: dict[str, Any], fds: list[int]) -> None:
         try:

@@ -6,7 +6,7 @@ Standard library only: the zygote imports it.
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 from dataclasses import dataclass, field
 
 from code_judge.sandbox import census, processes
@@ -68,6 +68,8 @@ class Watch:
         self._kill = kill
         self._tell = tell
         self._next = 0.0
+        self.spare: Container[int] = ()
+        """Processes that are not looked at."""
 
     def pause(self, jobs: Iterable[Job]) -> float | None:
         """Seconds until the next `check`; None if there is no program."""
@@ -85,7 +87,7 @@ class Watch:
         self._next = now + CHECK_SECONDS * (0.5 + os.urandom(1)[0] / 256)
         if not self._template_space:
             self._template_space = census.address_space(self._template)
-        found = census.take(own_processes=self._own_processes, template_space=self._template_space)
+        found = census.take(own_processes=self._own_processes, template_space=self._template_space, spare=self.spare)
         for job in grown:
             usage = found.get(job.session)
             if usage is not None:
@@ -115,7 +117,7 @@ class Watch:
             niceness = OLD_NICENESS if place >= MOST_OLD else FEW_OLD_NICENESS if len(active) > MOST_OLD else 0
             if job.niceness != niceness:
                 job.niceness = niceness
-                processes.give_way(job.session, job.box.uid, job.pids, niceness)
+                processes.give_way(job.pid, job.box.uid, job.pids, niceness)
 
 
 def finish(job: Job, cpu: float, now: float) -> None:
@@ -130,7 +132,7 @@ def kill_first_processes(job: Job) -> None:
     """Those that are certainly the program's: its first process, and its group."""
     if job.niceness:
         # It takes the CPU to die.
-        processes.give_way(job.session, job.box.uid, job.pids, 0)
+        processes.give_way(job.pid, job.box.uid, job.pids, 0)
     # Not yet reaped, so the number is still its own; it may not have its own group yet.
     os.kill(job.pid, signal.SIGKILL)
     processes.kill_group(job.pid)

@@ -4,8 +4,8 @@ keeper    outlives the others, ends what they left and then closes the socket
 zygote    the first of a process namespace: sets the layers up, starts programs, keeps their limits (warden.py)
 template  the warm interpreter that programs are forked from (template.py)
 
-Arguments: the fd of the service's socket, a folder of its own, and the flavour. Whichever of service, keeper, zygote
-and template is killed, the others end and leave nothing.
+Arguments: the fd of the service's socket, a folder of its own, and the flavour, with "+sessions" for a zygote of
+sessions. Whichever of service, keeper, zygote and template is killed, the others end and leave nothing.
 """
 
 import os
@@ -19,7 +19,7 @@ from code_judge.sandbox import kernel, layers, processes, template  # noqa: E402
 
 
 def main() -> None:
-    control, folder, flavour = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    control, folder, (flavour, _, sessions) = int(sys.argv[1]), sys.argv[2], sys.argv[3].partition("+")
     kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
     keeper = os.pidfd_open(os.getpid())
     found = layers.leave_processes()
@@ -45,15 +45,19 @@ def main() -> None:
         os.close(control)
         os.close(keeper)
         sys.path.remove(_PACKAGE_ROOT)
-        template.serve(orders, flavour)
+        template.serve(orders, flavour, for_sessions=bool(sessions))
     orders.close()
     # Of no use to the template, and dearer for every fork.
     from code_judge.sandbox.warden import Template, TemplateLost, Warden
 
+    kind: type[Warden] = Warden
+    if sessions:
+        from code_judge.sandbox.session_warden import SessionWarden
+
+        kind = SessionWarden
     try:
         layers.enter(found, folder)
-        warden = Warden(control, keeper, Template(pid, ours.detach()), found, folder)
-        warden.serve()
+        kind(control, keeper, Template(pid, ours.detach()), found, folder).serve()
     except TemplateLost as error:
         print(f"code-judge: {error}", file=sys.stderr)
     finally:

@@ -353,6 +353,7 @@ def test_a_file_that_is_not_there_or_no_parquet(tmp_path):
         ("wide", "wide", []),
         ("wide_tight", "wide_tight", []),
         ("drift_slack", "drift_slack", []),
+        ("drift_tight", "drift_tight", []),
     ],
 )
 def test_the_published_tables_are_those_of_the_published_results(tmp_path, monkeypatch, results, folder, options):
@@ -362,23 +363,28 @@ def test_the_published_tables_are_those_of_the_published_results(tmp_path, monke
     assert (published / folder / "tables.md").read_text() == (tmp_path / "tables.md").read_text()
 
 
-@pytest.mark.parametrize("results", ["drift_tight", "drift_slack"])
-def test_the_tables_of_single_runs_are_those_of_the_published_results(results):
+@pytest.mark.parametrize("results", ["drift_tight", "drift_slack", "drift_rates"])
+def test_the_validations_in_the_text_are_those_of_the_published_results(results):
     docs = Path(__file__).parents[2] / "docs"
     shown = (docs / "experiments.md").read_text().split(f"<!-- {results} -->\n")[1].split("\n\n")[0].splitlines()
     frame = pd.read_parquet(docs / f"experiments/{results}.parquet")
-
-    def values(method, metric):
-        rows = frame[(frame.method == method) & (frame.metric == metric)].sort_values("step")
-        return [100 * value for value in rows.value]
-
     rows = shown[2:]
     assert len(rows) == frame.method.nunique()
     for row in rows:
-        method, *accuracies, first, repaired, tokens = (cell.strip() for cell in row.strip("|").split("|"))
-        method = method.strip("`")
-        assert accuracies == [f"{value:.1f}" for value in values(method, "held_out/accuracy")]
-        attempts = values(method, "held_out/first_attempt_success")
-        assert first == f"{attempts[0]:.1f} → {attempts[-1]:.1f}"
-        assert repaired == f"{values(method, 'held_out_rollback/accuracy')[0]:.1f}"
-        assert tokens == f"{sum(values(method, 'train/tokens_generated')) / 100:,.0f}"
+        method, seeds, *accuracies, first, longer, repaired, tokens = (
+            cell.strip() for cell in row.strip("|").split("|")
+        )
+        of_method = frame[frame.method == method.strip("`")]
+
+        def means(metric, of_method=of_method):
+            found = of_method[of_method.metric == metric].groupby("step").value.mean()
+            return {step: f"{100 * value:.1f}" for step, value in found.items()}
+
+        validated, attempts = means("held_out/accuracy"), means("held_out/first_attempt_success")
+        assert int(seeds) == of_method.seed.nunique()
+        assert accuracies == [validated.get(step, "–") for step in range(0, 41, 8)]
+        assert first == f"{attempts[0]} → {attempts[max(attempts)]}"
+        assert longer == list(means("held_out/longer_accuracy").values())[-1]
+        assert repaired == next(iter(means("held_out_rollback/accuracy").values()), "–")
+        spent = of_method[of_method.metric == "train/tokens_generated"].groupby("seed").value.sum().mean()
+        assert tokens == f"{spent:,.0f}"

@@ -24,6 +24,7 @@ from code_judge.broker.memory import MemoryBroker
 from code_judge.fronts.contract import Contract
 from code_judge.fronts.openapi import OpenApi
 from code_judge.fronts.operations import Operations
+from code_judge.fronts.sandbox_fusion import SandboxFusion
 from code_judge.health import NotReady
 from code_judge.sessions.manager import Sessions
 from code_judge.sessions.routes import SessionFront
@@ -45,8 +46,10 @@ class Service:
         home = self.worker if settings.redis_uri is None else None
         self.sessions = Sessions(settings, home.admitted) if home is not None else None
         self.routes = Routes()
+        contract = Contract(self.broker, settings)
         for front in (
-            Contract(self.broker, settings),
+            contract,
+            SandboxFusion(contract.run, settings),
             SessionFront(self.sessions, self.broker),
             Operations(self.broker, self.worker),
             OpenApi(),

@@ -11,7 +11,7 @@ from code_judge.sandbox.pool import Program, Sandbox
 from code_judge.settings import Settings
 from code_judge.tasks import end
 from code_judge.verdict import compile_error
-from code_judge.wire import Case, Reason, RunResult, Submission
+from code_judge.wire import Case, Limits, Reason, RunResult, Submission
 
 ROOM_SECONDS = 0.1
 """Time between two looks at whether there is room for one more test."""
@@ -30,6 +30,16 @@ def outputs_of(test: Case) -> Sequence[str]:
     return [expected] if isinstance(expected, str) else expected or ()
 
 
+def limits_of(submission: Submission, settings: Settings) -> tuple[float, int, int]:
+    """Seconds, MB of memory, and characters of output to return."""
+    limits = submission.limits or Limits()
+    return (
+        min(limits.seconds or settings.max_execution_time, settings.max_execution_time),
+        min(limits.memory or settings.max_memory, settings.max_memory),
+        settings.max_stdout_error_length if limits.output is None else min(limits.output, settings.max_output_size),
+    )
+
+
 def program_for(program: Program, test: Case, settings: Settings) -> Program:
     # An expected output must be able to come, however long it is.
     longest = max((len(output.encode("utf-8", "replace")) for output in outputs_of(test)), default=0)
@@ -39,11 +49,12 @@ def program_for(program: Program, test: Case, settings: Settings) -> Program:
 @asynccontextmanager
 async def prepared(sandbox: Sandbox, submission: Submission, settings: Settings) -> AsyncIterator[Program | RunResult]:
     """The program without its input, or why there is none. Raises SandboxLost and OSError."""
+    seconds, memory, length = limits_of(submission, settings)
     program = Program(
         source=submission.solution,
         stdin="",
-        seconds=settings.max_execution_time,
-        memory=settings.max_memory << 20,
+        seconds=seconds,
+        memory=memory << 20,
         output=settings.max_output_size,
         echo=submission.options.echo_last_expression,
     )
@@ -62,7 +73,7 @@ async def prepared(sandbox: Sandbox, submission: Submission, settings: Settings)
             )
         )
         if compilation.why is not None or compilation.status != 0:
-            yield compile_error(submission, compilation, settings.max_stdout_error_length)
+            yield compile_error(submission, compilation, length)
             return
         # What is open for writing cannot be executed.
         readable = os.open(f"/proc/self/fd/{binary}", os.O_RDONLY | os.O_CLOEXEC)

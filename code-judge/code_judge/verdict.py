@@ -20,6 +20,7 @@ def compile_error(submission: Submission, compilation: Execution, length: int) -
         reason=Reason.NONE,
         stderr=stderr[:length],
         kind="compile_error",
+        exit_code=None if compilation.why == "timeout" else compilation.status,
     )
 
 
@@ -59,6 +60,7 @@ def verdict(
         stderr=stderr,
         kind=kind,
         line=execution.line if execution.why is None and not succeeded else None,
+        exit_code=execution.status if execution.why is None else None,
     )
 
 

@@ -31,6 +31,16 @@ class Options(BaseModel, frozen=True):
     early_stop: bool = False
 
 
+class Limits(BaseModel):
+    """Lower limits than the service's own; none is higher. seconds: as MAX_EXECUTION_TIME. memory: MB, as MAX_MEMORY.
+    output: characters returned of stdout and of stderr, up to MAX_OUTPUT_SIZE, so it may be above
+    MAX_STDOUT_ERROR_LENGTH."""
+
+    seconds: float | None = Field(default=None, gt=0)
+    memory: int | None = Field(default=None, ge=1)
+    output: int | None = Field(default=None, ge=0)
+
+
 class Case(BaseModel):
     """One run of a program that has several. expected_output: of a list, one is enough."""
 
@@ -50,6 +60,7 @@ class Submission(BaseModel):
     tests: list[Case] | None = Field(default=None, min_length=1)
     sub_id: str | None = None
     options: Options = Options()
+    limits: Limits | None = None
 
     @field_validator("options", mode="before")
     @classmethod
@@ -90,12 +101,14 @@ class CaseResult(BaseModel):
     stderr: str = ""
     kind: str = ""
     line: int | None = None
+    exit_code: int | None = None
 
 
 class RunResult(JudgeResult):
     """kind: "ok", the class name of an uncaught exception, or timeout, memory, output_limit, nonzero_exit; empty where
     the service itself failed. line: where in the submitted source the exception came up. Both are measured outside or
-    carried on a channel of their own, never parsed from the output.
+    carried on a channel of their own, never parsed from the output. exit_code: minus the signal where one ended it;
+    none where it was ended for a limit, or has not run.
 
     tests: where the submission has tests, their results in order; with early_stop, up to the first that failed. Then
     success and run_success are those of all tests together, cost is the sum, and the rest is of the first test that
@@ -106,11 +119,12 @@ class RunResult(JudgeResult):
     stderr: str = ""
     kind: str = ""
     line: int | None = None
+    exit_code: int | None = None
     tests: list[CaseResult] | None = None
 
 
 EXTRA_HEADER = "X-Code-Judge-Extra"
-EXTRA_KEYS = frozenset(("kind", "line"))
+EXTRA_KEYS = frozenset(("kind", "line", "exit_code"))
 """Of a result, which the public contract does not have; for clients that ask for them by the header or `?extra=1`."""
 
 

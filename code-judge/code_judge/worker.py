@@ -12,7 +12,7 @@ from functools import partial
 from code_judge.admission import YOUNG_SECONDS, Admission
 from code_judge.broker import Job, Source, WorkerStatus, no_verdict
 from code_judge.health import SOURCE
-from code_judge.programs import outputs_of, prepared, program_for, run_tests, tests_of
+from code_judge.programs import limits_of, outputs_of, prepared, program_for, run_tests, tests_of
 from code_judge.sandbox.link import SandboxLost
 from code_judge.sandbox.pool import Program, Sandbox, check_isolation
 from code_judge.settings import Settings, cores
@@ -155,7 +155,7 @@ class Worker:
             execution = await self.sandbox.run(program_for(program, test, settings), partial(self._set_idle, place))
         except (SandboxLost, OSError) as error:
             return no_verdict(submission, Reason.INTERNAL_ERROR, str(error))
-        length, memory = settings.max_stdout_error_length, settings.max_memory
+        _, memory, length = limits_of(submission, settings)
         return verdict(submission, execution, length, memory=memory, expected=outputs_of(test))
 
     @contextmanager

@@ -7,7 +7,7 @@ import pytest
 from judge_harness import Judge, judge
 
 HELLO = 'print("hello world")'
-JUDGE_KEYS = {"sub_id", "success", "run_success", "cost", "reason", "kind", "line"}
+JUDGE_KEYS = {"sub_id", "success", "run_success", "cost", "reason", "kind", "line", "exit_code"}
 """The harness asks for the extra keys; see test_public_contract.py."""
 ALL_PATHS = ["/judge", "/run", "/judge/batch", "/run/batch", "/judge/long-batch", "/run/long-batch"]
 

@@ -233,6 +233,7 @@ def test_a_long_batch_waits_no_longer_than_it_may() -> None:
 def test_the_interface_is_described(http: httpx.Client) -> None:
     document = http.get("/openapi.json").json()
     paths = {f"/{way}{batch}" for way in WAYS for batch in ("", "/batch", "/long-batch")}
+    paths.add("/run_code")
     assert paths | {"/ping", "/ready", "/status", "/metrics"} == set(document["paths"])
     for path in document["paths"]:
         method = "post" if path in paths else "get"

@@ -75,7 +75,7 @@ def test_contract(pool: Judge) -> None:
     assert (status["queue"], status["num_workers"], status["workers"]) == (0, 16, 2)
     result = pool.post("/judge", **HELLO, sub_id="a")
     public = {"sub_id": "a", "success": True, "run_success": True, "cost": result["cost"], "reason": ""}
-    assert result == {**public, "kind": "ok", "line": None}
+    assert result == {**public, "kind": "ok", "line": None, "exit_code": 0}
     solutions = [f"print({i})" for i in range(100)]
     for path in ("/run/batch", "/run/long-batch"):
         assert [r["stdout"] for r in pool.run_all(solutions, path)] == [f"{i}\n" for i in range(100)]

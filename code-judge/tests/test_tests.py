@@ -120,7 +120,7 @@ def test_judge_and_batches_take_tests_beside_programs_without(served: Judge) -> 
         assert set(second) == public | {"sub_id"}
         assert [result["success"] for result in first["tests"]] == [True, False]
     assert [set(t) for t in served.post("/judge", **many)["tests"]] == [
-        {"success", "run_success", "cost", "reason", "kind", "line"}
+        {"success", "run_success", "cost", "reason", "kind", "line", "exit_code"}
     ] * 2
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from code_judge.asgi import HTML, Reply, Request, Routes
+from code_judge.fronts.sandbox_fusion import RunCode, RunCodeResult
 from code_judge.wire import Batch, BatchResult, JudgeResult, RunBatchResult, RunResult, Submission
 
 _EXTRA: dict[str, Any] = {
@@ -24,6 +25,7 @@ _EXTRA: dict[str, Any] = {
 _POSTS: tuple[tuple[str, type[BaseModel], type[BaseModel], str], ...] = (
     ("/judge", Submission, JudgeResult, "Run one program and compare what it prints"),
     ("/run", Submission, RunResult, "Run one program and return what it prints"),
+    ("/run_code", RunCode, RunCodeResult, "Run one program, as SandboxFusion does"),
     ("/judge/batch", Batch, BatchResult, "Several; what cannot start soon is answered queue_timeout"),
     ("/run/batch", Batch, RunBatchResult, "Several, with what they print"),
     ("/judge/long-batch", Batch, BatchResult, "Several, in turn, however long it takes"),

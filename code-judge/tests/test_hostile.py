@@ -63,7 +63,8 @@ def test_root_has_all_layers(target: Judge) -> None:
     if os.geteuid() != 0 or os.environ.get("CODE_JUDGE_TEST_DEGRADED"):
         pytest.skip("not root")
     expected = {"pid", "mount", "net", "ipc", "tmpfs", "uid", "seccomp", "landlock", "no_new_privs"}
-    assert layers(target) == expected
+    # Which hosts give the layer cgroup is in the threat model.
+    assert layers(target) - {"cgroup"} == expected
 
 
 ENDLESS = {
@@ -468,7 +469,7 @@ def test_programs_at_the_same_time_do_not_disturb_each_other(target: Judge) -> N
     [
         ("full", None),
         ("seccomp,landlock", None),
-        ("user", "user (the service is root"),
+        ("full,user", "user (the service is root"),
         ("walls", "names 'walls'; the layers are"),
     ],
 )

@@ -7,7 +7,10 @@ import os
 from dataclasses import dataclass
 
 from code_judge.sandbox import kernel
+from code_judge.sandbox.groups import Group
 from code_judge.sandbox.layers import Layers, ruleset
+from code_judge.sandbox.privileges import PROCESSES
+from code_judge.sandbox.processes import fair_share
 from code_judge.sandbox.root import BOXES, fresh_box
 
 FILENAME = "solution.py"
@@ -15,12 +18,13 @@ FILENAME = "solution.py"
 
 @dataclass(slots=True)
 class Box:
-    """uid: None without the layer uid. ruleset: None without the layer landlock."""
+    """uid, ruleset, group: None without the layers uid, landlock and cgroup."""
 
     path: str
     uid: int | None
     tmpfs: bool
     ruleset: int | None = None
+    group: Group | None = None
     _seen: tuple[object, ...] = ()
 
     def is_untouched(self) -> bool:
@@ -99,6 +103,8 @@ class Boxes:
         )
         if box.tmpfs:
             os.mkdir(box.path, 0o711)
+        if self._layers.groups is not None:
+            box.group = self._layers.groups.add(fair_share(PROCESSES))
         box.refresh(self._layers)
         self._made += 1
         return box
@@ -110,6 +116,9 @@ class Boxes:
             if not box.tmpfs:
                 old, box.path = box.path, self._new_path()
             box.refresh(self._layers)
+        if self._layers.groups is not None and box.group is not None and box.group.killed:
+            self._layers.groups.discard(box.group)
+            box.group = self._layers.groups.add(fair_share(PROCESSES))
         self._free.append(box)
         return old
 

@@ -21,9 +21,10 @@ _REFUSED = """
     request_key keyctl fanotify_init inotify_init inotify_init1 memfd_secret personality nfsservctl seccomp
     landlock_create_ruleset
 """
-_ABSENT = "clone3 memfd_create"
-"""Answered as by a kernel without them; libraries have other ways. clone3's flags are out of the filter's reach. Memory
-files are memory that no process needs to have mapped, so that a limit from outside could not see it."""
+_ABSENT, _ABSENT_IN_SESSION = "memfd_create", "clone3"
+"""Answered as by a kernel without them; libraries have other ways. Memory files are memory that no process needs to
+have mapped, so that a limit from outside could not see it. clone3's flags are out of the filter's reach; the template
+needs the call to fork into a control group."""
 _NAMESPACES = 0x02000000 | 0x00020000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
 _AF_UNIX = 1
 _F_SETOWN, _F_SETOWN_EX, _FIOSETOWN, _SIOCSPGRP, _TIOCSTI = 8, 15, 0x8901, 0x8902, 0x5412
@@ -70,7 +71,7 @@ def build(on: str | None = None) -> bytes:
 
 
 def build_session(own_pid: int | None = None, on: str | None = None) -> bytes:
-    """What a program gets besides, once it has its session: it stays in it, which is answered as done.
+    """What a program gets besides, once it has its session: it stays in it, which is answered as done. And no clone3.
 
     own_pid: where neither the program's user nor Landlock keeps its signals from other programs, its process number.
     Then it may signal and schedule only its own first process and its group, not even its children.
@@ -78,6 +79,7 @@ def build_session(own_pid: int | None = None, on: str | None = None) -> bytes:
     on = on or machine()
     rules: Rules = {}
     _add(rules, on, "setsid", _refuse(0))
+    _add(rules, on, _ABSENT_IN_SESSION, _refuse(errno.ENOSYS))
     if own_pid is not None:
         own = _where_argument(0, (0, own_pid), _allow(), _refuse())
         _add(rules, on, "kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_open", own)

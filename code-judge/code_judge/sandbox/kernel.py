@@ -17,7 +17,8 @@ MS_REC, MS_PRIVATE = 16384, 1 << 18
 MNT_DETACH = 2
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 1, 4, 36, 38, 22
 
-_SYS_PIVOT_ROOT, _SYS_MOUNT_SETATTR, _SYS_CLONE = map(own_number, ("pivot_root", "mount_setattr", "clone"))
+_SYS_PIVOT_ROOT, _SYS_MOUNT_SETATTR = map(own_number, ("pivot_root", "mount_setattr"))
+_SYS_CLONE, _SYS_CLONE3 = map(own_number, ("clone", "clone3"))
 _SYS_LANDLOCK_CREATE, _SYS_LANDLOCK_ADD, _SYS_LANDLOCK_RESTRICT = map(
     own_number, ("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self")
 )
@@ -26,6 +27,7 @@ _MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID, _MOUNT_ATTR_NODEV = 1, 2, 4
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _SIGCHLD = 17
 _CLONE_PARENT, _CLONE_CHILD_CLEARTID, _CLONE_CHILD_SETTID = 0x8000, 0x200000, 0x1000000
+_CLONE_INTO_CGROUP = 0x200000000
 _PR_GET_TID_ADDRESS, _PR_CAPBSET_DROP, _CAPABILITY_VERSION = 40, 24, 0x20080522
 _MADV_POPULATE_WRITE, _MADV_COLLAPSE = 23, 25
 _HUGE = 2 << 20
@@ -183,6 +185,19 @@ def collapse_heap() -> None:
                     _collapse(page, pagemap.fileno())
 
 
+def keep_code_mapped() -> None:
+    """Make one page of each mapping of the interpreter's and the C library's code the process's own, by writing a byte
+    that is there. A fork copies the page table of such a mapping, and else meets its pages one by one, by faults."""
+    inside = [ctypes.cast(function, ctypes.c_void_p).value or 0 for function in (ctypes.pythonapi.Py_IncRef, _prctl)]
+    with contextlib.suppress(OSError), open("/proc/self/maps") as file, open("/proc/self/mem", "r+b", 0) as memory:
+        maps = [line.split() for line in file.readlines()]
+        ranges = [[int(address, 16) for address in area.split("-")] for area, *_ in maps]
+        hot = {map[4] for map, (start, end) in zip(maps, ranges, strict=True) if any(start <= a < end for a in inside)}
+        for (_, rights, _, _, inode, *_), (start, _) in zip(maps, ranges, strict=True):
+            if inode in hot and rights in ("r-xp", "r--p"):
+                os.pwrite(memory.fileno(), os.pread(memory.fileno(), 1, start), start)
+
+
 def _collapse(start: int, pagemap: int) -> None:
     """A huge page's worth of memory, unless most of it is not in use."""
     entries = memoryview(os.pread(pagemap, _HUGE // 512, start // 512)).cast("Q")
@@ -192,11 +207,22 @@ def _collapse(start: int, pagemap: int) -> None:
         _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(_HUGE), _MADV_COLLAPSE)
 
 
-def fork_sibling() -> int:
-    """As `fork`, but the new process is a child of this one's parent."""
+def fork_sibling(group: int | None = None) -> int:
+    """As `fork`, but the new process is a child of this one's parent. group: see fork_into."""
+    if group is not None:
+        return fork_into(group, _CLONE_PARENT)
     flags = _CLONE_PARENT | _CLONE_CHILD_SETTID | _CLONE_CHILD_CLEARTID | _SIGCHLD
     # The last two arguments are in another order on each machine; the one that is not the number is not used.
     return _check(_syscall_with_lock(_SYS_CLONE, flags, None, None, *_clone_arguments), "clone")
+
+
+def fork_into(group: int, flags: int = 0) -> int:
+    """As `fork`, but the new process begins in a control group, given by its folder's descriptor (Linux 5.7)."""
+    flags |= _CLONE_INTO_CGROUP | _CLONE_CHILD_SETTID | _CLONE_CHILD_CLEARTID
+    # A sibling has its parent's signal.
+    end = 0 if flags & _CLONE_PARENT else _SIGCHLD
+    arguments = struct.pack("11Q", flags, 0, _own_number.value or 0, 0, end, 0, 0, 0, 0, 0, group)
+    return _check(_syscall_with_lock(_SYS_CLONE3, arguments, ctypes.c_size_t(len(arguments))), "clone3")
 
 
 def fork() -> int:

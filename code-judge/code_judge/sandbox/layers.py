@@ -10,6 +10,7 @@
     seccomp       system calls that scripts do not need are refused (filter.py)
     landlock      files outside its folder cannot be written, those not needed not be read; signals stay inside
     no_new_privs  no set-uid program gives privileges
+    cgroup        memory, processes and CPU are counted and limited by the kernel for each program (groups.py)
 
 What a program is started with is in user.py; killing all it started, and its limits, in warden.py.
 Standard library only: the zygote imports it.
@@ -20,11 +21,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from code_judge.sandbox import filter, kernel, users
+from code_judge.sandbox.groups import Groups, make_groups
 from code_judge.sandbox.root import BOXES, DEVICES, ETC, SYSTEM, interpreter, new_root, try_box
 
-LAYERS = ("pid", "mount", "net", "ipc", "user", "tmpfs", "uid", "seccomp", "landlock", "no_new_privs")
-FULL = tuple(layer for layer in LAYERS if layer != "user")
-"""What root can have, and what CODE_JUDGE_REQUIRE_ISOLATION=full asks for."""
+LAYERS = ("pid", "mount", "net", "ipc", "user", "tmpfs", "uid", "seccomp", "landlock", "no_new_privs", "cgroup")
+FULL = tuple(layer for layer in LAYERS if layer not in ("user", "cgroup"))
+"""What root can have on any host, and what CODE_JUDGE_REQUIRE_ISOLATION=full asks for."""
 SCOPES_ABI = 6
 """Version of Landlock from which on it keeps signals and abstract sockets inside (Linux 6.12)."""
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
@@ -46,6 +48,7 @@ class Layers:
     filter: kernel.Filter | None = None
     signals_inside: bool = False
     killer_uid: int = 0
+    groups: Groups | None = None
 
     def attempt(self, layer: str, step: Callable[[], None]) -> None:
         try:
@@ -56,9 +59,13 @@ class Layers:
             self.active.add(layer)
 
 
-def leave_processes() -> Layers:
+def leave_processes(*, for_sessions: bool) -> Layers:
     """First step, in the keeper: the next process it forks is the first of a namespace."""
     layers = Layers()
+    if for_sessions:
+        layers.missing["cgroup"] = "a session's states would share the group, and its end, with the cell that runs"
+    else:
+        layers.attempt("cgroup", lambda: _find_groups(layers))
     if os.geteuid() == 0:
         layers.missing["user"] = "the service is root; programs run as users of their own"
     else:
@@ -135,6 +142,10 @@ def ruleset(layers: Layers, folder: str) -> int:
         kernel.landlock_allow(fd, f"/dev/{device}", _DEVICE_RIGHTS)
     kernel.landlock_allow(fd, folder, everything)
     return fd
+
+
+def _find_groups(layers: Layers) -> None:
+    layers.groups = make_groups()
 
 
 def _try_own_proc() -> None:

@@ -18,7 +18,7 @@ _KEPT = {"ruleset", "binary", "artefact"}
 class Order(NamedTuple):
     """memory: bytes of address space. path, uid: of the box. command: of the compiler. The others are descriptors, as
     numbers in the template. source: of a script or for the compiler. binary: to execute instead. artefact: for what is
-    compiled. The first `kept` of them stay open until the program starts."""
+    compiled. group: the control group to start in. The first `kept` of them stay open until the program starts."""
 
     echo: bool
     memory: int
@@ -34,10 +34,11 @@ class Order(NamedTuple):
     source: int | None
     binary: int | None
     artefact: int | None
+    group: int | None
     kept: int
 
 
-PATH = Order._fields.index("path")
+PATH, GROUP = Order._fields.index("path"), Order._fields.index("group")
 
 
 def address_space(memory: int) -> int:
@@ -51,6 +52,8 @@ def make_order(command: dict[str, Any], fds: list[int], box: Box) -> tuple[Order
     given = dict(zip((first, "stdin", "stdout", "stderr", "status", "artefact"), fds, strict=False))
     if box.ruleset is not None:
         given["ruleset"] = box.ruleset
+    if box.group is not None:
+        given["group"] = box.group.fd
     kept = given.keys() & _KEPT
     names = [*kept, *(given.keys() - kept)]
     there = {name: FIRST_FD + place for place, name in enumerate(names)}
@@ -69,6 +72,7 @@ def make_order(command: dict[str, Any], fds: list[int], box: Box) -> tuple[Order
         source=there.get("source"),
         binary=there.get("binary"),
         artefact=there.get("artefact"),
+        group=there.get("group"),
         kept=len(kept),
     )
     return order, [given[name] for name in names]

@@ -123,13 +123,14 @@ class Sandbox:
 
 
 def check_isolation(required: str, layers: tuple[str, ...], missing: dict[str, str]) -> None:
-    """`required`: names of layers with commas between, or "full". Raises ValueError naming what is not there."""
-    names = FULL if required == "full" else tuple(name.strip() for name in required.split(",") if name.strip())
+    """`required`: names of layers with commas between; "full" is FULL. Raises ValueError naming what is not there."""
+    asked = [name.strip() for name in required.split(",") if name.strip()]
+    names = list(dict.fromkeys(layer for name in asked for layer in (FULL if name == "full" else (name,))))
     unknown = [name for name in names if name not in LAYERS]
     if unknown:
         raise ValueError(
             f"CODE_JUDGE_REQUIRE_ISOLATION names {unknown[0]!r}; the layers are {', '.join(LAYERS)}, or full for all "
-            "that root can have"
+            "that root can have on any host"
         )
     absent = [f"{name} ({missing.get(name, 'not available')})" for name in names if name not in layers]
     if absent:

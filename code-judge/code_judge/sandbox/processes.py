@@ -63,6 +63,14 @@ def address_space() -> int:
         return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def be_killable() -> None:
+    """A service that the kernel must not kill for want of memory has programs that it must."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+") as file:
+        if int(file.read()) < 0:
+            file.seek(0)
+            file.write("0")
+
+
 def fair_share(most: int) -> int:
     """How many processes one program may have: `most`, or less where this host's control group allows few altogether,
     so that a program cannot use up what the others need."""

@@ -87,6 +87,7 @@ class SessionWarden(Endings):
             source=None,
             binary=None,
             artefact=None,
+            group=None,
             kept=len(first),
         )
         with theirs:

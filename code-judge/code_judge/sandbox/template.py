@@ -13,14 +13,14 @@ import os
 import sys
 import traceback
 from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, SCM_RIGHTS, SOL_SOCKET, socket
-from os import closerange, dup2, fstat, read, setsid
+from os import closerange, dup2, fstat, putenv, read, setsid
 from typing import NoReturn
 
 from code_judge.sandbox import filter, flavours, kernel, processes
 from code_judge.sandbox.cell import become_session, rehearse_cells
 from code_judge.sandbox.immortal import immortalize
 from code_judge.sandbox.layers import Layers, join
-from code_judge.sandbox.order import FIRST_FD, ORDER_BYTES, ORDER_FDS, PATH, Order
+from code_judge.sandbox.order import FIRST_FD, GROUP, ORDER_BYTES, ORDER_FDS, PATH, Order
 from code_judge.sandbox.privileges import PROCESSES, limit
 from code_judge.sandbox.user import become_binary, become_compiler, become_script, open_streams, rehearse
 
@@ -47,6 +47,8 @@ def serve(orders: socket, flavour: str, *, for_sessions: bool = False) -> NoRetu
     if guard is not None:
         dup2(guard, FIRST_FD, inheritable=False)
     closerange(FIRST_FD + (guard is not None), 1 << 20)
+    if "cgroup" in layers.active:
+        processes.be_killable()
     limit(own_user="uid" in layers.active, processes=most_processes)
     kept_stderr = os.dup(2)
     rehearsed = open_streams()
@@ -63,6 +65,9 @@ def serve(orders: socket, flavour: str, *, for_sessions: bool = False) -> NoRetu
     immortalize()
     gc.freeze()
     kernel.collapse_heap()
+    if flavour == flavours.BARE:
+        # Not worth it where there are more pages to copy.
+        kernel.keep_code_mapped()
     orders.send(b"0")
     if for_sessions:
         rights = [(SOL_SOCKET, SCM_RIGHTS, FIRST_FD.to_bytes(4, sys.byteorder))] if guard is not None else []
@@ -75,7 +80,7 @@ def _fork_for_ever(orders: socket, layers: Layers) -> NoReturn:
     base_memory = processes.address_space()
     filter_address = layers.filter.address if layers.filter is not None else None
     keeps_signals, dies_with_parent = not layers.signals_inside, "pid" not in layers.active
-    home = None
+    home, variables = None, os.environ._data  # type: ignore[attr-defined]
     receive, send, loads, fork = orders.recvmsg, orders.send, marshal.loads, kernel.fork_sibling
     while True:
         # The descriptors' numbers are known.
@@ -84,9 +89,13 @@ def _fork_for_ever(orders: socket, layers: Layers) -> NoReturn:
             os._exit(0)
         order = loads(data)
         if home != order[PATH]:
-            home = os.environ["HOME"] = os.environ["TMPDIR"] = order[PATH]
+            home = order[PATH]
+            # As by os.environ, which calls more.
+            variables[b"HOME"] = variables[b"TMPDIR"] = home.encode()
+            putenv(b"HOME", home)
+            putenv(b"TMPDIR", home)
         try:
-            pid = fork()
+            pid = fork(order[GROUP])
         except OSError as error:
             pid = -(error.errno or 1)
         if pid == 0:
@@ -104,7 +113,7 @@ def _become_program(
         setsid()
         (
             echo, memory, cpu_seconds, path, uid, command,
-            stdin, stdout, stderr, status, ruleset, source, binary, artefact, kept,
+            stdin, stdout, stderr, status, ruleset, source, binary, artefact, _, kept,
         ) = order  # fmt: skip
         dup2(stdin, 0)
         dup2(stdout, 1)

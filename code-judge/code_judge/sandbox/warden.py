@@ -140,6 +140,8 @@ class Warden:
     def _start(self, command: dict[str, Any], fds: list[int]) -> None:
         try:
             box = self._boxes.take()
+            if box.group is not None:
+                box.group.prepare(command["memory"])
         except OSError as error:
             return self._refuse(command, error)
         order, given = make_order(command, fds, box)
@@ -217,11 +219,14 @@ class Warden:
     def _kill(self, job: Job, why: str) -> None:
         job.why = job.why or why
         kill_first_processes(job)
-        if job.box.uid is not None:
+        if job.box.group is None and job.box.uid is not None:
             self._sweep(job, job.pids)
 
     def _sweep(self, job: Job, left: list[int]) -> None:
         """Kill what there may be of a program, of which `left` is certain."""
+        if job.box.group is not None:
+            job.box.group.kill()
+            return
         if job.box.uid is None:
             processes.kill_each(left)
             return

@@ -117,21 +117,33 @@ class Watch:
             niceness = OLD_NICENESS if place >= MOST_OLD else FEW_OLD_NICENESS if len(active) > MOST_OLD else 0
             if job.niceness != niceness:
                 job.niceness = niceness
-                processes.give_way(job.pid, job.box.uid, job.pids, niceness)
+                if job.box.group is not None:
+                    job.box.group.give_way(niceness)
+                else:
+                    processes.give_way(job.pid, job.box.uid, job.pids, niceness)
 
 
 def finish(job: Job, cpu: float, now: float) -> None:
     """Call with the CPU time of a program that has ended: it may have used up its time since the last look."""
     job.end = now
     job.clock.observe(now, cpu=cpu + job.orphans_cpu, runnable=True)
-    if job.why is None and job.clock.is_over():
+    if job.why is not None:
+        return
+    group = job.box.group
+    if group is not None and job.status == -signal.SIGKILL and group.has_run_short():
+        job.why = "memory"
+    elif job.clock.is_over():
         job.why = "timeout"
 
 
 def kill_first_processes(job: Job) -> None:
     """Those that are certainly the program's: its first process, and its group."""
-    if job.niceness:
+    if job.box.group is not None:
         # It takes the CPU to die.
+        job.box.group.give_way(0)
+        job.box.group.kill()
+        return
+    if job.niceness:
         processes.give_way(job.pid, job.box.uid, job.pids, 0)
     # Not yet reaped, so the number is still its own; it may not have its own group yet.
     os.kill(job.pid, signal.SIGKILL)
@@ -141,6 +153,8 @@ def kill_first_processes(job: Job) -> None:
 
 
 def _uses_too_much(job: Job, usage: census.Usage) -> bool:
+    if job.box.group is not None:
+        return job.box.group.is_full()
     folder = job.box.used()
     if usage.resident + folder <= job.memory and usage.hidden <= job.memory:
         return False

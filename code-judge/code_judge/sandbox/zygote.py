@@ -15,17 +15,17 @@ from _socket import AF_UNIX, SOCK_SEQPACKET, socketpair
 
 _PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path[0] = _PACKAGE_ROOT
-from code_judge.sandbox import kernel, layers, processes, template  # noqa: E402
+from code_judge.sandbox import groups, kernel, layers, processes, template  # noqa: E402
 
 
 def main() -> None:
     control, folder, (flavour, _, sessions) = int(sys.argv[1]), sys.argv[2], sys.argv[3].partition("+")
     kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
     keeper = os.pidfd_open(os.getpid())
-    found = layers.leave_processes()
+    found = layers.leave_processes(for_sessions=bool(sessions))
     zygote = os.fork()
     if zygote:
-        _keep(zygote, folder)
+        _keep(zygote, folder, found)
         return
     # The zygote dies with its keeper, even one that has been stopped.
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -64,10 +64,12 @@ def main() -> None:
         processes.end_children()
 
 
-def _keep(zygote: int, folder: str) -> None:
+def _keep(zygote: int, folder: str, found: layers.Layers) -> None:
     """Wait for the zygote's end, end what it left, and only then let go of the socket."""
     os.waitpid(zygote, 0)
     processes.end_children()
+    if found.groups is not None:
+        groups.remove(found.groups.path)
     # Not in the zygote, which is the smaller for it.
     import shutil
 

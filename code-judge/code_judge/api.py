@@ -8,14 +8,13 @@ from pydantic import ValidationError
 from code_judge.asgi import (
     Disconnected,
     Receive,
+    Refused,
     Reply,
     Request,
     Routes,
     Scope,
     Send,
-    TooLarge,
     lifespan,
-    read_body,
     send_reply,
     while_connected,
 )
@@ -25,6 +24,7 @@ from code_judge.fronts.contract import Contract
 from code_judge.fronts.openapi import OpenApi
 from code_judge.fronts.operations import Operations
 from code_judge.fronts.sandbox_fusion import SandboxFusion
+from code_judge.gate import REQUEST_ID, Gate, request_id
 from code_judge.health import NotReady
 from code_judge.sessions.manager import Sessions
 from code_judge.sessions.routes import SessionFront
@@ -45,6 +45,7 @@ class Service:
         # A session has a process as its home; behind a queue that others share, a request may reach another one.
         home = self.worker if settings.redis_uri is None else None
         self.sessions = Sessions(settings, home.admitted) if home is not None else None
+        self._gate = Gate(settings)
         self.routes = Routes()
         contract = Contract(self.broker, settings)
         for front in (
@@ -60,11 +61,14 @@ class Service:
         if scope["type"] == "lifespan":
             await lifespan(receive, send, self.start, self.stop)
             return
+        id_ = request_id(scope)
+        REQUEST_ID.set(id_)
         try:
             reply = await self._answer(scope, receive)
         except Disconnected:
+            logger.info("request %s: %s, the client went away", id_, scope["path"])
             return
-        await send_reply(send, reply)
+        await send_reply(send, reply, (b"x-request-id", id_.encode()))
 
     async def start(self) -> None:
         await self.broker.start()
@@ -82,17 +86,17 @@ class Service:
         await self.broker.stop()
 
     async def _answer(self, scope: Scope, receive: Receive) -> Reply:
-        handler, parts, methods = self.routes.find(scope["method"], scope["path"])
-        if handler is None:
-            if methods:
-                return problem(405, "Method Not Allowed", (b"allow", ", ".join(methods).encode()))
-            return problem(404, "Not Found")
-        limit = self.settings.max_body_size
         try:
-            body = await read_body(scope, receive, limit)
+            self._gate.check_token(scope)
+            handler, parts, methods = self.routes.find(scope["method"], scope["path"])
+            if handler is None and methods:
+                raise Refused(405, "Method Not Allowed", (b"allow", ", ".join(methods).encode()))
+            if handler is None:
+                raise Refused(404, "Not Found")
+            body = await self._gate.body(scope, receive)
             return await while_connected(receive, handler(Request(scope, body, parts)))
-        except TooLarge:
-            return problem(413, f"the body is larger than {limit} bytes (MAX_BODY_SIZE)")
+        except Refused as refusal:
+            return problem(refusal.status, refusal.detail, *refusal.headers)
         except (BrokerLost, NotReady) as error:
             return problem(503, str(error))
         except ValidationError as error:
@@ -101,7 +105,7 @@ class Service:
         except Disconnected:
             raise
         except Exception:
-            logger.exception("%s %s failed", scope["method"], scope["path"])
+            logger.exception("request %s: %s %s failed", REQUEST_ID.get(), scope["method"], scope["path"])
             return problem(500, "internal error; see the service's log")
 
 

@@ -29,8 +29,7 @@ class Request:
 
     def header(self, name: bytes) -> str | None:
         """name: in lower case."""
-        value = next((value for key, value in self.scope["headers"] if key == name), None)
-        return None if value is None else value.decode("latin-1")
+        return header(self.scope, name)
 
     def query(self, name: str) -> str | None:
         text = self.scope["query_string"]
@@ -93,24 +92,36 @@ class Routes:
         return handlers.get(method), parts, sorted(handlers)
 
 
+def header(scope: Scope, name: bytes) -> str | None:
+    """name: in lower case."""
+    value = next((value for key, value in scope["headers"] if key == name), None)
+    return None if value is None else value.decode("latin-1")
+
+
+class Refused(Exception):
+    """The request is answered with this status, detail and headers."""
+
+    def __init__(self, status: int, detail: str, *headers: tuple[bytes, bytes]) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = headers
+
+
 class Disconnected(Exception):
     """The client has gone; nobody waits for a reply."""
-
-
-class TooLarge(Exception):
-    """The body is larger than accepted."""
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """The request's body.
 
     Raises:
-        TooLarge: as soon as it is known, whether the client announces the length or not.
+        Refused: it is too large, as soon as that is known, whether the client announces the length or not.
         Disconnected: before the body was complete.
     """
     announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
     if int(announced) > limit:
-        raise TooLarge
+        raise _too_large(limit)
     body = bytearray()
     while True:
         message = await receive()
@@ -118,9 +129,13 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
             raise Disconnected
         body += message.get("body", b"")
         if len(body) > limit:
-            raise TooLarge
+            raise _too_large(limit)
         if not message.get("more_body"):
             return bytes(body)
+
+
+def _too_large(limit: int) -> Refused:
+    return Refused(413, f"the body is larger than {limit} bytes (MAX_BODY_SIZE)")
 
 
 async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
@@ -147,11 +162,13 @@ async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
         watcher.cancel()
 
 
-async def send_reply(send: Send, reply: Reply) -> None:
+async def send_reply(send: Send, reply: Reply, *more: tuple[bytes, bytes]) -> None:
+    """more: headers."""
     headers = [
         (b"content-type", reply.content_type),
         (b"content-length", str(len(reply.body)).encode()),
         *reply.headers,
+        *more,
     ]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})

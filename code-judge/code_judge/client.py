@@ -11,10 +11,10 @@ from typing import Any
 
 import httpx
 
-from code_judge.wire import EXTRA_HEADER, Reason, RunResult, Submission
+from code_judge.wire import EXTRA_HEADER, OUTAGES, Reason, RunResult, Submission
 
 DEFAULT_URL = "http://127.0.0.1:8088"
-_OUTAGES = (Reason.QUEUE_TIMEOUT, Reason.INTERNAL_ERROR)
+_MOST_PAUSE_SECONDS = 2.0
 
 
 class JudgeOutage(Exception):
@@ -24,6 +24,12 @@ class JudgeOutage(Exception):
 def judge_url(url: str | None = None) -> str:
     """`url` where it is given, else CODE_JUDGE_URL, else DEFAULT_URL."""
     return url or os.environ.get("CODE_JUDGE_URL") or DEFAULT_URL
+
+
+def headers() -> dict[str, str]:
+    """Of our clients' requests: they ask for the extra keys, and bring the token in CODE_JUDGE_TOKEN."""
+    token = os.environ.get("CODE_JUDGE_TOKEN")
+    return {EXTRA_HEADER: "1"} | ({"Authorization": f"Bearer {token}"} if token else {})
 
 
 def check(url: str, timeout: float = 5) -> None:
@@ -80,17 +86,20 @@ class JudgeClient:
             call = submission.model_copy(update={"sub_id": uuid.uuid4().hex})
             try:
                 result = await asyncio.wait_for(self._batched(call, left), left)
+            except _Busy as error:
+                cause, pause = str(error), max(pause, error.seconds)
             except (httpx.HTTPError, TimeoutError, _BadReply) as error:
                 cause = f"{type(error).__name__}: {error}".removesuffix(": ")
             else:
                 if result.reason == Reason.INVALID_INPUT:
                     raise ValueError(f"code-judge refuses the submission: {result.stderr}")
-                if result.reason not in _OUTAGES:
+                if result.reason not in OUTAGES:
                     self._check_tests(submission, result)
                     return result.model_copy(update={"sub_id": submission.sub_id})
                 cause = f"{result.reason} {result.stderr}".strip()
-            await asyncio.sleep(min(pause * random.uniform(0.5, 1), max(0.0, end - loop.time())))
-            pause = min(2 * pause, 2)
+            # All that were refused together do not come back together.
+            await asyncio.sleep(min(pause * random.uniform(1, 1.5), max(0.0, end - loop.time())))
+            pause = min(2 * pause, _MOST_PAUSE_SECONDS)
         raise JudgeOutage(
             f"code-judge at {self.url} gave no verdict in {self.deadline:g} s, last cause: {cause}; see the judge's "
             "log, restart it, or raise the tool's deadline"
@@ -148,17 +157,29 @@ class JudgeClient:
     async def _request(self, submissions: list[Submission], seconds: float) -> dict[str, RunResult]:
         if self._http is None:
             limits = httpx.Limits(max_connections=256, max_keepalive_connections=32)
-            self._http = httpx.AsyncClient(base_url=self.url, limits=limits, headers={EXTRA_HEADER: "1"})
+            self._http = httpx.AsyncClient(base_url=self.url, limits=limits, headers=headers())
         body: dict[str, Any] = {"type": "batch", "submissions": [s.model_dump(mode="json") for s in submissions]}
         reply = await self._http.post("/run/long-batch", json=body, timeout=httpx.Timeout(seconds, connect=5))
         if reply.status_code in (400, 413, 422):
             raise ValueError(f"code-judge refuses the request ({reply.status_code}): {reply.text[:500]}")
+        if reply.status_code in (401, 403):
+            raise ValueError(f"code-judge refuses us ({reply.status_code}): {reply.text[:500]}; set CODE_JUDGE_TOKEN")
+        if reply.status_code in (429, 503) and (seconds := reply.headers.get("retry-after", "")).isdigit():
+            raise _Busy(reply.text[:500], float(seconds))
         reply.raise_for_status()
         try:
             results = [RunResult.model_validate(result) for result in reply.json()["results"]]
         except (ValueError, KeyError, TypeError) as error:
             raise _BadReply(f"not a result: {reply.text[:200]!r}") from error
         return {str(result.sub_id): result for result in results}
+
+
+class _Busy(Exception):
+    """The judge takes no more now. seconds: after which it may."""
+
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = seconds
 
 
 class _BadReply(Exception):

@@ -9,6 +9,7 @@ import logging
 import multiprocessing.connection
 import os
 import signal
+import sys
 import time
 from multiprocessing.process import BaseProcess
 
@@ -21,11 +22,13 @@ logger = logging.getLogger(__name__)
 
 CORES_PER_PROCESS = 4
 RESTART_SECONDS = 1.0
+REFUSED = 78
+"""Exit status of a worker that cannot start with these settings on this host. Another one could not either."""
 PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Raises ValueError for settings that do not fit."""
+    """Raises ValueError for settings that do not fit, or ask for more than the host gives."""
     settings = load_settings()
     if settings.redis_uri is None:
         raise ValueError("workers take their work from Redis: set REDIS_URI, or use `code-judge serve` without Redis")
@@ -39,7 +42,7 @@ def main() -> None:
         return process
 
     processes = {start(slots): slots for slots in shares}
-    stop = False
+    stop = refused = False
 
     def end(*_: object) -> None:
         nonlocal stop
@@ -53,6 +56,9 @@ def main() -> None:
         multiprocessing.connection.wait([process.sentinel for process in processes])
         for process in [process for process in processes if not process.is_alive()]:
             slots = processes.pop(process)
+            if process.exitcode == REFUSED:
+                refused = True
+                end()
             if not stop:
                 logger.error("a worker process ended with status %s; starting another", process.exitcode)
                 time.sleep(RESTART_SECONDS)
@@ -61,6 +67,8 @@ def main() -> None:
                 if stop:
                     # Told to end while it started: `end` did not see it.
                     another.terminate()
+    if refused:
+        raise ValueError("a worker refused to start; it has said why")
 
 
 def split(slots: int, processes: int) -> list[int]:
@@ -75,7 +83,11 @@ def work(settings: Settings, supervisor: int) -> None:
     if os.getppid() != supervisor:
         return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    run_loop(_work(settings))
+    try:
+        run_loop(_work(settings))
+    except ValueError as error:
+        logger.error("%s", error)
+        sys.exit(REFUSED)
 
 
 async def _work(settings: Settings) -> None:

@@ -15,12 +15,14 @@ class Settings(BaseSettings):
     """max_execution_time: seconds a submission may run, by the clock and on the CPU. max_memory: MB of address space.
     max_stdout_error_length: characters of stdout and of stderr returned. max_workers: submissions that run at a time.
     max_queue_work_life_time: seconds a single or batch submission may wait to be started;
-    long_batch_max_queue_wait_time: one of a long batch. run_workers: whether the process that serves HTTP runs programs
-    as well. redis_key_prefix: services with different ones share a Redis. max_deliveries: workers that may die of a
-    submission before it is given up. redis_patience: seconds without Redis after which its submissions are answered as
-    failed. cpp_compile_command: see public_settings.compile_command. cpp_compile_time, cpp_compile_memory: its
-    limits, s and MB. max_sessions: open at a time; branches count. session_ttl: seconds without a call after which a
-    session ends. code_judge_require_isolation: see sandbox.pool.check_isolation."""
+    long_batch_max_queue_wait_time: one of a long batch. max_queue: programs that may wait or run; a test is one.
+    body_timeout: seconds a request's body may take. code_judge_token: what clients must bring; empty, nothing.
+    run_workers: whether the process that serves HTTP runs programs as well. redis_key_prefix: services with different
+    ones share a Redis. max_deliveries: workers that may die of a submission before it is given up. redis_patience:
+    seconds without Redis after which its submissions are answered as failed. cpp_compile_command: see
+    public_settings.compile_command. cpp_compile_time, cpp_compile_memory: its limits, s and MB. max_sessions: open at a
+    time; branches count. session_ttl: seconds without a call after which a session ends. code_judge_require_isolation:
+    see sandbox.pool.check_isolation."""
 
     max_execution_time: float = Field(default=10, gt=0)
     max_memory: int = Field(default=256, ge=64)
@@ -29,6 +31,9 @@ class Settings(BaseSettings):
     max_queue_work_life_time: float = Field(default=10, gt=0)
     long_batch_max_queue_wait_time: float = Field(default=3600, gt=0)
     max_body_size: int = Field(default=64 << 20, ge=1)
+    max_queue: int = Field(default=100_000, ge=1)
+    body_timeout: float = Field(default=60, gt=0)
+    code_judge_token: str = ""
     max_output_size: int = Field(default=1 << 20, ge=1)
     redis_uri: str | None = None
     redis_key_prefix: str = Field(default="code-judge", pattern=r"^[^{}\s]+$")

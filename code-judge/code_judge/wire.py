@@ -1,5 +1,6 @@
 """What travels over HTTP. Keys, reasons and endpoints are the contract that existing clients depend on."""
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -17,6 +18,10 @@ class Reason(StrEnum):
     QUEUE_TIMEOUT = "queue_timeout"
     INTERNAL_ERROR = "internal_error"
     INVALID_INPUT = "invalid_input"
+
+
+OUTAGES = frozenset((Reason.QUEUE_TIMEOUT, Reason.INTERNAL_ERROR))
+"""The service's failures, never the program's."""
 
 
 class Options(BaseModel, frozen=True):
@@ -72,6 +77,11 @@ class Submission(BaseModel):
         if self.tests is not None and (self.input is not None or self.expected_output is not None):
             raise ValueError("give either tests, or input and expected_output")
         return self
+
+
+def programs(submissions: Iterable[Submission]) -> int:
+    """How many times a program has to run."""
+    return sum(len(submission.tests or (0,)) for submission in submissions)
 
 
 class Batch(BaseModel):

@@ -50,10 +50,14 @@ def environment(**settings: Any) -> dict[str, str]:
     return {**os.environ, **{name: str(value) for name, value in settings.items()}}
 
 
-def start(*arguments: str, **settings: Any) -> tuple[subprocess.Popen[str], str]:
+def start(*arguments: str, stderr: Any = None, **settings: Any) -> tuple[subprocess.Popen[str], str]:
     """`code-judge serve` and its URL, once it says that it serves."""
     process = subprocess.Popen(
-        command("serve", "--port", "0", *arguments), stdout=subprocess.PIPE, text=True, env=environment(**settings)
+        command("serve", "--port", "0", *arguments),
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        env=environment(**settings),
     )
     assert process.stdout is not None
     ready, _, _ = select.select([process.stdout], [], [], START_SECONDS)

@@ -31,7 +31,8 @@ def answer(submissions: list[dict[str, Any]]) -> Reply:
 class FakeJudge:
     """Answers the n-th request with the n-th behaviour, the last one for ever after. None = hang up."""
 
-    def __init__(self, *behaviours: Behaviour | None) -> None:
+    def __init__(self, *behaviours: Behaviour | None, headers: str = "") -> None:
+        self.headers = headers
         self.behaviours = itertools.chain(behaviours, itertools.repeat(behaviours[-1]))
         self.requests: list[list[dict[str, Any]]] = []
         self.url = ""
@@ -47,7 +48,9 @@ class FakeJudge:
                     return
                 status, body = behaviour(submissions)
                 content = body if isinstance(body, bytes) else json.dumps(body).encode()
-                writer.write(f"HTTP/1.1 {status} X\r\ncontent-length: {len(content)}\r\n\r\n".encode() + content)
+                writer.write(
+                    f"HTTP/1.1 {status} X\r\n{self.headers}content-length: {len(content)}\r\n\r\n".encode() + content
+                )
         except asyncio.IncompleteReadError:
             pass
         finally:
@@ -55,8 +58,10 @@ class FakeJudge:
 
 
 @asynccontextmanager
-async def fake(*behaviours: Behaviour | None, **options: Any) -> AsyncIterator[tuple[FakeJudge, JudgeClient]]:
-    it = FakeJudge(*behaviours)
+async def fake(
+    *behaviours: Behaviour | None, headers: str = "", **options: Any
+) -> AsyncIterator[tuple[FakeJudge, JudgeClient]]:
+    it = FakeJudge(*behaviours, headers=headers)
     server = await asyncio.start_server(it.connect, "127.0.0.1", 0)
     client = JudgeClient("http://127.0.0.1:%d" % server.sockets[0].getsockname()[1], **{"deadline": 20, **options})  # noqa: UP031
     async with server:

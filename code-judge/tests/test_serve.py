@@ -95,7 +95,7 @@ def test_the_port_file_holds_the_url(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "settings", "message"),
     [
-        ([], {"MAX_WORKERS": 0}, "MAX_WORKERS='0' is not accepted"),
+        ([], {"MAX_WORKERS": -1}, "MAX_WORKERS='-1' is not accepted"),
         ([], {"MAX_EXECUTION_TIME": "fast"}, "MAX_EXECUTION_TIME='fast' is not accepted"),
         (["--host", "no.such.host.invalid"], {}, "cannot listen on no.such.host.invalid"),
     ],

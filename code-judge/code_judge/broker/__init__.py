@@ -59,6 +59,9 @@ class Broker(Protocol):
     def count(self, samples: Mapping[str, float]) -> None:
         """Add to the totals."""
 
+    def waiting(self) -> int:
+        """Programs in the queue or running, as far as this process knows; a test is one."""
+
     async def status(self) -> Status:
         """Raises BrokerLost."""
 

@@ -5,7 +5,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 
 from code_judge.broker import Job, Status, WorkerStatus, no_verdict
-from code_judge.wire import Reason, RunResult, Submission
+from code_judge.wire import Reason, RunResult, Submission, programs
 
 
 class MemoryBroker:
@@ -17,6 +17,7 @@ class MemoryBroker:
         self._turn = 0
         self._arrived = asyncio.Event()
         self._status: Callable[[], WorkerStatus] | None = None
+        self._waiting = 0
         self._totals: defaultdict[str, float] = defaultdict(float)
 
     async def start(self) -> None:
@@ -32,12 +33,15 @@ class MemoryBroker:
         jobs = [Job(submission, loop.create_future()) for submission in submissions]
         line = self._lines[1 if long else 0]
         line.extend(jobs)
+        count = programs(submissions)
+        self._waiting += count
         self._arrived.set()
         timer = loop.call_later(life_time, self._expire, jobs, line)
         try:
             results: list[RunResult] = await asyncio.gather(*(job.ticket for job in jobs))
             return results
         finally:
+            self._waiting -= count
             timer.cancel()
             for job in jobs:
                 job.ticket.cancel()
@@ -45,6 +49,9 @@ class MemoryBroker:
     def count(self, samples: Mapping[str, float]) -> None:
         for name, value in samples.items():
             self._totals[name] += value
+
+    def waiting(self) -> int:
+        return self._waiting
 
     async def status(self) -> Status:
         queued = sum(not job.ticket.done() for line in self._lines for job in line)

@@ -18,9 +18,9 @@ from code_judge.broker.redis_keys import Keys
 from code_judge.broker.redis_link import BLOCK_SECONDS, LOST, TRIP_SECONDS, Link, run_script
 from code_judge.broker.redis_pending import Call, Pending, by_stream, chunks, stored_size
 from code_judge.broker.redis_scripts import ADD, MISSING, WITHDRAW
-from code_judge.broker.redis_status import add_samples, read_status
+from code_judge.broker.redis_status import add_samples, count_jobs, read_status
 from code_judge.tasks import Throttle, background, end
-from code_judge.wire import Reason, RunResult, Submission
+from code_judge.wire import Reason, RunResult, Submission, programs
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ class RedisBroker:
         self._ids = itertools.count()
         self._pending: dict[str, Pending] = {}
         self._unwritten: list[Pending] = []
+        # Of this process, not yet answered; and jobs of all processes.
+        self._waiting = self._in_redis = 0
         self._samples: defaultdict[str, float] = defaultdict(float)
         self._wake = asyncio.Event()
         self._last = "0"
@@ -66,11 +68,14 @@ class RedisBroker:
         jobs = [Pending(str(next(self._ids)), stream, s, now, call) for s in submissions]
         self._pending.update((job.id, job) for job in jobs)
         self._unwritten += jobs
+        count = programs(submissions)
+        self._waiting += count
         self._wake.set()
         timer = loop.call_later(life_time, lambda: self._aside(self._expire(jobs)))
         try:
             await call.done
         finally:
+            self._waiting -= count
             timer.cancel()
             for job in jobs:
                 self._pending.pop(job.id, None)
@@ -82,6 +87,10 @@ class RedisBroker:
     def count(self, samples: Mapping[str, float]) -> None:
         for name, value in samples.items():
             self._samples[name] += value
+
+    def waiting(self) -> int:
+        """Those of other processes as they were a second ago, each job as one."""
+        return max(self._waiting, self._in_redis)
 
     async def status(self) -> Status:
         return await read_status(self._link)
@@ -160,6 +169,7 @@ class RedisBroker:
                 f"Redis could not be reached for {self._patience:g} s",
             )
             try:
+                self._in_redis = await count_jobs(self._link)
                 await self._look_for_lost_jobs(now)
                 await self._write_samples()
                 if self._untrimmed:

@@ -21,6 +21,18 @@ async def read_status(link: Link) -> Status:
         raise BrokerLost(f"Redis cannot be reached: {error}") from error
 
 
+async def count_jobs(link: Link) -> int:
+    """In the queue or running. Raises one of LOST."""
+
+    async def count(client: Any) -> int:
+        pipeline = client.pipeline(transaction=False)
+        for stream in link.keys.streams:
+            pipeline.xlen(stream)
+        return sum(await pipeline.execute())
+
+    return await link.call(count)
+
+
 async def add_samples(link: Link, samples: Mapping[str, float]) -> None:
     """Raises one of LOST."""
 

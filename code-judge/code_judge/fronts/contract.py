@@ -6,16 +6,19 @@ and `line` as well ask for them with `?extra=1`, or with the header `X-Code-Judg
 
 import functools
 import json
+import logging
 import time
 import uuid
 from typing import Any
 
 from code_judge.asgi import Handler, Reply, Request, Routes
 from code_judge.broker import Broker
+from code_judge.gate import REQUEST_ID, check_queue
 from code_judge.metrics import samples
 from code_judge.settings import Settings
-from code_judge.wire import EXTRA_KEYS, Batch, CaseResult, JudgeResult, RunResult, Submission
+from code_judge.wire import EXTRA_KEYS, OUTAGES, Batch, CaseResult, JudgeResult, RunResult, Submission, programs
 
+logger = logging.getLogger(__name__)
 JUDGE_KEYS = frozenset(JudgeResult.model_fields)
 RUN_KEYS = frozenset(RunResult.model_fields) - EXTRA_KEYS - {"tests"}
 _TEST_KEYS = frozenset(CaseResult.model_fields)
@@ -51,14 +54,22 @@ class Contract:
         return endpoint
 
     async def run(self, submissions: list[Submission], *, wait: bool) -> list[RunResult]:
-        """Their results, in their order. wait: for as long as a long batch may."""
+        """Their results, in their order. wait: for as long as a long batch may. Raises Refused: the queue is full."""
         settings = self._settings
+        check_queue(self._broker.waiting(), programs(submissions), settings.max_queue)
         for submission in submissions:
             submission.sub_id = submission.sub_id or str(uuid.uuid4())
         life_time = settings.long_batch_max_queue_wait_time if wait else settings.max_queue_work_life_time
         start = time.monotonic()
         results = await self._broker.submit(submissions, life_time=life_time, long=wait)
         self._broker.count(samples(results, time.monotonic() - start))
+        lost = [result for result in results if result.reason in OUTAGES]
+        if lost:
+            of, first = len(results), lost[0]
+            logger.warning(
+                "request %s: %d of %d without a verdict; %s: %s %s",
+                *(REQUEST_ID.get(), len(lost), of, first.sub_id, first.reason, first.stderr.strip()),
+            )
         return results
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from code_judge.client import JudgeOutage, judge_url
+from code_judge.client import JudgeOutage, headers, judge_url
 from code_judge.sessions.wire import CellResult, Commit
 
 _PAUSE_SECONDS, _MOST_PAUSE_SECONDS = 0.1, 2.0
@@ -54,7 +54,7 @@ class SessionClient:
         if self._loop is not loop or self._http is None:
             self._loop, self._http = (
                 loop,
-                httpx.AsyncClient(base_url=self.url, limits=httpx.Limits(max_connections=256)),
+                httpx.AsyncClient(base_url=self.url, limits=httpx.Limits(max_connections=256), headers=headers()),
             )
         end, pause, cause = loop.time() + self.deadline, _PAUSE_SECONDS, "no time"
         while (left := end - loop.time()) > 0:

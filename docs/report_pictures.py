@@ -20,6 +20,8 @@ from verl_cleaner.report.write import write_report
 SIZE = (1400, 900)
 COLORS = 128
 """Of a picture: enough for a page, and a third of the bytes."""
+_TO_CURVES = """window.scrollTo(0, [...document.querySelectorAll("h2")].find((one) => one.textContent === "Learning")
+    .getBoundingClientRect().top + window.scrollY - document.querySelector(".stays").offsetHeight - 10)"""
 _REPAIRED = "inspector.index.run.findLastIndex((run, i) => run === data.runs.length - 1 && inspector.index.repaired[i])"
 
 
@@ -36,6 +38,8 @@ def main() -> None:
         try:
             for theme, suffix in (("light", ""), ("dark", "_dark")):
                 _open(browser, page, theme, "#curves")
+                _save(browser, options.out / f"report_summary{suffix}.png")
+                browser.execute_script(_TO_CURVES)
                 _save(browser, options.out / f"report_curves{suffix}.png")
                 _open(browser, page, theme, "#trajectories")
                 browser.execute_script(f"inspector.select({_REPAIRED})")

@@ -137,6 +137,6 @@ def test_the_documented_limits():
 
 def test_the_pictures_are_there():
     pictures = re.findall(r'(?:src|srcset)="([^"]+)"|!\[[^]]*\]\(([^)]+)\)', DOCS.read_text())
-    assert len(pictures) == 6
+    assert len(pictures) == 8
     for one, other in pictures:
         assert (DOCS.parent / (one or other)).stat().st_size < 150_000

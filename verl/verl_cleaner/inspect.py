@@ -1,7 +1,8 @@
 """Trajectories in the terminal: `python -m verl_cleaner.inspect RUN [--step N] [--repaired] [--text TEXT] …`.
 
-Lists what the filters select; with --show, or where only one is left, the whole conversation with what was overwritten.
-Trajectories are hostile text: control characters are shown, never sent to the terminal.
+Lists the trajectories that the filters select. With --show, or if only one is left, shows the whole conversation with
+what was overwritten. --html writes them to a small page. Trajectories are hostile text: control characters are shown by
+name and never sent to the terminal.
 """
 
 import argparse
@@ -32,7 +33,7 @@ _MARKS = {"-": ("−", "red"), "+": ("+", "green"), " ": (" ", "")}
 
 
 def visible(text: str) -> str:
-    """Control, direction and surrogate characters as what they are called."""
+    """The text with names in place of control, direction and surrogate characters."""
     return _CONTROL.sub(
         lambda match: chr(0x2400 + ord(match[0])) if ord(match[0]) < 32 else f"<U+{ord(match[0]):04X}>", text
     )
@@ -168,11 +169,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _at(folder: RunFolder, step: int | None) -> RunFolder:
-    """Without the dumps of other steps, which need not be read."""
+    """The folder without the dumps of other steps, which are then not read."""
     if step is None:
         return folder
     dumps = [
-        # Rows of chat messages may say their step themselves.
+        # Rows of chat messages may have a step of their own.
         dump if dump.chat else replace(dump, steps={s: file for s, file in dump.steps.items() if s == step})
         for dump in folder.dumps
     ]

@@ -1,7 +1,7 @@
 """Show recorded rollbacks: `python -m verl_cleaner.replay FILE [--row N] [--kind KIND] [--result RESULT]`.
 
-For each retry: what failed, the error, and what the call became, as a coloured diff. SAAR's decision is taken again
-from the record and compared with what was done; the command fails if they differ.
+Shows for each retry the error, and the failed and the new call as a coloured diff. SAAR decides again from the record;
+the command fails if the decision differs from the recorded one.
 """
 
 import argparse
@@ -20,7 +20,7 @@ _END = "\033[0m"
 
 
 def decision_problem(row: dict[str, Any]) -> str | None:
-    """What SAAR would decide otherwise today, None where it agrees with the record or has nothing to compare."""
+    """How SAAR's decision differs from the record; None if it agrees, or if there is nothing to compare."""
     if row["similarity"] is None:
         return None
     if row["similarity_on"] == "arguments":
@@ -28,14 +28,15 @@ def decision_problem(row: dict[str, Any]) -> str | None:
         if abs(ratio - row["similarity"]) > 1e-3:
             return f"similarity is {ratio:.4f}, recorded {row['similarity']:.4f}"
     keeps_reasoning = row["similarity"] >= row["threshold"] and row["threshold"] < 1
-    # The reverse may be: a turn that cannot be split, or a mix that does not fit, is replaced as a whole.
+    # The reverse is possible: a turn that cannot be split, or old reasoning + new call that does not parse, is replaced
+    # as a whole.
     if row["strategy"] == "tool_call_only" and not keeps_reasoning:
         return f"strategy tool_call_only at similarity {row['similarity']} below threshold {row['threshold']}"
     return None
 
 
 def show(row: dict[str, Any]) -> Iterator[str]:
-    """Lines; the first character says what each is: # heading, - failed, + new, ! error, blank unchanged."""
+    """Lines of text. The first character is the kind: # heading, - failed, + new, ! error, blank unchanged."""
     yield (
         f"# step {row['step']} · {row['uid']} rollout {row['rollout']} · turn {row['turn']} retry {row['retry']} · "
         f"{', '.join(row['kinds'])} -> {row['result']}"

@@ -1,1 +1,1 @@
-"""What is different in VeRL's engines: the CPU backend, attention, log-probs, precision."""
+"""Changes to VeRL's engines: a CPU backend, attention, log-probs, and a log line about precision."""

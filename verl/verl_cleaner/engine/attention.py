@@ -1,9 +1,10 @@
 """Attention over packed sequences without flash-attn: `attn_implementation: varlen`.
 
-VeRL trains on packed rows (`use_remove_padding`): several sequences behind one another, told apart by their position
-ids. flash-attn never leaves a sequence; PyTorch's `sdpa` masks a square as wide as the pack, which costs the square of
-its length. PyTorch has the same kernel as flash-attn under `torch.nn.attention.varlen`, on GPUs and in half precision;
-transformers takes it under a name of its own. It asks for no mask, so the model builds none.
+VeRL trains on packed rows (`use_remove_padding`): one row holds several sequences, one after the other, and position
+ids tell them apart. flash-attn computes attention inside each sequence only. PyTorch's `sdpa` computes it over the
+whole row and masks the rest; its cost grows with the square of the row's length. PyTorch has flash-attn's kernel as
+`torch.nn.attention.varlen`, for GPUs and half precision. This module registers it with transformers. It needs no mask,
+so the model builds none.
 """
 
 from typing import Any
@@ -34,14 +35,14 @@ def varlen_attention(
         query: (1, heads, tokens, head_dim), float16 or bfloat16.
         key, value: (1, key-value heads, tokens, head_dim).
         position_ids: (1, tokens); a sequence begins at each 0.
-        sliding_window: tokens a token sees, itself included; None = all before it.
+        sliding_window: how many tokens a token attends to, itself included; None = all before it.
 
     Returns:
         (1, tokens, heads, head_dim), and no attention weights.
 
     Raises:
-        ValueError: for what is no packed row in half precision, or asks for dropout, capped scores (`softcap`, Gemma 2)
-            or attention sinks (`s_aux`, gpt-oss), which the kernel does not compute.
+        ValueError: the input is no packed row in half precision, or the model needs dropout, capped scores (`softcap`,
+            Gemma 2) or attention sinks (`s_aux`, gpt-oss), which the kernel does not compute.
     """
     from torch.nn.attention.varlen import varlen_attn
 
@@ -83,8 +84,11 @@ def varlen_attention(
 
 
 def _bounds(position_ids: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """Where the sequences begin and the last one ends, and the longest length. All layers get the same tensor: the
-    device is waited for once."""
+    """(start of each sequence and end of the last one, length of the longest).
+
+    All layers get the same tensor of position ids. The result is kept on it, so that the host waits for the GPU only
+    once.
+    """
     found: tuple[torch.Tensor, int] | None = getattr(position_ids, "_cleaner_bounds", None)
     if found is None:
         starts = (position_ids[0] == 0).nonzero().flatten()
@@ -97,5 +101,5 @@ def _bounds(position_ids: torch.Tensor) -> tuple[torch.Tensor, int]:
 
 
 def register(modeling_utils: Any) -> None:
-    """With transformers, once its models can be built."""
+    """Register the kernel with transformers. modeling_utils: `transformers.modeling_utils`."""
     modeling_utils.AttentionInterface.register(NAME, varlen_attention)

@@ -1,8 +1,8 @@
-"""Importing this module changes the engine of the process it is imported in; VeRL does so for `model.external_lib`.
+"""Importing this module changes VeRL's engine in this process. VeRL's workers import it as `model.external_lib`.
 
-attention    "varlen": packed sequences without flash-attn, for those who ask for it by name
-log-probs    VeRL's per-row Python loop, used where flash-attn is missing, becomes a chunked tensor operation
-precision    the FSDP engine says in which dtype it computes
+attention    adds `attn_implementation: varlen`: packed sequences without flash-attn
+log-probs    without flash-attn, VeRL loops over rows in Python; a tensor operation on chunks of rows replaces the loop
+precision    the FSDP engine logs in which dtype it computes
 """
 
 import verl.utils.torch_functional as torch_functional

@@ -1,9 +1,9 @@
 """Log-probabilities of given tokens from logits, without a Python loop over rows and without copies of the logits.
 
-VeRL 0.9.1 falls back to one call per row where flash-attn is missing; after remove-padding a row is one token, and the
-autograd graph grows by one full-size gradient per token. Here rows go in chunks through float32, as in flash-attn's
-kernel. Only one number a row is kept for the backward pass, which writes the softmax straight into the gradient: beside
-logits and gradient, memory is one chunk, whatever the vocabulary.
+Without flash-attn, VeRL 0.9.1 makes one call for each row. With `use_remove_padding` a row is one token, so the
+autograd graph holds one gradient of full size for each token. Here chunks of rows are computed in float32, as in
+flash-attn's kernel. The forward pass keeps one number a row. The backward pass writes the softmax directly into the
+gradient. So the memory beside logits and gradient is one chunk (256 MiB), for any size of vocabulary.
 """
 
 from typing import Any
@@ -22,8 +22,8 @@ def logprobs_from_logits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Te
         labels: (...,), int64.
 
     Returns:
-        (...,) in float32, or float64 for float64 logits. Half precision would round a log-prob of -8 by up to 0.03 in
-        bfloat16, more than two policies of successive updates differ by.
+        (...,) in float32, or float64 for float64 logits. bfloat16 would round a log-prob of -8 by up to 0.03, which is
+        more than one update changes it.
     """
     rows = _TokenLogProbs.apply(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1))
     return rows.view(labels.shape)

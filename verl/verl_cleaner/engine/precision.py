@@ -1,4 +1,4 @@
-"""Say once in what precision the FSDP engine really computes; several configuration keys look as if they decided it."""
+"""Log once in which precision the FSDP engine computes: several configuration keys look as if they decided it."""
 
 import logging
 from functools import wraps
@@ -15,7 +15,7 @@ def log_autocast(module: Any) -> None:
     def build(engine: Any, *args: Any, **kwargs: Any) -> Any:
         result = stock(engine, *args, **kwargs)
         if engine.rank == 0:
-            # VeRL's workers show nothing below a warning.
+            # A warning, as VeRL's workers show no lower level.
             logger.warning(
                 "FSDP engine: autocast %s, loss scaling %s", engine._autocast_dtype, engine.scaler is not None
             )

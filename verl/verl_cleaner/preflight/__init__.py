@@ -1,11 +1,12 @@
-"""Checks before a run: what VeRL would swallow, or find out minutes later in one of its workers.
+"""Checks before a run. They find what VeRL ignores silently, or reports minutes later in one of its workers.
 
-prepare             our own main's defaults, and documented keys translated into those VeRL reads
-check               on the driver, where ours is the main: the configuration, and this host where the run stays on it
-check_in_trainer    in the process of the trainer, on whichever node it runs, and on the cluster's other nodes
+prepare             sets the defaults of `verl_cleaner.main_ppo`, and translates documented keys into those VeRL reads
+check               runs on the driver under `verl_cleaner.main_ppo`: checks the configuration, and this host if the run
+                    stays on it
+check_in_trainer    runs in the trainer's process, on any node, and starts the checks on the cluster's other nodes
 
-An error certainly fails the run or silently trains something else; everything else is a warning (`finding`). All checks
-have names and can be switched off (`checks`).
+A finding is an error if the run certainly fails or silently trains something else; otherwise it is a warning
+(`finding`). Every check has a name, with which it can be switched off (`checks`).
 """
 
 import logging
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class PreflightError(Exception):
-    """`problems`: one text each, naming the key, what was got, what is expected and the fix."""
+    """problems: one text each, with the key, the value, what is expected, and the fix."""
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
@@ -36,12 +37,12 @@ class PreflightError(Exception):
         )
 
     def __reduce__(self) -> tuple[type, tuple[list[str]]]:
-        """Ray hands it from the trainer's process to the driver's."""
+        """Ray pickles the error, to raise it in the driver's process."""
         return type(self), (self.problems,)
 
 
 def check(config: DictConfig) -> None:
-    """Logs warnings. Raises PreflightError with all errors that can be found without starting anything."""
+    """Log the warnings. Raises PreflightError with all errors that can be found without starting anything."""
     from verl_cleaner.preflight.checks import CONFIGURATION, TRAINER_NODE, findings
     from verl_cleaner.preflight.loaded import trainer_mode
 
@@ -50,7 +51,8 @@ def check(config: DictConfig) -> None:
 
 
 def check_in_trainer(config: DictConfig) -> None:
-    """The same where VeRL's own main was started, and what only the cluster's nodes know. Raises PreflightError."""
+    """The same checks, as the run may have been started by VeRL's main, and the checks of the cluster's nodes. Raises
+    PreflightError."""
     from verl_cleaner.preflight.checks import CONFIGURATION, TRAINER_NODE, findings
     from verl_cleaner.preflight.nodes import findings_elsewhere
 

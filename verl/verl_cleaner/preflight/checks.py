@@ -1,8 +1,8 @@
-"""All checks by name, and where each can be made.
+"""All checks by name, and where each of them runs.
 
-CONFIGURATION   needs nothing but the configuration: on the driver, where ours is the main, and again in the trainer
-TRAINER_NODE    reads files and packages where the trainer runs
-EVERY_NODE      the part of both that each node of a cluster can answer differently
+CONFIGURATION   reads only the configuration; runs on the driver under `verl_cleaner.main_ppo`, and in the trainer
+TRAINER_NODE    reads files and packages, so it runs where the trainer runs
+EVERY_NODE      those of both that can have another result on each node of a cluster
 
 A name in `trainer.skip_checks` switches its check off: `++trainer.skip_checks=[judge,data_columns]`.
 """
@@ -66,7 +66,7 @@ def findings(config: DictConfig, checks: Mapping[str, Check]) -> list[Finding]:
     skipped = list(_skipped(config))
     found = [replace(finding, check="skip_checks") for finding in _unknown(skipped)]
     for name, check in checks.items():
-        # Its text would repeat what another check says better.
+        # Another check says the same in better words.
         if name in skipped or (name == "verl" and any(finding.level is Level.ERROR for finding in found)):
             continue
         try:

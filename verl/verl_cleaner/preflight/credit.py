@@ -1,4 +1,4 @@
-"""Failed calls as leaves, and the penalty on failed calls: what they need from the rest of the configuration."""
+"""Checks of leaves (`rollback_failed_calls=leaf`) and of the penalty on failed calls against other keys."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,7 @@ _UNSUITABLE = {
     "optimal_token_baseline": "it reads per-token sums that are computed for trajectories only",
     "tir_optimal_token_baseline": "it reads per-token sums that are computed for trajectories only",
 }
-"""Estimators that a leaf has no place in, and why."""
+"""Advantage estimators that cannot take leaves, and why."""
 _UNKNOWN_TO_LEAVES = {
     "distillation.enabled": "its loss reads the teacher's log-probs, which a leaf has none of",
     "actor_rollout_ref.rollout.enable_rollout_routing_replay": "a leaf's routing is not recorded",

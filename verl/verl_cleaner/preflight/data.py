@@ -1,9 +1,7 @@
-"""The data a run reads.
+"""Checks of the data files of a run.
 
-VeRL's own dataset class reads .parquet, .json and .jsonl files. A class of the user's reads what it likes; nothing is
-said about that.
-
-Files with a scheme (hdfs://, s3://) are VeRL's to fetch.
+VeRL's dataset class reads .parquet, .json and .jsonl files; those are checked. The files of a dataset class of the user
+are not checked, and neither are files with a scheme (hdfs://, s3://), which VeRL fetches.
 """
 
 from collections.abc import Iterator
@@ -49,7 +47,7 @@ def _readable(key: str, file: str) -> Iterator[Finding]:
 
 
 def columns(config: DictConfig) -> Iterator[Finding]:
-    """Of our dataset class: columns of a known schema. Of VeRL's: the prompt, and what the reward reads."""
+    """For our dataset class: the columns of a known schema. For VeRL's: the prompt, and what the reward reads."""
     if config.data.custom_cls.path == _OUR_CLASS:
         yield from _schemas(config)
     elif not _custom(config):
@@ -65,7 +63,8 @@ def columns(config: DictConfig) -> Iterator[Finding]:
 
 
 def rows(config: DictConfig) -> Iterator[Finding]:
-    """Of the training files, where each can be counted and no class of the user's may make more of them."""
+    """Checks that the training files have at least a batch of rows. Not checked where a file cannot be counted, or a
+    dataset class of the user may add rows."""
     given = list(_given(config, "train_files"))
     counts = [_count(config, file) for file in given]
     batch = config.data.train_batch_size
@@ -77,7 +76,7 @@ def rows(config: DictConfig) -> Iterator[Finding]:
 
 
 def agent_loops(config: DictConfig) -> set[str] | None:
-    """Names of the agent loops that rows ask for: their column agent_name, else the default. None: cannot be told."""
+    """Agent loops that the rows name in the column agent_name, else the default. None where it is not known."""
     default = str(config.actor_rollout_ref.rollout.agent.default_agent_loop)
     if _custom(config) and config.data.custom_cls.path != _OUR_CLASS:
         return None
@@ -97,7 +96,7 @@ def _custom(config: DictConfig) -> bool:
 
 
 def _given(config: DictConfig, key: str) -> Iterator[str]:
-    """Files on this host's disks."""
+    """The paths that are on this host's disks."""
     found = config.data[key]
     for file in found if isinstance(found, (list, ListConfig)) else [found]:
         if file is not None and "://" not in str(file):
@@ -114,7 +113,7 @@ def _schemas_of(config: DictConfig) -> Iterator[tuple[str, Path, Any]]:
             if path.suffix == ".parquet" and path.is_file():
                 try:
                     schema = pq.read_schema(path)
-                except Exception:  # said by `files`
+                except Exception:  # `files` reports it
                     continue
                 yield f"data.{key}", path, schema
 
@@ -145,12 +144,12 @@ def _count(config: DictConfig, file: str) -> int | None:
         import pyarrow.parquet as pq
 
         return int(pq.read_metadata(path).num_rows)
-    except Exception:  # said by `files` or `columns`
+    except Exception:  # `files` or `columns` reports it
         return None
 
 
 def _has_column(schema: Any, column: str) -> bool:
-    """`a.b` is the field b of the struct column a."""
+    """Whether the schema has the column; `a.b` is the field b of the struct column a."""
     import pyarrow as pa
 
     name, _, rest = column.partition(".")

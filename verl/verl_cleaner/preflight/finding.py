@@ -1,4 +1,4 @@
-"""What a check found."""
+"""What a check has found."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -6,14 +6,14 @@ from enum import StrEnum
 
 class Level(StrEnum):
     ERROR = "error"
-    """The run certainly fails, or silently trains something else than asked for."""
+    """The run certainly fails, or silently trains something else than the configuration asks for."""
     WARNING = "warning"
-    """It may be meant so; the text says what will happen."""
+    """The user may want this; the text says what will happen."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """text: the key, what was got, what is expected, the fix. check: its name, by which it can be switched off."""
+    """text: the key, the value, what is expected, the fix. check: the name of the check, to switch it off."""
 
     level: Level
     text: str

@@ -1,4 +1,4 @@
-"""What is installed on the host that this runs on."""
+"""Checks of this host: what is installed on it."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -12,7 +12,7 @@ _LOGGER_PACKAGES = {"wandb": "wandb", "tensorboard": "tensorboard", "mlflow": "m
 
 
 def gpu(config: DictConfig) -> Iterator[Finding]:
-    """Where the run starts its own Ray, its workers are here."""
+    """Only where the run starts its own Ray: then its workers run on this host."""
     import torch
 
     if config.trainer.device == "cuda" and own_cluster(config) and not torch.cuda.is_available() and not _in_ray():
@@ -23,7 +23,7 @@ def gpu(config: DictConfig) -> Iterator[Finding]:
 
 
 def _in_ray() -> bool:
-    """In a Ray process without GPUs of its own, as the trainer's is, none are visible."""
+    """In a Ray process that has no GPUs of its own, as the trainer's, no GPU is visible."""
     import ray
 
     return ray.is_initialized()

@@ -1,8 +1,9 @@
-"""Keys that VeRL would accept and ignore: old places, things V1 no longer reads, and typos behind a `+`.
+"""Checks for keys that VeRL accepts and ignores: old places, keys that V1 does not read any more, typos after a `+`.
 
-Hydra itself refuses an unknown key without the `+`, and VeRL's dataclasses refuse one in their section, but only in the
-worker that builds them. The `algorithm` section is never built: an advantage estimator may read keys of its own there,
-so a key is refused only where it is close to one of VeRL's and the estimator is VeRL's too.
+Hydra refuses an unknown key without the `+`. VeRL's dataclasses refuse unknown keys of their section, but only in the
+worker that builds them. VeRL never builds a dataclass of the `algorithm` section, and an advantage estimator may read
+keys of its own there. So a key of `algorithm` is refused only if it is close to one of VeRL's keys and the estimator is
+one of VeRL's.
 """
 
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ _MOVED = {
     "reward_model.reward_loop_class_name": "reward.reward_manager.name",
     "reward_model.model.path": "reward.reward_model.model_path",
 }
-"""Where the sections of older versions went; what is not listed went to the same path under `reward`."""
+"""Where sections of older versions are now. Those that are not listed are at the same path under `reward`."""
 
 _LEGACY_SECTIONS = ("custom_reward_function", "reward_model", "sandbox_fusion")
 
@@ -35,16 +36,16 @@ _UNREAD = {
     "actor_rollout_ref.rollout.do_sample": (True, "actor_rollout_ref.rollout.temperature=0 for greedy sampling"),
     "actor_rollout_ref.rollout.repetition_penalty": (1.0, "nothing: V1 always samples with 1.0"),
 }
-"""key: (the only value that works, what to write instead)."""
+"""key -> (the only value that works, what to write instead)."""
 
 _UNTYPED = {"algorithm.rollout_correction": "verl.trainer.config.RolloutCorrectionConfig"}
-"""Sections that name no dataclass though VeRL has one for them."""
+"""Sections without `_target_` for which VeRL has a dataclass."""
 
 _ALSO_READ = {"reward": {"reward_kwargs"}, "algorithm": {*DPO_KEYS, *CREDIT_KEYS}}
-"""Keys that are read though neither VeRL's YAML nor its dataclass has them: the reward manager's own, and ours."""
+"""Keys that are read although neither VeRL's YAML nor its dataclass has them: those of the reward manager, and ours."""
 
 _NEVER_BUILT = {"algorithm"}
-"""Sections whose dataclass V1 does not build, so that it refuses nothing."""
+"""Sections whose dataclass V1 does not build: so nothing refuses their unknown keys."""
 
 _DID_YOU_MEAN = "did you mean "
 
@@ -59,7 +60,7 @@ def unread(config: DictConfig) -> Iterator[Finding]:
 
 
 def manager(config: DictConfig) -> Iterator[Finding]:
-    """After `verl_cleaner.enable`, which names ours where none is named."""
+    """Runs after `verl_cleaner.enable`, which sets our agent loop manager where none is set."""
     from hydra.utils import get_class
 
     from verl_cleaner.rollout.agent_loop_worker import AgentLoopManager
@@ -113,7 +114,7 @@ def _leaves(node: DictConfig, path: str) -> Iterator[tuple[str, object]]:
 
 
 def _unknown(node: DictConfig, stock: DictConfig, path: str, own_estimator: bool) -> Iterator[Finding]:
-    """Keys that neither the dataclass of their section nor VeRL's YAML has, in all sections that name a dataclass."""
+    """In all sections that name a dataclass: keys that neither the dataclass nor VeRL's YAML has."""
     target = _UNTYPED.get(path) or OmegaConf.select(node, "_target_")
     if target is not None:
         try:

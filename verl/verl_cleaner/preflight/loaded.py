@@ -1,4 +1,4 @@
-"""VeRL logs a plug-in that fails to load at DEBUG level and goes on without it; here it is an error."""
+"""Checks that the plug-in is loaded. VeRL logs a plug-in that fails to load at level DEBUG, and goes on without it."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ GROUP, NAME, MODULE = "verl.plugins", "cleaner", "verl_cleaner.plugin"
 
 
 def plugin(_: DictConfig) -> Iterator[Finding]:
-    """Of this process, whose environment the workers inherit."""
+    """In this process; the workers inherit its environment."""
     policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto").strip().lower()
     if policy != "auto" and NAME not in policy.split(","):
         yield error(
@@ -48,7 +48,7 @@ def _not_registered(module: object) -> Iterator[str]:
 
 
 def trainer_mode(config: DictConfig) -> Iterator[Finding]:
-    """Where ours is the main. Under VeRL's, another mode is a run without CLEANER."""
+    """Runs under `verl_cleaner.main_ppo` only. Under VeRL's main, another trainer mode is a run without CLEANER."""
     from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 
     from verl_cleaner.training.trainer import CleanerTrainerMixin

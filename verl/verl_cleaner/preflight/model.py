@@ -1,4 +1,4 @@
-"""The model's folder, its configuration and its tokenizer, where the trainer loads them."""
+"""Checks of the model's folder, configuration and tokenizer, on the host where the trainer loads them."""
 
 import re
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _TOOL_TOKENS = {
     "qwen3_coder": ("<tool_call>", "</tool_call>"),
     "glm": ("<tool_call>", "</tool_call>"),
 }
-"""What a model trained on tool calls mostly has as single tokens, per `multi_turn.format`."""
+"""Per `multi_turn.format`: texts that are single tokens in most models trained on tool calls."""
 
 
 def model(config: DictConfig) -> Iterator[Finding]:
@@ -45,7 +45,7 @@ def model(config: DictConfig) -> Iterator[Finding]:
 
 
 def tool_format(config: DictConfig) -> Iterator[Finding]:
-    """For loops with tools: `multi_turn.format` is one that VeRL parses, and the tokenizer fits it."""
+    """For agent loops with tools: VeRL parses `multi_turn.format`, and the tokenizer fits it."""
     from verl.experimental.agent_loop.tool_parser import ToolParser
 
     loops = agent_loops(config)
@@ -64,7 +64,7 @@ def tool_format(config: DictConfig) -> Iterator[Finding]:
         return
     try:
         read = _read(config)
-    except Exception:  # said by `model`
+    except Exception:  # `model` reports it
         return
     if read.processor is None and read.tokenizer.chat_template is None and read.custom_chat_template is None:
         yield error(f"the tokenizer in {path} has no chat template; name a chat model in {_KEY}")
@@ -80,7 +80,7 @@ def tool_format(config: DictConfig) -> Iterator[Finding]:
 
 
 def _folder_problem(path: str) -> str | None:
-    """None also for names on the hub and addresses with a scheme, which VeRL fetches."""
+    """None for a name on the hub and for an address with a scheme: VeRL fetches both."""
     folder = Path(path).expanduser()
     if "://" in path or (not folder.is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+", path)):
         return None

@@ -1,4 +1,4 @@
-"""Words shared by the checks."""
+"""Names and small functions that several checks use."""
 
 import os
 from collections.abc import Iterable
@@ -12,13 +12,13 @@ MULTI_TURN = "actor_rollout_ref.rollout.multi_turn"
 FSDP_SECTIONS = ("actor_rollout_ref.actor", "actor_rollout_ref.ref")
 
 STOCK_DTYPE = "bfloat16"
-"""VeRL's default of `fsdp_config.dtype`, which therefore does not tell whether anybody asked for it."""
+"""VeRL's default of `fsdp_config.dtype`. A configuration with this value does not tell whether the user set it."""
 
 _DTYPES = {"fp16": ("fp16", "float16", "16"), "bf16": ("bf16", "bfloat16"), "fp32": ("fp32", "float32", "32")}
 
 
 def dtype_name(value: object) -> str | None:
-    """VeRL's short name of a floating dtype, None for anything else."""
+    """VeRL's short name of a floating-point dtype; None for anything else."""
     return next((name for name, spellings in _DTYPES.items() if str(value) in spellings), None)
 
 
@@ -27,7 +27,7 @@ def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | No
 
 
 def own_cluster(config: DictConfig) -> bool:
-    """The run starts a Ray of its own on this host, instead of joining one."""
+    """Whether the run starts a Ray of its own on this host, instead of joining a cluster."""
     return config.ray_kwargs.ray_init.get("address") is None and "RAY_ADDRESS" not in os.environ
 
 

@@ -1,6 +1,6 @@
-"""The checks that every node of a cluster answers for itself: plug-in, tools, judge, rollout engine.
+"""The checks of each node of a cluster: plug-in, tools, judge, rollout engine.
 
-Agent loops and engines run on all nodes, the trainer on one of them. A node's checks run there as a Ray task.
+Agent loops and engines run on all nodes, the trainer on one of them. The checks of a node run on it as a Ray task.
 """
 
 from dataclasses import replace
@@ -11,11 +11,11 @@ from omegaconf import DictConfig
 from verl_cleaner.preflight.finding import Finding, error, warning
 
 _SECONDS = 120
-"""For a node; most of it is `import verl`."""
+"""Seconds that one node may take; most of it is `import verl`."""
 
 
 def findings_elsewhere(config: DictConfig) -> list[Finding]:
-    """Of all nodes but this one, each naming its node. Empty without a cluster."""
+    """Findings of all other nodes; each names its node. None without a cluster."""
     import ray
 
     if not ray.is_initialized():

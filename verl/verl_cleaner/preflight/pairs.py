@@ -1,4 +1,4 @@
-"""DPO on tool calls: ranges, and what it needs from the rest of the configuration."""
+"""Checks of DPO on tool calls: ranges of its keys, and other keys that it needs."""
 
 from collections.abc import Iterator
 
@@ -44,7 +44,7 @@ def pairs(config: DictConfig) -> Iterator[Finding]:
 
 
 def _no_reference(config: DictConfig) -> Iterator[Finding]:
-    """A LoRA actor is its own reference, with the adapter off."""
+    """The reference policy of a LoRA actor is the actor without its adapter."""
     from verl.trainer.ppo.utils import need_reference_policy
 
     model = config.actor_rollout_ref.model

@@ -1,4 +1,4 @@
-"""The reward function, without running the user's code: it belongs to the reward workers."""
+"""Checks of the reward function. They read the user's code and do not run it: only reward workers may."""
 
 import ast
 from collections.abc import Iterator
@@ -34,8 +34,8 @@ def function(config: DictConfig) -> Iterator[Finding]:
 
 
 def needed_columns(config: DictConfig) -> tuple[str, ...]:
-    """Columns of VeRL's data set that the reward reads: VeRL's reward managers want two, a reward model none, and our
-    own reward functions say theirs."""
+    """Columns of the data that the reward reads: two for VeRL's reward managers, none for a reward model; our own
+    reward functions name theirs."""
     own = config.reward.custom_reward_function.path
     managers_own = config.reward.reward_manager.source == "register"
     scored_by_model = config.reward.reward_model.enable and own is None
@@ -48,7 +48,7 @@ def needed_columns(config: DictConfig) -> tuple[str, ...]:
 
 
 def _source(path: str) -> str | None:
-    """None: a module that is no source file."""
+    """None where the module is no source file."""
     if path.startswith("pkg://"):
         name = path.removeprefix("pkg://").replace("/", ".")
         spec = find_spec(name)
@@ -61,7 +61,7 @@ def _source(path: str) -> str | None:
 
 
 def _top_level_names(tree: ast.Module) -> set[str] | None:
-    """None: a star import hides them."""
+    """None where a star import hides names."""
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):

@@ -1,4 +1,4 @@
-"""What VeRL's own checks say, also those it would make in the workers."""
+"""Findings of VeRL's own checks, also of those that VeRL makes only in its workers."""
 
 import contextlib
 import io

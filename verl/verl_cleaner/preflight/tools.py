@@ -1,4 +1,4 @@
-"""The tools, without creating one: they belong to the agent loops, which may run on other nodes."""
+"""Checks of the tools. No tool is created: tools belong to the agent loops, which may run on other nodes."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -15,7 +15,7 @@ _SINGLE = {"single_turn_agent"}
 
 
 def contracts(config: DictConfig) -> Iterator[Finding]:
-    """Their values; whether the tools are there is seen where the tools are."""
+    """Checks the values only; whether the tools exist is checked on the nodes that run them."""
     from verl_cleaner.config import rollback_config
     from verl_cleaner.rollout.tools.contract import check_values
 
@@ -27,7 +27,7 @@ def contracts(config: DictConfig) -> Iterator[Finding]:
 
 
 def tool_calls(config: DictConfig) -> Iterator[Finding]:
-    """Rollback repairs tool calls, so there must be some."""
+    """Rollback repairs tool calls, so there must be tools."""
     if not rolls_back(config):
         return
     multi_turn, agent = config.actor_rollout_ref.rollout.multi_turn, config.actor_rollout_ref.rollout.agent
@@ -60,7 +60,7 @@ def tool_calls(config: DictConfig) -> Iterator[Finding]:
 
 
 def tools(config: DictConfig) -> Iterator[Finding]:
-    """The files exist, and the classes' modules can be found."""
+    """Checks that the files exist and that the modules of the classes can be found."""
     if agent_loops(config) == _SINGLE:
         return
     multi_turn = config.actor_rollout_ref.rollout.multi_turn
@@ -91,14 +91,14 @@ def tools(config: DictConfig) -> Iterator[Finding]:
 
 
 def judge(config: DictConfig) -> Iterator[Finding]:
-    """The one that our tool asks, if it is among the tools."""
+    """Checks that the judge answers, if our code tool is among the tools."""
     from code_judge.client import JudgeOutage, check, judge_url
 
     if agent_loops(config) == _SINGLE:
         return
     try:
         entries = _entries(config)
-    except Exception:  # said by `tools`
+    except Exception:  # `tools` reports it
         return
     ours = [entry for entry in entries if str(entry.get("class_name")).startswith("verl_cleaner.")]
     for url in sorted({judge_url((entry.get("config") or {}).get("url")) for entry in ours}):

@@ -1,4 +1,4 @@
-"""What our own main does to its configuration: defaults that are ours, and documented keys that VeRL does not read."""
+"""Changes that `verl_cleaner.main_ppo` makes to the configuration: our defaults, and keys that VeRL does not read."""
 
 import logging
 import os
@@ -13,13 +13,13 @@ logger = logging.getLogger(__name__)
 
 
 def prepare(config: DictConfig) -> None:
-    """Change `config` in place; what is changed is logged.
+    """Change `config` in place, and log the changes.
 
-    `verl_cleaner.enable`, and
-    multi_turn.enable=False       V1 chooses by the agent loop alone: single_turn_agent
-    multi_turn.tool_config_path   ours, for the loop tool_agent where neither tools nor functions are given
-    *.fsdp_config.dtype           FSDP reads mixed_precision.param_dtype only
-    CODE_JUDGE_URL                handed to Ray's workers, also on the other nodes
+    First `verl_cleaner.enable`; then
+    multi_turn.enable=False       sets the agent loop single_turn_agent, as V1 reads only the agent loop
+    multi_turn.tool_config_path   is set to ours, for the loop tool_agent without tools and functions
+    *.fsdp_config.dtype           is copied to mixed_precision.param_dtype, the only key that FSDP reads
+    CODE_JUDGE_URL                is handed to Ray's workers, also on other nodes
     """
     enable(config)
     rollout = config.actor_rollout_ref.rollout

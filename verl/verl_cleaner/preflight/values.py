@@ -1,4 +1,4 @@
-"""Ranges and combinations."""
+"""Checks of ranges, and of keys that do not fit together."""
 
 import builtins
 import re
@@ -30,7 +30,7 @@ _FAILURE_KINDS = {str(kind) for kind in FailureKind} | _EXCEPTIONS | {"ModuleNot
 
 
 def rollback_values(config: DictConfig) -> Iterator[Finding]:
-    """All that are bad: the check names the first one, which is then left out."""
+    """All bad keys: a check names the first bad key, which is then left out, and the check runs again."""
     from verl_cleaner.config import ROLLBACK_KEYS, rollback_config
 
     multi_turn = config.actor_rollout_ref.rollout.multi_turn
@@ -55,7 +55,7 @@ def lost_groups(config: DictConfig) -> Iterator[Finding]:
 
 
 def failure_kinds(config: DictConfig) -> Iterator[Finding]:
-    """A library's own exception classes are allowed; what looks like a misspelt kind is not."""
+    """Names of exceptions of libraries are allowed; a name that is close to a known kind is reported as a typo."""
     kinds = plain(config.actor_rollout_ref.rollout.multi_turn.get("rollback_on_errors")) or []
     for kind in kinds if isinstance(kinds, list) else []:
         near = None if kind in _FAILURE_KINDS else nearest(kind, _FAILURE_KINDS, cutoff=0.8)
@@ -79,7 +79,7 @@ def rollback_logprobs(config: DictConfig) -> Iterator[Finding]:
 
 
 def tool_limits(config: DictConfig) -> Iterator[Finding]:
-    """VeRL's defaults are small for a loop that reads errors."""
+    """VeRL's default limits are small for a loop that reads errors."""
     if not rolls_back(config):
         return
     multi_turn = config.actor_rollout_ref.rollout.multi_turn
@@ -117,7 +117,7 @@ def _uses_rollout_logprobs(config: DictConfig) -> Iterator[tuple[str, Any]]:
 
 
 def dtypes(config: DictConfig) -> Iterator[Finding]:
-    """Where our main runs, after `prepare`, which translates the first key into the second."""
+    """Under `verl_cleaner.main_ppo` it runs after `prepare`, which translates the first key into the second."""
     if not str(config.actor_rollout_ref.actor.strategy).startswith("fsdp"):
         return
     for section in FSDP_SECTIONS:
@@ -143,7 +143,7 @@ def attention(config: DictConfig) -> Iterator[Finding]:
     if OmegaConf.select(config, key) != VARLEN:
         return
     expected: dict[str, Any] = {"actor_rollout_ref.model.use_remove_padding": True}
-    # VeRL reads the second; the first is its older name.
+    # VeRL reads the second key; the first is its older name.
     for path in ("ulysses_sequence_parallel_size", "fsdp_config.ulysses_sequence_parallel_size"):
         expected |= {f"{section}.{path}": 1 for section in FSDP_SECTIONS}
     for other, value in expected.items():
@@ -158,7 +158,7 @@ _CPU_TORCH = (2, 8)
 
 
 def cpu(config: DictConfig) -> Iterator[Finding]:
-    """Our rollout engine and VeRL on CPU go together."""
+    """The CPU rollout engine needs `trainer.device=cpu`, and the other way round."""
     name = config.actor_rollout_ref.rollout.name
     if config.trainer.device != "cpu":
         if name == "cpu":

@@ -74,7 +74,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _watch(options: argparse.Namespace) -> int:
-    """The last page written does not refresh itself any more."""
+    """Write the file until Ctrl-C. The last page does not load itself again."""
     seen: State | None = None
     try:
         while True:

@@ -1,4 +1,4 @@
-"""What a run was: the lines on top of the page."""
+"""The facts of a run on top of the page: date, model, seed, steps, commit, hardware, versions, command."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ _MODEL = "actor_rollout_ref.model.path"
 
 
 def about(run: Run) -> dict[str, str]:
-    """Label -> text, in the order in which they are shown; what is not known is left out."""
+    """Label -> text, in the order of the page. Facts that are not known are left out."""
     versions = ", ".join(f"{name} {number}" for name, number in run.versions.items())
     facts: dict[str, Any] = {
         "started": run.info.get("started"),

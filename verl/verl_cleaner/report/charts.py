@@ -1,6 +1,7 @@
-"""The panels as the page draws them. A chart without data in any run is left out.
+"""The data of the page's charts, one for each panel. A chart without data in any run is left out.
 
-A chart shows groups of runs. A group of one is the run; of several, the mean of each step and the range of the runs.
+A chart shows groups of runs. For a group of one run it has the run's values; for several runs, their mean and range at
+each step.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ def with_rollback(metrics: Metrics) -> bool:
 
 
 def chart_data(groups: Sequence[Sequence[Run]]) -> list[dict[str, Any]]:
-    """As the page's script draws them; a series' `run` is the number of its group."""
+    """The charts, as the page's script takes them. `run` of a series is the number of its group."""
     made = [(p, _lines(p, groups) if p.form == Form.LINES else _parts(p, groups)) for p in PANELS]
     return [
         {"title": p.title, "note": p.note, "unit": p.unit, "form": str(p.form), "section": p.section, "floor": p.floor}
@@ -41,7 +42,7 @@ def _lines(panel: Panel, groups: Sequence[Sequence[Run]]) -> dict[str, Any]:
 
 
 def _point(line: Line, step: int, runs: Sequence[Metrics]) -> list[float | None]:
-    """[step, value] or [step, value, low, high]. A single run's band is the line's own."""
+    """[step, value] or [step, value, low, high]. low, high: the range of several runs, or one run's band."""
     values = [value for metrics in runs if (value := line.read(metrics)) is not None]
     if not values:
         return [step, None]
@@ -52,7 +53,7 @@ def _point(line: Line, step: int, runs: Sequence[Metrics]) -> list[float | None]
 
 
 def _parts(panel: Panel, groups: Sequence[Sequence[Run]]) -> dict[str, Any]:
-    """Stacks: the parts of every step, mean over a group's runs; bars: their sums."""
+    """STACK: the parts at each step, as means over the group's runs. BARS: the sums of these over the steps."""
     assert panel.parts is not None
     series, totals = [], dict[str, float]()
     for number, runs in enumerate(groups):
@@ -78,7 +79,7 @@ def _parts(panel: Panel, groups: Sequence[Sequence[Run]]) -> dict[str, Any]:
 
 
 def all_metrics(runs: Sequence[Run], limit: int) -> dict[str, list[list[list[float | None]]]]:
-    """Every logged metric: key -> one list of at most `limit` [step, value] a run."""
+    """All logged metrics: name -> for each run a list of at most `limit` pairs [step, value]."""
     keys = sorted({key for run in runs for metrics in run.steps.values() for key in metrics})
     return {
         key: [thin([[step, round_(m[key])] for step, m in run.steps.items() if key in m], limit) for run in runs]
@@ -87,12 +88,12 @@ def all_metrics(runs: Sequence[Run], limit: int) -> dict[str, list[list[list[flo
 
 
 def thin(points: list[Any], limit: int = MAX_POINTS) -> list[Any]:
-    """At most `limit` of them, at least 2; first and last included."""
+    """At most `limit` of the points (limit >= 2), evenly chosen; the first and the last are included."""
     if len(points) <= limit:
         return points
     return [points[round(i * (len(points) - 1) / (limit - 1))] for i in range(limit)]
 
 
 def round_(value: float | None) -> float | None:
-    """Five significant digits: more than a chart shows."""
+    """Rounded to five significant digits, which is more than a chart shows."""
     return None if value is None else float(f"{value:.5g}")

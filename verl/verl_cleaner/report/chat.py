@@ -33,7 +33,7 @@ _CONTENT = ("content", "value", "text", "output", "summary")
 
 
 class BrokenRow(ValueError):
-    """The message begins with the key at fault, e.g. `messages[2].role: …`."""
+    """A row that cannot be read. The message begins with the key, e.g. `messages[2].role: …`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def is_chat(row: Any) -> bool:
 
 
 def read(row: Any) -> tuple[list[Block], list[Block], list[str]]:
-    """(what stands before the first assistant turn, the rest, kinds of the calls that are marked as failed).
+    """(blocks before the first assistant turn, all other blocks, kinds of the calls that are marked as failed).
 
     Raises:
         BrokenRow: names the key, what was expected and what was got.
@@ -85,7 +85,7 @@ def read(row: Any) -> tuple[list[Block], list[Block], list[str]]:
 
 
 def question(row: Any) -> str:
-    """What stands before the first assistant turn, as one text that is equal for the rollouts of one prompt."""
+    """A text of all messages before the first assistant turn; it is equal for the rollouts of one prompt."""
     try:
         asked = []
         for message in _messages(row):
@@ -122,7 +122,7 @@ def _messages(row: Any) -> Iterator[Message]:
 
 
 def _side(value: Any, key: str, role: str) -> Iterator[Message]:
-    """Of a prompt or completion."""
+    """The messages of a prompt or completion."""
     if isinstance(value, str):
         yield Message(key, role, value, {})
     else:
@@ -187,7 +187,7 @@ def _assistant(message: Message, turn: int) -> Iterator[Block]:
 
 
 def _call(value: Any, key: str, turn: int) -> Block:
-    """Arguments are an object, or JSON text. Text that is no object is shown as a call that is malformed."""
+    """Arguments are an object or JSON text. A call whose text is no JSON object is shown as malformed."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -213,7 +213,7 @@ def _call(value: Any, key: str, turn: int) -> Block:
 
 
 def _told(message: Message, turn: int | None) -> list[Block]:
-    """What the policy reads: tool responses, and messages of user and system."""
+    """Blocks that the policy reads: tool responses, and messages of user and system."""
     parts = message.content if isinstance(message.content, list) else [message.content]
     blocks = []
     for number, part in enumerate(parts):
@@ -234,7 +234,7 @@ def _failed(message: Message) -> bool:
 
 
 def _text(value: Any, key: str) -> str:
-    """Of text, a block of text, a list of these, or nothing; other blocks, such as pictures, are named."""
+    """The text of a string, a block, a list of these, or None. Of other blocks, such as pictures, the type."""
     if value is None:
         return ""
     if isinstance(value, str):

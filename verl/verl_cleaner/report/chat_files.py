@@ -1,6 +1,6 @@
 """The trajectories of files of chat messages (`chat`).
 
-A row may also say its reward, whether it is right, the truth, the step, and the prompt's id, under the keys in
+Beside the messages, a row may have a reward, an accuracy, the truth, a step and the prompt's id, under the keys in
 `NUMBERS`, `TRUTHS`, `STEPS` and `IDS`.
 """
 
@@ -19,14 +19,14 @@ TRUTHS = ("answer", "ground_truth", "gts", "expected_answer", "label")
 IDS = ("uid", "prompt_id", "example_id", "task_id", "problem_id", "id")
 STEPS = ("step", "global_step")
 _SHOWN = 5
-"""Broken rows of a file that are named."""
+"""How many broken rows of a file are named."""
 
 Rows = list[tuple[str, Any]]
 """(where, row): where is "line 3" or "item 3"."""
 
 
 def read_groups(folder: DumpFolder, step: int, warnings: Warnings) -> dict[str, Rows]:
-    """Rows of a file by prompt, keys in the order in which prompts are sampled.
+    """The rows of a file by prompt. The keys sort in the order in which prompts are sampled.
 
     Raises:
         ValueError: the file holds no row that can be read; names line and key.

@@ -30,13 +30,13 @@ def rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def count(path: Path) -> int:
-    """Rows of the file, broken ones included."""
+    """The number of rows, broken ones included."""
     items = _one_list(path)
     return count_lines(path) if items is None else len(items)
 
 
 def _one_list(path: Path) -> list[Any] | None:
-    """The rows of a file that is one JSON list; None of JSON lines, also where each is the list of messages."""
+    """The rows of a file that is one JSON list. None for JSON lines, also if each line is a list of messages."""
     with path.open(encoding="utf-8", errors="replace") as file:
         begin = file.read(4096).lstrip()
         if not begin.startswith("["):
@@ -55,7 +55,7 @@ def _one_list(path: Path) -> list[Any] | None:
 
 
 def is_chat_file(path: Path) -> bool:
-    """By the first row that is JSON, among the first lines."""
+    """Whether the first row that is JSON, of the first 20, is one of chat messages."""
     if path.suffix not in (".jsonl", ".json", ".ndjson"):
         return False
     for (_, row), _ in zip(rows(path), range(20), strict=False):

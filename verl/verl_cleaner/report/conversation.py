@@ -1,7 +1,7 @@
 """A trajectory as a conversation: reasoning, tool calls, tool responses.
 
-Where our dump has the tokens, the mask says what the policy wrote. VeRL's own dump is text without special tokens;
-there the turns are found by the words that the chat template leaves behind, which text can imitate.
+If our dump has the tokens, the mask tells what the policy wrote. VeRL's dump has text without special tokens; its turns
+are guessed from the words of the chat template that are left, such as "assistant". A response can imitate these words.
 """
 
 import json
@@ -28,7 +28,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """turn: assistant turn from 1; None before the first. code: what a call runs, where it can be read."""
+    """turn: number of the assistant turn, from 1; None before the first. code: what a call runs, if it can be read."""
 
     kind: Kind
     text: str
@@ -50,7 +50,7 @@ def of_prompt(text: str) -> list[Block]:
 
 
 def of_text(response: str) -> list[Block]:
-    """Of VeRL's dump."""
+    """The blocks of a response in VeRL's dump."""
     blocks: list[Block] = []
     end, turn = 0, 1
     for start, stop in _contexts(response):
@@ -61,7 +61,7 @@ def of_text(response: str) -> list[Block]:
 
 
 def of_tokens(tokens: Sequence[str], mask: Sequence[int]) -> list[Block]:
-    """Of our dump; tokens: their texts."""
+    """The blocks of a response in our dump. tokens: their texts. mask: 1 where the policy sampled the token."""
     blocks: list[Block] = []
     turn = 0
     for sampled, run in groupby(zip(mask, tokens, strict=True), key=lambda pair: pair[0]):
@@ -81,7 +81,7 @@ _CONTEXTS = (
     (re.compile(r"\n?(?:user|tool)\n\s*<tool_response>"), re.compile(r"</tool_response>\s*assistant\n")),
     (re.compile(r"\n(?:tool|ipython)\n"), re.compile(r"\nassistant\n")),
 )
-"""How a tool's response and what the template has around it begins and ends, the first that is closed."""
+"""(begin, end) of a tool's response with the words of the template around it. The first pair that matches is used."""
 _CONTEXT_START = re.compile("|".join(opener.pattern for opener, _ in _CONTEXTS))
 _RESPONSE = re.compile(r"<tool_response>\n?")
 _THINKING = re.compile(
@@ -92,7 +92,7 @@ _PARAMETER = re.compile(r"<parameter=[^<>\n]+>\n?")
 
 
 def _contexts(text: str) -> Iterator[tuple[int, int]]:
-    """[start, end) of every tool response. In linear time on any text: a closer is looked for until none is left."""
+    """[start, end) of each tool response. Takes linear time: a pair without a further end is not tried again."""
     left = list(_CONTEXTS)
     at = 0
     while left and (found := _CONTEXT_START.search(text, at)):
@@ -109,7 +109,7 @@ def _contexts(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _between(text: str, opener: re.Pattern[str], closer: str) -> list[str]:
-    """What stands between each opener and the next closer, without a line break at its end. In linear time."""
+    """The texts between each opener and the next closer, without a final line break. Takes linear time."""
     found = []
     at, last = 0, text.rfind(closer)
     while (opened := opener.search(text, at)) and opened.end() <= last:
@@ -124,7 +124,7 @@ def _plain(text: str) -> str:
 
 
 def of_assistant(text: str, turn: int) -> list[Block]:
-    """What the policy wrote in one turn: thinking, words, calls. text: with or without special tokens."""
+    """The blocks of one turn of the policy: thinking, text, calls. text: with or without special tokens."""
     blocks: list[Block] = []
     end = 0
     for call in _calls(text):
@@ -137,7 +137,7 @@ def of_assistant(text: str, turn: int) -> list[Block]:
 
 
 def _calls(text: str) -> list[Call]:
-    """By the first format that finds any."""
+    """The calls that the first format with any result finds."""
     tagged = "qwen3_coder" if "<function=" in text else "hermes"
     for name in (tagged, "gpt-oss", *(["llama3-json"] if '"parameters"' in text else [])):
         if found := FORMATS[name].calls(text):
@@ -163,7 +163,7 @@ def _text(text: str, turn: int) -> Iterator[Block]:
 
 
 def responses(text: str, turn: int) -> list[Block]:
-    """What the tools answered to one turn, with what the chat template has around it."""
+    """The tool responses to one turn. text: as the chat template wraps them."""
     found = _between(text, _RESPONSE, "</tool_response>")
     if not found:
         parts = _ROLE.split(_SPECIAL_ROLE.sub(r"\n\1\n", "\n" + text))
@@ -172,7 +172,7 @@ def responses(text: str, turn: int) -> list[Block]:
 
 
 def read_call(piece: str) -> tuple[str, str]:
-    """(name, what it runs) of a call as written; of a broken one as SAAR reads it."""
+    """(name, code) of a call. The code of a broken call is what SAAR compares."""
     if found := _between(piece, _PARAMETER, "</parameter>"):
         function = re.search(r"<function=([^<>\n]+)>", piece)
         return function[1] if function else "", "\n".join(found)

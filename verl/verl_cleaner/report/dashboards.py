@@ -1,6 +1,6 @@
 """Panels where training is watched: `python -m verl_cleaner.report.dashboards {grafana,tensorboard,wandb}`.
 
-grafana                  prints the dashboard, which docs/grafana.json is
+grafana                  prints the dashboard; docs/grafana.json is its output
 tensorboard FOLDER       adds a layout to the event files of a run: see the tab "Custom Scalars"
 wandb ENTITY/PROJECT     saves a workspace in a project (needs the extra `wandb` and a login)
 
@@ -18,9 +18,9 @@ from verl_cleaner.report.panels import JUDGE, PANELS, Form, Panel, Query
 
 NAME = "CLEANER"
 _UNITS = {"%": "percentunit", "s": "s"}
-"""Of Grafana."""
+"""Grafana's names of the units."""
 _ROW, _HEIGHT, _COLUMNS = 24, 8, 3
-"""Of Grafana: units in a row, height of a panel in units, panels in a row."""
+"""Grafana's grid: units in a row, height of a panel in units, panels in a row."""
 
 
 def _sections(panels: Sequence[Panel]) -> dict[str, list[Panel]]:
@@ -36,7 +36,7 @@ def _sections(panels: Sequence[Panel]) -> dict[str, list[Panel]]:
 def tensorboard_layout() -> dict[str, dict[str, list[Any]]]:
     """Section -> title -> chart, as `SummaryWriter.add_custom_scalars` takes it. Tags are regular expressions.
 
-    A line with a band is a chart with a margin; TensorBoard has no stacks, their parts are lines.
+    A line with a band becomes a margin chart. TensorBoard has no stacks; their parts become lines.
     """
     return {section: {p.title: _chart(p) for p in panels} for section, panels in _sections(PANELS).items()}
 

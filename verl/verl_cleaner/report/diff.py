@@ -1,18 +1,18 @@
-"""What a repair changed: lines, and the characters within a changed line."""
+"""The difference between two calls: changed lines, and the changed characters in them."""
 
 import difflib
 from dataclasses import dataclass
 
 _MAX_LINE = 400
-"""Characters; a longer line is compared as a whole."""
+"""Characters of a line; longer lines are compared as a whole."""
 _MAX_LINES = 2000
 _MAX_PAIRS = 100
-"""Changed lines whose characters are compared; the rest are compared as a whole."""
+"""How many pairs of changed lines are compared by character; the other lines are compared as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
 class DiffLine:
-    """sign: "-" failed, "+" new, " " in both. parts: (changed, text); joined they are the line."""
+    """sign: "-" only in the failed call, "+" only in the new one, " " in both. parts: (changed, text), in order."""
 
     sign: str
     parts: tuple[tuple[bool, str], ...]

@@ -1,4 +1,4 @@
-"""Files that may be broken or half written: read as far as they go, with a warning that says what is missing."""
+"""Read files that may be broken or half written. A warning says what is missing."""
 
 import json
 import math
@@ -14,7 +14,7 @@ Row = TypeVar("Row")
 
 
 class Warnings:
-    """What a reader should know, each once."""
+    """Texts that the reader of the report should know. Each is kept once."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -25,14 +25,14 @@ class Warnings:
 
 
 def objects(path: Path, warnings: Warnings, *, needs: str) -> Iterator[dict[str, Any]]:
-    """As `numbered`, without the numbers."""
+    """The objects of `numbered`, without line numbers."""
     return (row for _, row in numbered(path, warnings, needs=needs))
 
 
 def numbered(path: Path, warnings: Warnings, *, needs: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line from 1, object) of the JSON objects of a file, one a line, that have the key `needs`.
+    """(line number from 1, object) of each line that is a JSON object with the key `needs`.
 
-    Bytes that are no UTF-8 are replaced.
+    Bytes that are not UTF-8 are replaced. Other lines are left out with a warning.
     """
     broken = []
     try:
@@ -60,7 +60,7 @@ def numbered(path: Path, warnings: Warnings, *, needs: str) -> Iterator[tuple[in
 
 
 def count_lines(path: Path) -> int:
-    """Also of a last line without its end."""
+    """A last line without a line break counts."""
     lines, last = 0, b"\n"
     with path.open("rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
@@ -70,17 +70,17 @@ def count_lines(path: Path) -> int:
 
 
 def rollbacks(folder: Path, step: int, warnings: Warnings) -> list[dict[str, Any]]:
-    """The retries of a step; none where there is no dump of them."""
+    """The retries of a step; none without a dump."""
     return _read(rollback_dump.read, folder / "rollbacks" / f"{step}.parquet", warnings)
 
 
 def trajectories(folder: Path, step: int, warnings: Warnings) -> list[trajectory_dump.Trajectory]:
-    """The rows of our own dump of a step; none where there is none."""
+    """The rows of our own dump of a step; none without a dump."""
     return _read(trajectory_dump.read, folder / "trajectories" / f"{step}.parquet", warnings)
 
 
 def outcomes(folder: Path, step: int, warnings: Warnings) -> list[trajectory_dump.Trajectory]:
-    """As `trajectories`, without texts and tokens, which are most of a large file."""
+    """As `trajectories`, but without texts and tokens, which are the largest part of the file."""
     read = partial(trajectory_dump.read, texts=False, tokens=False)
     return _read(read, folder / "trajectories" / f"{step}.parquet", warnings)
 
@@ -90,20 +90,20 @@ def _read(read: Callable[[Path], list[Row]], file: Path, warnings: Warnings) -> 
         return []
     try:
         return read(file)
-    except Exception as error:  # a broken file raises whatever its reader meets first
+    except Exception as error:  # a broken file can raise any error
         warnings.add(f"{_name(file)}: left out: {_message(error)}")
         return []
 
 
 def number(value: Any) -> float | None:
-    """A finite number, else None."""
+    """The value as a float if it is a finite number or a bool, else None."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return float(value) if isinstance(value, bool) else None
     return float(value) if math.isfinite(value) else None
 
 
 def _name(path: Path) -> str:
-    """As much of the path as tells the files of a run apart."""
+    """The last three parts of the path, which tell the files of a run apart."""
     return "/".join(path.parts[-3:])
 
 

@@ -1,4 +1,4 @@
-"""The bare policy against rollback at test time, from the reports of `verl_cleaner.evaluation`."""
+"""The policy alone against rollback at test time, as the reports of `verl_cleaner.evaluation` have it."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ PLAIN, ROLLBACK = "plain", "rollback"
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """One row a suite: estimates of mean@n of each arm, their paired difference, failures and tokens a trajectory.
+    """One row a suite: mean@n of both arms, their paired difference, and failures and tokens per trajectory.
 
     Raises:
         ValueError: the folder holds no such report.
@@ -47,7 +47,7 @@ def _arm(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def find(folders: Sequence[Path]) -> list[Path]:
-    """Of evaluations that lie in a run's folder."""
+    """The folders of evaluations that lie in the folders of runs."""
     return [path.parent for folder in folders for path in sorted(folder.glob(f"*/{FILE}")) if _is_evaluation(path)]
 
 

@@ -1,7 +1,7 @@
 """Held-out accuracy by task family: the first and the last validation, with 95 % intervals over the tasks.
 
-Of several seeds, a task's accuracy is the mean over them. The numbers come from our own table of the validation, which
-knows each trajectory's task; what VeRL logs does not say of how many tasks it is.
+With several seeds, a task's accuracy is the mean over them. The numbers come from our own table of the validation,
+which has the task of each trajectory. VeRL's metrics do not say how many tasks there are.
 """
 
 from collections import defaultdict
@@ -16,13 +16,13 @@ from verl_cleaner.report.folder import DumpFolder, Split
 from verl_cleaner.report.intervals import estimate
 
 Accuracies = Mapping[str, Mapping[str, float]]
-"""By family and task: the mean over the task's samples."""
+"""family -> task -> mean accuracy of the task's samples."""
 ALL = "all families"
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """The first and the last validation of a run that have a table. steps: theirs."""
+    """The first and the last validation of a run for which there is a table. steps: of the two."""
 
     steps: tuple[int, int]
     first: Accuracies
@@ -39,7 +39,7 @@ def read_held_out(folders: Iterable[DumpFolder], warnings: Warnings) -> HeldOut 
 
 
 def accuracies(trajectories: Iterable[Trajectory]) -> Accuracies:
-    """Of the trajectories whose reward says whether they are right."""
+    """Accuracies of the trajectories whose reward function reports `acc`."""
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in trajectories:
         if row.acc is not None:
@@ -51,8 +51,8 @@ def accuracies(trajectories: Iterable[Trajectory]) -> Accuracies:
 
 
 def rows(found: Sequence[HeldOut]) -> list[dict[str, Any]]:
-    """Of one run or a group's: one row a family and one for all, with the number of tasks, the accuracies and their
-    difference on the same tasks."""
+    """One row for all families and one for each: number of tasks, both accuracies, and their difference on the same
+    tasks. found: of one run, or of the runs of a group."""
     first, last = (_mean([getattr(one, end) for one in found]) for end in ("first", "last"))
     table = [_row(family, first.get(family, {}), tasks) for family, tasks in sorted(last.items())]
     if len(table) > 1:

@@ -1,4 +1,4 @@
-"""Where the files of a run are, whoever wrote them: our quickstart, a recipe, or VeRL with folders of one's own."""
+"""Find the files of a run: of our quickstart, of a recipe, or of VeRL with other folders."""
 
 import re
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class DumpFolder:
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """metrics, info, hydra: None where there is no such file."""
+    """The files of one run. metrics, info, hydra: None if there is no such file."""
 
     path: Path
     metrics: Path | None = None
@@ -44,7 +44,7 @@ class RunFolder:
 
 
 def find_runs(path: Path) -> list[RunFolder]:
-    """The run in `path`, or where it holds none, those in the folders directly below, as `quickstart.sh` writes them.
+    """The run in `path`; without one, the runs in the folders directly below, as `quickstart.sh` writes them.
 
     path: of a folder, or of one file of rollouts: VeRL's dump, or chat messages of another framework.
 
@@ -83,7 +83,7 @@ def _file(path: Path) -> RunFolder:
 
 
 def _chats(folder: Path, files: Sequence[Path] = ()) -> list[RunFolder]:
-    """Of the files of chat messages in a folder, one run; none where there are none."""
+    """All files of chat messages in a folder as one run; no run if there are none."""
     found = [file for file in files or sorted(folder.iterdir()) if file.is_file() and is_chat_file(file)]
     dumps = [DumpFolder(_split(file.name), folder, {_number(file): file}, chat=True) for file in found]
     return [RunFolder(found[0] if files else folder, dumps=dumps)] if found else []
@@ -94,7 +94,7 @@ def _split(name: str) -> Split:
 
 
 def _number(file: Path) -> int:
-    """The step by the file's name: its last number, else 0."""
+    """The step: the last number in the file's name, else 0."""
     numbers = re.findall(r"\d+", file.stem)
     return int(numbers[-1]) if numbers else 0
 
@@ -120,7 +120,7 @@ def _below(path: Path, depth: int) -> list[Path]:
 
 
 def _metrics(path: Path) -> Path | None:
-    """VeRL's file logger writes where VERL_FILE_LOGGER_PATH says; ours to metrics.jsonl."""
+    """metrics.jsonl, else any file of VeRL's file logger, which writes to VERL_FILE_LOGGER_PATH."""
     if (path / "metrics.jsonl").is_file():
         return path / "metrics.jsonl"
     for file in sorted(path.glob("*.jsonl")):

@@ -10,7 +10,7 @@ State = tuple[tuple[str, int, int], ...]
 
 
 def state(paths: Sequence[Path]) -> State | None:
-    """Differs when a run has written something new. None while a run that has begun has written nothing yet.
+    """A value that changes when a run writes something. None while the runs have written nothing yet.
 
     Raises:
         ValueError: a path is no folder.
@@ -27,7 +27,7 @@ def state(paths: Sequence[Path]) -> State | None:
     for file in files:
         try:
             status = file.stat()
-        except FileNotFoundError:  # the run has replaced it between the two looks
+        except FileNotFoundError:  # the run has replaced the file meanwhile
             continue
         found.append((str(file), status.st_size, status.st_mtime_ns))
     return tuple(found)

@@ -1,4 +1,4 @@
-"""Runs that differ in their seed only are one group: their curves become a mean with a band."""
+"""Group runs that differ only in the seed. The page shows a group as a mean with a band."""
 
 import re
 from collections.abc import Sequence
@@ -8,22 +8,22 @@ from pathlib import PurePath
 from verl_cleaner.report.run import Run
 
 _OWN = re.compile(r"seed|_dir$|experiment_name|command|_path$|_file|port$|address|log_freq", re.IGNORECASE)
-"""Keys that differ between runs of one setting."""
+"""Keys that may differ between the runs of a group."""
 _SAME = re.compile(r"model\.path$|tool_config_path|custom_reward_function\.path", re.IGNORECASE)
-"""Keys that look like those and are part of the setting."""
+"""Keys that match `_OWN`, but belong to the setting, which is equal in a group."""
 _SEED_NAME = re.compile(r"[-_ ]?seed[-_ ]?\d+$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """numbers: of its runs."""
+    """numbers: the indices of its runs."""
 
     name: str
     numbers: tuple[int, ...]
 
 
 def groups(runs: Sequence[Run]) -> list[Group]:
-    """In the order of their first runs. Runs without a configuration are told apart by their folders."""
+    """The groups, in the order of their first runs. Runs without a configuration are grouped by folder names."""
     found: dict[object, list[int]] = {}
     for number, run in enumerate(runs):
         found.setdefault(_setting(run), []).append(number)
@@ -44,7 +44,7 @@ def _without_seed(run: Run) -> str:
 
 
 def _names(members: Sequence[Sequence[Run]]) -> list[str]:
-    """A run alone keeps its name."""
+    """Names of the groups; a group of one run has the run's name."""
     names = [_without_seed(runs[0]) if len(runs) > 1 else runs[0].name for runs in members]
     if len(set(names)) < len(names):
         names = [runs[0].name for runs in members]

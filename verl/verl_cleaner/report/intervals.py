@@ -1,7 +1,7 @@
 """Means with 95 % intervals: over problems, and over a few runs.
 
-Resampling problems gives the interval of a mean over problems: an estimate depends most on which problems a benchmark
-happens to hold. Runs are few, and their interval is Student's t.
+The interval of a mean over problems comes from resampling the problems, because an estimate depends most on which
+problems the benchmark has. The interval over a few runs is Student's t.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """value with the bounds of its 95 % interval."""
+    """A value and the bounds of its 95 % interval."""
 
     value: float
     low: float
@@ -28,7 +28,7 @@ class Estimate:
 
 
 def estimate(values: Sequence[float], *, seed: int = 0) -> Estimate:
-    """Mean over problems and its interval by the percentile bootstrap; of one problem, the point alone."""
+    """The mean over problems, with an interval by the percentile bootstrap. With one problem, low = high = value."""
     array = np.asarray(values, dtype=float)
     draws = np.random.default_rng(seed).integers(0, len(array), size=(RESAMPLES, len(array)))
     low, high = np.quantile(array[draws].mean(axis=1), (0.025, 0.975))
@@ -47,12 +47,12 @@ class Interval:
 
     @property
     def holds_zero(self) -> bool | None:
-        """None where there is no interval."""
+        """None if there is no interval."""
         return None if self.low is None or self.high is None else self.low <= 0 <= self.high
 
 
 def interval(values: Iterable[float]) -> Interval | None:
-    """Mean with its interval by Student's t; None of no values."""
+    """The mean, with an interval by Student's t. None if there are no values."""
     array = np.asarray(list(values), dtype=float)
     count = len(array)
     if count == 0:
@@ -77,5 +77,5 @@ def t_quantile(freedom: int) -> float:
 
 
 def binomial_error(accuracy: float, tasks: int) -> float:
-    """Standard error of one evaluation: what sampling answers to that many tasks once leaves open."""
+    """Standard error of an accuracy that was measured with one answer to each task."""
     return sqrt(accuracy * (1 - accuracy) / tasks)

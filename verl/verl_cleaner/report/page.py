@@ -1,7 +1,8 @@
 """The report: one HTML file that needs nothing but a browser.
 
-Trajectories are hostile text. They travel as JSON, compressed in blocks the browser unpacks when one is looked at, and
-the script puts them on the page as text only; a content security policy forbids any script but ours and any request.
+Trajectories are hostile text. The page holds them as JSON in compressed blocks; the browser unpacks a block when one of
+its trajectories is opened. The script puts them on the page as text only. A content security policy forbids all other
+scripts and all requests.
 """
 
 import base64
@@ -27,20 +28,20 @@ from verl_cleaner.report.summary import differences, summary
 from verl_cleaner.report.trajectory import Tokens, Trajectory
 
 MAX_BYTES = 8_000_000
-"""Of all trajectories and metrics, as they are written; the page has some more. Groups beyond are left out."""
+"""Most bytes of trajectories and metrics together, compressed. Groups of rollouts are left out until they fit."""
 MAX_TEXT = 40_000
-"""Characters of one block of text; the middle of a longer one is left out."""
+"""Most characters of a block of text; the middle of a longer text is left out."""
 MAX_TOKENS = 6_000
 _CHUNK = 40
-"""Trajectories in one compressed block."""
+"""Trajectories of one compressed block."""
 _SCRIPTS = ("charts.js", "overview.js", "conversation.js", "inspector.js", "share.js", "app.js")
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """refresh: seconds after which the page loads itself again; 0: never. version: of a page that `serve` serves,
-    which loads itself again when the server has another. evaluations: rows of `evaluations.read`. alone: the page
-    is a few trajectories, without curves and list."""
+    """refresh: seconds after which the page loads itself again; 0 = never. version: set by `serve`; the page loads
+    itself again when the server has another version. evaluations: rows of `evaluations.read`. alone: the page holds a
+    few trajectories, and no curves."""
 
     title: str = "CLEANER run report"
     refresh: int = 0
@@ -82,7 +83,7 @@ def render(runs: Sequence[Run], options: Options | None = None) -> str:
 
 
 def _views(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Each run for itself; and where some differ in their seed only, their groups."""
+    """The page's views: every run alone, and, if some differ only in the seed, the groups."""
     alone = [Group(run.name, (number,)) for number, run in enumerate(runs)]
     together = groups(runs)
     return [_view(view, runs) for view in ([alone, together] if len(together) < len(runs) else [alone])]
@@ -100,7 +101,7 @@ def _view(view: Sequence[Group], runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _metrics(runs: Sequence[Run]) -> str:
-    """Compressed, a third of the page at most: many runs with many metrics have fewer points each."""
+    """All metrics, compressed, at most a third of MAX_BYTES. If they are larger, each has fewer points."""
     points = MAX_POINTS
     while len(packed := _pack(all_metrics(runs, points))) > MAX_BYTES // 3 and points > 2:
         points //= 2
@@ -125,7 +126,7 @@ def _html(data: dict[str, Any], chunks: Sequence[str], warnings: Sequence[str], 
 
 
 def _fraction(trajectory: Trajectory) -> float:
-    """In [0, 1), the same for all of a prompt's trajectories in all runs."""
+    """A number in [0, 1) that is the same for all trajectories of a prompt in all runs."""
     name = sampling.order(trajectory.split, trajectory.step, "\n".join(block.text for block in trajectory.prompt))
     return int(name[:8], 16) / 16**8
 
@@ -142,7 +143,7 @@ def _run(run: Run) -> dict[str, Any]:
 
 
 def _index(trajectories: Sequence[tuple[int, Trajectory]]) -> dict[str, list[Any]]:
-    """What list and filters need, one column each; row i is trajectory i of the blocks."""
+    """The columns that list and filters need. Row i belongs to trajectory i of the blocks."""
     prompts: dict[str, int] = {}
     kinds: dict[str, int] = {}
     columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
@@ -235,7 +236,7 @@ def _shorten(text: str, limit: int = MAX_TEXT) -> str:
 
 
 def _pack(value: Any) -> str:
-    """Compressed JSON in base64; mtime 0, so that equal data give equal text."""
+    """Compressed JSON in base64. mtime is 0, so that equal data give equal text."""
     try:
         raw = json.dumps(value, separators=(",", ":"), allow_nan=False)
     except ValueError:
@@ -244,7 +245,7 @@ def _pack(value: Any) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """Without NaN and infinities, which are no JSON."""
+    """The value with None for NaN and infinities, which JSON does not have."""
     if isinstance(value, float):
         return value if value - value == 0 else None
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The trajectories of a run: a sample in whole groups, from VeRL's dumps with ours, or from files of chat messages."""
+"""Read a sample of a run's trajectories in whole groups, from VeRL's dumps and ours or from files of chat messages."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,9 @@ Row = TypeVar("Row")
 
 
 def read_trajectories(folders: Sequence[DumpFolder], limit: int, warnings: Warnings) -> tuple[list[Trajectory], int]:
-    """At most about `limit`, and how many there are in the steps that were read. One file at a time is in memory."""
+    """(about `limit` trajectories at most, number of all trajectories in the files that were read).
+
+    One file at a time is in memory."""
     files = []
     for folder in folders:
         steps = sampling.pick_steps(folder.steps)
@@ -40,13 +42,13 @@ def _read(folder: DumpFolder, step: int, share: int, warnings: Warnings) -> Iter
 
 
 def _picked(groups: Mapping[str, list[Row]], share: int) -> dict[str, list[Row]]:
-    """Of about `share` rows, whole groups, in the order of their keys."""
+    """Whole groups with about `share` rows together, in the order of their keys."""
     picked = sampling.pick_groups({key: len(group) for key, group in groups.items()}, share)
     return {key: groups[key] for key in sorted(picked)}
 
 
 def _verl_groups(folder: DumpFolder, step: int, warnings: Warnings) -> dict[str, list[dict[str, Any]]]:
-    """The rows of a step by prompt, in the order in which prompts are sampled."""
+    """The rows of a step by prompt. The keys sort in the order in which prompts are sampled."""
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line, row in dumps.numbered(folder.steps[step], warnings, needs="output"):
         if (score := row.get("score")) is not None and not isinstance(score, (int, float)):

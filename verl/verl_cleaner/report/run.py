@@ -16,8 +16,8 @@ from verl_cleaner.report.trajectory import Trajectory
 
 @dataclass(slots=True)
 class Run:
-    """steps: metrics as logged, by step. info: run.json without configuration and versions. held_out: what the
-    validations' tasks came to. total: trajectories in the dumps; `trajectories` are a sample of them."""
+    """steps: logged metrics by step. info: run.json without configuration and versions. held_out: accuracies of the
+    validations' tasks. total: number of trajectories in the dumps, of which `trajectories` is a sample."""
 
     name: str
     folder: Path
@@ -36,7 +36,7 @@ class Run:
 
 
 def read_run(folder: RunFolder, *, name: str, limit: int) -> Run:
-    """At most about `limit` trajectories, in whole groups.
+    """Read a run with about `limit` trajectories at most, in whole groups.
 
     Raises:
         ValueError: a file of chat messages holds no row that can be read; names line and key.
@@ -55,7 +55,7 @@ def read_run(folder: RunFolder, *, name: str, limit: int) -> Run:
 
 
 def names(paths: Sequence[Path]) -> list[str]:
-    """As short as tells the folders apart."""
+    """The shortest ends of the paths that are different for all folders."""
     parts = [path.resolve().parts for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
         short = ["/".join(p[-length:]) for p in parts]

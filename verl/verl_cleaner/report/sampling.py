@@ -1,6 +1,6 @@
-"""Which trajectories to show where there are too many: whole groups, evenly over the steps, the same ones every time.
+"""Choose the trajectories to show: whole groups, evenly over the steps, and the same ones every time.
 
-Prompts are drawn by a hash of step and prompt, so that runs on the same data show the same prompts.
+Prompts are chosen by a hash of step and prompt, so that runs on the same data show the same prompts.
 """
 
 import hashlib
@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 MAX_FILES, MAX_BYTES = 200, 4 << 30
-"""To be read of one folder of dumps; beyond, steps are left out."""
+"""Most files and bytes that are read of one folder of dumps. Of more, steps are left out."""
 
 
 def pick_steps(files: Mapping[int, Path]) -> list[int]:
-    """Steps to read, evenly, first and last included."""
+    """The steps to read, evenly chosen; the first and the last are included."""
     steps = sorted(files)
     mean = sum(files[step].stat().st_size for step in steps) / max(1, len(steps))
     limit = max(2, min(MAX_FILES, int(MAX_BYTES / max(1.0, mean))))
@@ -22,12 +22,13 @@ def pick_steps(files: Mapping[int, Path]) -> list[int]:
 
 
 def order(split: str, step: int, prompt: str) -> str:
-    """Groups are taken in this order."""
+    """The name of a group. Groups are taken in the order of their names."""
     return hashlib.sha256(f"{split}\0{step}\0{prompt}".encode("utf-8", "replace")).hexdigest()
 
 
 def pick_groups(sizes: Mapping[str, int], limit: int) -> set[str]:
-    """sizes: trajectories by group, whose name is its `order`. At least one group, and at most `limit` trajectories."""
+    """sizes: number of trajectories by name (`order`) of the group. Returns at least one group; if several, at most
+    `limit` trajectories."""
     picked: set[str] = set()
     total = 0
     for group in sorted(sizes):
@@ -39,7 +40,7 @@ def pick_groups(sizes: Mapping[str, int], limit: int) -> set[str]:
 
 
 def shares(counts: Iterable[int], limit: int) -> list[int]:
-    """Divide `limit` over files with these many trajectories: evenly; what a small file leaves goes to the others."""
+    """Divide `limit` evenly over files. counts: trajectories of each. What a small file does not use goes to others."""
     counts = list(counts)
     given = [0] * len(counts)
     left, open_ = limit, [i for i, count in enumerate(counts) if count]

@@ -1,4 +1,4 @@
-"""The filters of the inspector, as the page and the terminal have them."""
+"""The filters of the inspector. The page has the same."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,10 +1,10 @@
 """Serve the report of runs that go on: `python -m verl_cleaner.report RUN --serve`.
 
-    GET /          the page; made anew when the runs have written something since
+    GET /          the page; it is made again if the runs have written something since
     GET /events    server-sent events: the version of the page, at once and whenever it changes
 
-An open page loads itself again when the version is another than its own. While nobody looks, nothing is made: looking
-at the files costs one `stat` a file and interval.
+An open page loads itself again when the version differs from its own. The page is made only when a browser asks for it.
+Without a browser, the cost is one `stat` for each file and interval.
 """
 
 import hashlib
@@ -28,9 +28,9 @@ _HEADERS = {
 }
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _KEEP_ALIVE = 15.0
-"""Seconds between two lines on a silent connection."""
+"""Seconds after which a line is sent on a connection without events."""
 _SHARE = 5
-"""The page is made at most one fifth of the time: the run needs the processors, too."""
+"""Making the page takes at most one fifth of the time, because the run needs the processors."""
 _WAITING = """<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="{seconds}">
 <title>CLEANER</title><body style="font: 16px system-ui; margin: 3em"><p>{text}</p></body></html>
 """
@@ -171,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Requests are not worth a line each."""
+        """No line for each request."""
 
 
 def serve(paths: Sequence[Path], make: Callable[[str], str], *, host: str, port: int, interval: float) -> None:

@@ -11,7 +11,7 @@ MAX_SHARED = 50
 
 
 def share(found: Sequence[tuple[Run, Sequence[Trajectory]]]) -> str:
-    """The page. It says which run they are from; configuration, command and metrics are left out."""
+    """The page. It names the run; configuration, command and metrics are left out."""
     runs = [_alone(run, rows) for run, rows in found if rows]
     titles = [_title(run, rows[0]) for run, rows in found if rows]
     return render(runs, Options(title=titles[0] if len(titles) == 1 else "Trajectories", alone=True))

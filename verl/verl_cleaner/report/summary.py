@@ -1,7 +1,7 @@
-"""Did the policy get better, or did the repairs? Tables of a run's first and last values, and of differences.
+"""Did the policy get better, or did the repairs? Tables of first and last values, and of differences between runs.
 
-What is held out and what a first attempt comes to is the policy's own. What training leaves after its repairs is not:
-a run can leave no failure in its trajectories while the policy alone still makes as many as before.
+Held-out values and first attempts show the policy alone. Values of training after repairs do not: the trajectories of a
+run can have no failed calls while the policy alone still makes as many as before.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ Read = Callable[[Metrics], float | None]
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """better: 1 where more is better, -1 where less is."""
+    """better: 1 if a larger value is better, -1 if a smaller one is."""
 
     title: str
     unit: str
@@ -33,7 +33,7 @@ def _key(name: str) -> Read:
 
 
 def _helped(metrics: Metrics) -> float | None:
-    """Accuracy with rollback: where the validation rolls back, or was repeated with it."""
+    """Accuracy with rollback: of a validation that rolls back, or of one that was repeated with rollback."""
     return held_out_accuracy(metrics if with_rollback(metrics) else second_validation(metrics))
 
 
@@ -67,9 +67,9 @@ VALUES: dict[str, tuple[Value, ...]] = {
 
 
 def summary(groups: Sequence[Sequence[Run]]) -> dict[str, Any]:
-    """Rows by section; a cell is [first, last] of a group's mean, None where nothing was logged.
+    """Rows by section. A cell is [first, last] of a group's mean, None if nothing was logged.
 
-    first, last: means over the first and the last tenth of what was logged: one step of a training is noisy.
+    first, last: means over the first and the last tenth of the logged values, because one step of a training is noisy.
     """
     sections = []
     for title, values in VALUES.items():
@@ -86,7 +86,7 @@ def _ends(runs: Sequence[Run], read: Read) -> list[float | None] | None:
 
 
 def _tenths(values: Sequence[float]) -> tuple[float, float]:
-    """Means over the first and the last tenth, rounded up."""
+    """Means over the first and the last tenth of the values. A tenth is rounded up."""
     count = -(-len(values) // 10)
     return sum(values[:count]) / count, sum(values[-count:]) / count
 
@@ -97,7 +97,7 @@ def _values(run: Run, read: Read, until: int | None = None) -> list[float]:
 
 
 def differences(groups: Sequence[Sequence[Run]]) -> dict[str, Any] | None:
-    """Each group against each, over the last tenth up to the step that all runs reached; None of a single group.
+    """Each group against each other, over the last tenth of the steps that all runs reached. None for a single group.
 
     A cell is [mean, seeds]; a difference [difference, low, high], the interval Welch's at 95 %, null with one seed.
     """
@@ -133,7 +133,7 @@ def _difference(values: Sequence[float], base: Sequence[float]) -> list[float | 
 
 
 def _whole(value: float, size: float) -> float | None:
-    """Without errors of rounding, which would be a difference that is sure."""
+    """Rounding errors become 0: with equal seeds they would look like a certain difference."""
     return 0.0 if abs(value) <= 1e-9 * size else round_(value)
 
 

@@ -1,10 +1,10 @@
-"""Tables as text: for terminals, and in Markdown. Rows are lists of cells, the header first."""
+"""Tables as text, for terminals and in Markdown. Rows are lists of cells; the first row is the header."""
 
 from collections.abc import Sequence
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:
-    """The first column is text; the others are numbers or short words, and end at the right."""
+    """The first column is aligned left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *others in rows:

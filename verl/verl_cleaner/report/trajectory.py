@@ -16,7 +16,7 @@ from verl_cleaner.report.folder import DumpFolder, Split
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Of the response, one value a token; joined, `texts` are its text. Log-probs and advantages may be missing."""
+    """The tokens of a response, one value each. `texts`, joined, are its text. None: not known."""
 
     texts: list[str]
     mask: list[int]
@@ -28,8 +28,8 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """rollout: index in its group. kinds: of every failed call, also of those that were repaired.
-    retries: rows of `rollback_dump`. exact: turns are known from the mask, not guessed from the text.
+    """rollout: index in its group. kinds: of all failed calls, also of those that were repaired.
+    retries: rows of `records.rollbacks`. exact: turns are known, not guessed from the text.
     """
 
     split: Split
@@ -63,7 +63,7 @@ class Trajectory:
 def joined(
     folder: DumpFolder, step: int, groups: Mapping[str, list[dict[str, Any]]], warnings: Warnings
 ) -> Iterator[Trajectory]:
-    """VeRL's rows of a step, by prompt, with ours."""
+    """The trajectories of a step. groups: VeRL's rows by prompt."""
     if not groups:
         return
     rows_of_ours = dumps.trajectories(folder.path, step, warnings)
@@ -87,7 +87,7 @@ def joined(
 
 
 def _split_uid(value: Any, default: str, index: int) -> tuple[str, int, int]:
-    """VeRL's key `{uid}_{rollout}_{output}`; older dumps have none, and there a prompt is a group."""
+    """The parts of VeRL's key `{uid}_{rollout}_{output}`. Older dumps have no key; then a prompt is a group."""
     match = re.fullmatch(r"(.+)_(\d+)_(\d+)", value) if isinstance(value, str) else None
     return (match[1], int(match[2]), int(match[3])) if match else (default, index, 0)
 
@@ -102,7 +102,7 @@ def trajectory(
     uid: str,
     rollout: int,
 ) -> Trajectory:
-    """row: of VeRL's dump. ours: the row of our own dump, where there is one."""
+    """row: of VeRL's dump. ours: the row of our own dump; None without one."""
     attempts = (ours.attempts if ours else None) or []
     kinds = [kind for attempt in attempts for kind in attempt["kinds"] if kind is not None]
     if not attempts:
@@ -131,9 +131,10 @@ def trajectory(
 
 
 def _numbered(blocks: list[Block], retries: list[dict[str, Any]], *, exact: bool) -> list[Block]:
-    """With the turns as SAAR counts them: a retry that follows its failed turn (`rollback_mode`) is none of its own.
+    """The blocks with turns as SAAR counts them.
 
-    A voided turn is not seen where the mask says what was sampled.
+    With `rollback_mode=keep` or `void`, a retry follows its failed turn and has the same number. exact: turns come from
+    the mask; there a voided turn has mask 0, so it was not counted as a turn.
     """
     follows = {"kept"} if exact else {"kept", "voided"}
     extra = Counter(retry["turn"] for retry in retries if retry["result"] in follows)

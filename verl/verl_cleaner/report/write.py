@@ -1,4 +1,4 @@
-"""From run folders to the file."""
+"""Make the report of run folders, and write it to a file."""
 
 import os
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ def make_report(
 
 
 def write_report(paths: Sequence[Path], out: Path, **options: Any) -> list[str]:
-    """`make_report` into the file `out`, which is never half written; returns the warnings."""
+    """Write the page of `make_report` to the file `out`, in one step. Returns the warnings."""
     page, warnings = make_report(paths, **options)
     write_whole(out, page)
     return warnings

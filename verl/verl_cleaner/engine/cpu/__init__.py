@@ -1,6 +1,6 @@
 """Run VeRL without a GPU: platform, process group, FSDP2 on gloo, a batching rollout server, workers by fork.
 
-Chosen by VERL_PLATFORM=cpu (set by `main_ppo` for `trainer.device=cpu`); nothing of it is registered otherwise.
+VERL_PLATFORM=cpu chooses it; `main_ppo` sets this for `trainer.device=cpu`. Without it nothing is registered.
 """
 
 import os
@@ -19,7 +19,7 @@ def register() -> None:
     from verl_cleaner.engine.cpu.platform import CpuPlatform
 
     PlatformRegistry.register("cpu")(CpuPlatform)
-    # VeRL says so in every process, of engines that need GPUs.
+    # VeRL warns in every process that its engines for GPUs are not available.
     warnings.filterwarnings("ignore", message=r"\w+ engine is not available")
     # VeRL's FSDP engine is registered for cuda and runs on CPU unchanged.
     os.environ["VERL_ENGINE_DEVICE"] = "cuda"
@@ -30,7 +30,7 @@ def register() -> None:
 
 
 def _use_gloo(module: Any) -> None:
-    """VeRL asks for "cpu:gloo,cpu:gloo" on this platform, which torch refuses."""
+    """On this platform VeRL asks for the backend "cpu:gloo,cpu:gloo", which torch refuses."""
     stock = module.initialize_global_process_group_ray
 
     def initialize_global_process_group_ray(timeout_second: int | None = None, backend: str | None = None) -> None:
@@ -46,7 +46,7 @@ def _use_gloo(module: Any) -> None:
 
 
 def _unpin_offload(module: Any) -> None:
-    """VeRL offloads the reference model to pinned memory; there is neither a device to come from nor memory to pin."""
+    """VeRL offloads the reference model from the GPU to pinned memory. Without a GPU there is nothing to offload."""
 
     def no_offload(pin_memory: bool = False) -> None:
         return None

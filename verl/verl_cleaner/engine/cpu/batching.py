@@ -1,10 +1,10 @@
 """Continuous batching of a small causal language model on CPU.
 
-Requests wait in a queue, join the running batch as soon as a slot is free and leave it when they finish. One step = one
-batched prefill of the newly joined (equal prompts are computed once) and one batched decode of all running requests.
+Requests wait in a queue. They join the running batch as soon as a slot is free, and leave it when they finish. One step
+is one batched prefill of the new requests (equal prompts are computed once) and one batched decode of all running ones.
 
-    slots      rows of the KV cache; the running requests are always rows 0..n-1 (the last one moves into a gap)
-    lengths    tokens whose keys and values are in the cache, per row
+    slots      rows of the KV cache; running requests are rows 0..n-1: when one leaves, the last one moves to its row
+    lengths    per row, how many tokens have their keys and values in the cache
 """
 
 from collections import deque
@@ -16,7 +16,7 @@ from verl_cleaner.engine.cpu.sampling import Request, sample
 
 
 class _SlotCache:
-    """Keys and values of all slots; what a transformers model needs of a cache is `update` and `get_seq_length`."""
+    """Keys and values of all slots. A model of transformers calls `update` and `get_seq_length` of a cache only."""
 
     is_compileable = False
 
@@ -68,7 +68,7 @@ class Batcher:
     Args:
         model: a causal LM of transformers with SDPA or eager attention.
         slots: requests that run together.
-        max_length: prompt + response tokens a request may have.
+        max_length: most tokens of a request, prompt and response together.
     """
 
     def __init__(self, model: PreTrainedModel, *, slots: int, max_length: int) -> None:
@@ -105,7 +105,7 @@ class Batcher:
         return finished
 
     def abort(self) -> list[Request]:
-        """Stop everything; the requests come back with what they have so far."""
+        """Stop all requests and return them with the tokens that they have."""
         aborted = [*self.running, *self.waiting]
         for request in aborted:
             request.finish_reason = "abort"
@@ -124,7 +124,7 @@ class Batcher:
         input_ids = torch.zeros(len(unique), longest, dtype=torch.long)
         for row, prompt in enumerate(unique):
             input_ids[row, : len(prompt)] = torch.tensor(prompt)
-        # Padding sits behind every real token, so the causal mask alone keeps it out of sight.
+        # Padding stands after the real tokens of a row, so the causal mask alone hides it.
         causal = torch.ones(longest, longest, dtype=torch.bool).tril().expand(len(unique), 1, longest, longest)
         self._cache.begin_prefill()
         hidden = self._hidden(input_ids, torch.arange(longest).expand(len(unique), -1), causal)
@@ -163,7 +163,7 @@ class Batcher:
         return logprobs.gather(-1, targets[:, None]).squeeze(-1).tolist()
 
     def _append(self, first: int, logits: torch.Tensor) -> list[Request]:
-        """Sample one token for the rows from `first` on, then close the gaps the finished ones leave."""
+        """Sample one token for each row from `first` on, then move rows into the slots of finished requests."""
         rows = self.running[first:]
         tokens, logprobs = sample(logits, rows)
         for request, token, logprob in zip(rows, tokens, logprobs, strict=True):

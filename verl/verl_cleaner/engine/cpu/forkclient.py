@@ -1,6 +1,7 @@
-"""Stands in for Python where Ray starts a worker: asks the fork server for one and waits until it ends.
+"""Ray starts this program instead of Python: it asks the fork server for a worker and waits until the worker ends.
 
-Run with -I -S, by path: imports nothing but the standard library. Usage: forkclient.py SOCKET [-u] SCRIPT ARGUMENTS…
+It is run by its path with -I -S, and imports the standard library only. Usage: forkclient.py SOCKET [-u] SCRIPT
+ARGUMENTS…
 """
 
 import array
@@ -20,7 +21,7 @@ def main() -> None:
     stdio = array.array("i", [0, 1, 2])
     sent = connection.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, stdio)])
     connection.sendall(request[sent:])
-    # End of file when the worker, which holds the other end, is gone.
+    # The worker holds the other end: end of file means that it has ended.
     while connection.recv(1):
         pass
 

@@ -1,14 +1,15 @@
 """Ray workers by fork instead of by import.
 
-Every process of a run imports torch, transformers, ray and verl: four seconds of CPU each, one after the other, with
-one process waiting for the next. Here one process imports them once, and each of Ray's workers is a fork of it.
+Every process of a run imports torch, transformers, ray and verl. This takes four seconds of CPU in each process, and
+the processes start one after the other. Here one process imports them once, and each of Ray's workers is a fork of it.
 
     driver       starts the server, and names the client as Ray's `runtime_env.py_executable`
-    client       what Ray starts in place of Python: hands argv, environment, folder and stdio to the server, and lives
+    client       Ray starts it instead of Python; it hands argv, environment, folder and stdio to the server, and lives
                  as long as its worker (`forkclient.py`)
-    server       forks a worker that runs Ray's own worker script with them; single-threaded, never touches Ray itself
+    server       forks a worker, which runs Ray's own worker script with them; it has one thread and does not use Ray
 
-The server ends with the driver, the workers with the server. On Linux only, as the CPU backend is.
+The server ends when the driver ends, and the workers end when the server ends. It runs on Linux only, as the whole CPU
+backend does.
 """
 
 import array
@@ -32,8 +33,8 @@ from typing import Any, NoReturn
 
 CLIENT = Path(__file__).with_name("forkclient.py")
 
-# Whatever the workers of a run import. Ray's library reads its environment once, when it is loaded, so it and what
-# imports it wait for the first worker's.
+# What the workers of a run import. Ray's library reads the environment when it is loaded; so it, and all that imports
+# it, is loaded only with the environment of the first worker.
 _WITHOUT_RAY = (
     "torch.distributed.fsdp",
     "torch._dynamo",
@@ -58,7 +59,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def start() -> str:
-    """Start the server; returns Ray's `py_executable`. Does not wait for the imports: the clients do."""
+    """Start the server and return Ray's `py_executable`. The clients wait for the imports; this function does not."""
     path = Path(tempfile.mkdtemp(prefix="cleaner-fork-")) / "socket"
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(path))
@@ -67,12 +68,12 @@ def start() -> str:
         [sys.executable, "-m", "verl_cleaner.engine.cpu.forkserver", str(listener.fileno())],
         pass_fds=[listener.fileno()],
         stdin=subprocess.DEVNULL,
-        # Ctrl-C ends the driver, and the server with it.
+        # Ctrl-C ends the driver, and the server ends with the driver.
         start_new_session=True,
     )
     listener.close()
     atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
-    # -I -S: the client needs the standard library only, and starts in 20 ms.
+    # With -I -S the client starts in 20 ms; it needs the standard library only.
     return shlex.join([sys.executable, "-I", "-S", str(CLIENT), str(path)])
 
 
@@ -81,7 +82,7 @@ def serve(listener: socket.socket) -> NoReturn:
     for module in _WITHOUT_RAY:
         importlib.import_module(module)
     assert "ray" not in sys.modules
-    # Nobody waits for the workers here.
+    # The server does not wait for its workers.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         connection, _ = listener.accept()
@@ -93,7 +94,7 @@ def serve(listener: socket.socket) -> NoReturn:
         if os.fork() == 0:
             listener.close()
             _become_worker(request, fds)
-        # The worker's copy stays open until it ends; that is what the client waits for.
+        # The worker keeps its copy open until it ends. The client waits for that.
         connection.close()
         for fd in fds:
             os.close(fd)
@@ -131,7 +132,7 @@ def _set_environment(request: dict[str, Any]) -> None:
 
 
 def _forget_the_server() -> None:
-    """What a fresh interpreter would not have, or would have of its own."""
+    """Reset what a fork inherits and a new interpreter would not have."""
     import numpy as np
     import torch
 

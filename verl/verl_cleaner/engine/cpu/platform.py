@@ -13,7 +13,7 @@ _Unit = SimpleNamespace(uuid="cpu", name="cpu", total_memory=0)
 
 
 def _device_module() -> ModuleType:
-    """`torch.cpu` with the memory and stream functions VeRL reads from an accelerator's module."""
+    """`torch.cpu` with the functions for memory and streams that VeRL calls on the module of an accelerator."""
     module = ModuleType("verl_cleaner.engine.cpu.device")
     module.__dict__.update({name: getattr(torch.cpu, name) for name in dir(torch.cpu) if not name.startswith("__")})
     zero = lambda *args, **kwargs: 0  # noqa: E731

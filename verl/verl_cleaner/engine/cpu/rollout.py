@@ -1,4 +1,4 @@
-"""The CPU rollout server behind VeRL's replica interface, and the trainer's side of its weight updates."""
+"""The CPU rollout server with VeRL's replica interface, and the trainer's part of its weight updates."""
 
 import asyncio
 import itertools
@@ -20,7 +20,7 @@ def _actor_name(replica_rank: int) -> str:
 
 
 class CpuServer:
-    """Token in, token out, for as many requests at a time as `rollout.max_num_seqs` says."""
+    """Takes token ids and returns token ids, for at most `rollout.max_num_seqs` requests at a time."""
 
     def __init__(self, config: RolloutConfig, model_config: HFModelConfig) -> None:
         from transformers import AutoModelForCausalLM
@@ -28,7 +28,7 @@ class CpuServer:
         torch.set_num_threads(1)
         self.config = config
         self.max_model_len = config.max_model_len or config.prompt_length + config.response_length
-        # Weights come from the trainer before the first request.
+        # The trainer sends the weights before the first request.
         model = AutoModelForCausalLM.from_config(
             model_config.hf_config, dtype=torch.float32, attn_implementation="sdpa"
         )
@@ -40,7 +40,7 @@ class CpuServer:
         self._futures: dict[int, asyncio.Future[Request]] = {}
         self._arrivals = itertools.count()
         self._loop_task: asyncio.Task[None] | None = None
-        # Held while the batcher steps, in its thread.
+        # Held while the batcher computes a step in its thread.
         self._stepping = asyncio.Lock()
         self._running = asyncio.Event()
         self._running.set()
@@ -60,8 +60,8 @@ class CpuServer:
     async def generate(
         self, prompt_ids: list[int], sampling_params: dict[str, Any], request_id: str, **_: Any
     ) -> TokenOutput:
-        """Sampling parameters are VeRL's (vLLM's names). `seed` makes a request repeatable; without one it is derived
-        from `rollout.seed` and the order of arrival."""
+        """The sampling parameters are VeRL's, under vLLM's names. `seed` makes a request repeatable. Without it, the
+        seed is made from `rollout.seed` and the order of arrival."""
         await self._running.wait()
         params = dict(sampling_params)
         want_logprobs = bool(params.pop("logprobs", False))
@@ -73,7 +73,8 @@ class CpuServer:
         await future
         extra: dict[str, Any] = {"global_steps": self.global_steps}
         if request.params.prompt_logprobs:
-            # One entry a token, entry i belongs to token i + 1, the last one is a dummy: vLLM's form in VeRL.
+            # As VeRL returns vLLM's: one entry a token; entry i belongs to token i + 1, and the last one has no
+            # meaning.
             extra["prompt_ids"] = [[token] for token in [*prompt_ids[1:], 0]]
             extra["prompt_logprobs"] = [[logprob] for logprob in [*request.prompt_logprobs, 0.0]]
         return TokenOutput(
@@ -108,7 +109,7 @@ class CpuServer:
         try:
             while self.batcher.busy:
                 async with self._stepping:
-                    # In a thread, so that requests can arrive while the step computes.
+                    # In a thread, so that requests can arrive while a step is computed.
                     self._resolve(await loop.run_in_executor(None, self.batcher.step))
         except Exception as error:
             self.batcher.abort()
@@ -121,7 +122,7 @@ class CpuServer:
             self._futures.pop(id(request)).set_result(request)
 
     async def abort_all_requests(self, reject_request: bool = False) -> None:
-        """Those running and waiting come back with what they have; later ones wait for `resume_generation`."""
+        """Running and waiting requests return with the tokens that they have. New ones wait for `resume_generation`."""
         self._running.clear()
         async with self._stepping:
             self._resolve(self.batcher.abort())
@@ -130,7 +131,7 @@ class CpuServer:
         self._running.set()
 
     async def ready(self) -> None:
-        """Return when the model is built."""
+        """Returns when the model is built."""
 
     async def wake_up(self) -> None: ...
 
@@ -148,7 +149,7 @@ class CpuServer:
 
 
 class CpuReplica(RolloutReplica):
-    """One `CpuServer` actor."""
+    """A replica is one `CpuServer` actor."""
 
     async def launch_servers(self) -> None:
         from verl.utils.config import omega_conf_to_dataclass
@@ -185,6 +186,6 @@ class CpuServerAdapter(BaseRollout):
     ) -> None:
         assert wire_format == "named_tensors", wire_format
         state = {name: tensor.detach().float().cpu() for name, tensor in weights}
-        # Older versions of Ray want the handle to outlive the call.
+        # In older versions of Ray the handle must live longer than the call.
         server = ray.get_actor(_actor_name(self.replica_rank))
         await server.load_weights.remote(state, global_steps)

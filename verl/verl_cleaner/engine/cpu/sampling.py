@@ -1,8 +1,8 @@
 """What a request asks for, and one exact draw per request.
 
-Repetition penalty, temperature, top-k, top-p, then one draw from the renormalised distribution with a uniform number
-from the request's own generator, so that a request's tokens do not depend on its neighbours (up to rounding in the
-matrix products). Reported log-probs are those of the distribution drawn from.
+In this order: repetition penalty, temperature, top-k, top-p, then one draw from the renormalised distribution. Each
+request has its own random generator, so its tokens do not depend on the other requests of the batch (up to rounding in
+the matrix products). The log-probs that are returned are those of the distribution that was drawn from.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """What a request asks for. `temperature` 0 is greedy; `top_k` -1 and `top_p` 1 are off."""
+    """Sampling parameters. `temperature` 0 is greedy; `top_k` -1 and `top_p` 1 mean no limit."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -38,8 +38,8 @@ class SamplingParams:
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """One generation. `token_ids`, `logprobs` (nats, one a token) and `finish_reason` ("stop", "length", "abort") are
-    filled in by the batcher; `prompt_logprobs[i]` belongs to prompt token i + 1."""
+    """One generation. The batcher fills in `token_ids`, `logprobs` (nats, one a token) and `finish_reason` ("stop",
+    "length", "abort"). `prompt_logprobs[i]` belongs to prompt token i + 1."""
 
     prompt_ids: list[int]
     params: SamplingParams
@@ -73,7 +73,7 @@ def sample(logits: torch.Tensor, requests: list[Request]) -> tuple[list[int], li
 
 
 def _truncate(logits: torch.Tensor, params: list[SamplingParams]) -> torch.Tensor:
-    """Mask what top-k and top-p leave out; the most likely token always stays."""
+    """Mask the tokens that top-k and top-p exclude. The most likely token is never masked."""
     ordered, order = logits.sort(-1, descending=True)
     rank = torch.arange(logits.shape[-1])
     top_k = torch.tensor([p.top_k if p.top_k > 0 else logits.shape[-1] for p in params])

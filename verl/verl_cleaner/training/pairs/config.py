@@ -1,4 +1,4 @@
-"""The parameters under `algorithm`, checked once."""
+"""The keys of DPO under `algorithm`, and their checks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -9,14 +9,14 @@ from typing import Any
 
 class Reference(StrEnum):
     NONE = "none"
-    """Reference-free: the term goes on until the repaired call is far more probable."""
+    """No reference: the term has a gradient until the repaired call is far more probable than the failed one."""
     REF = "ref"
-    """VeRL's reference policy: how far the preference has moved away from it is what counts."""
+    """VeRL's reference policy: only the change of the preference against the reference counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class DpoConfig:
-    """Names and meanings as documented under `algorithm`.
+    """Fields have the names of the keys under `algorithm`; docs/pairs.md explains them.
 
     Raises:
         ValueError: for a value out of range; names the key, the value and what is expected.
@@ -42,7 +42,7 @@ DPO_KEYS = tuple(field.name for field in fields(DpoConfig))
 
 
 def dpo_config(algorithm: Mapping[str, Any]) -> DpoConfig:
-    """DPO's part of an `algorithm` section. Raises ValueError for bad values."""
+    """The keys of DPO in an `algorithm` section. Raises ValueError for bad values."""
     return DpoConfig(**{key: algorithm[key] for key in DPO_KEYS if key in algorithm})
 
 

@@ -1,4 +1,4 @@
-"""The trainer's side of pairs: which of them are trained on, and their metrics."""
+"""What the trainer does for pairs: it chooses which are trained on, and reports their metrics."""
 
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -14,7 +14,7 @@ from verl_cleaner.training.pairs.term import PairTerm, finish_dpo_metrics
 
 @dataclass(slots=True)
 class PairCredit:
-    """limit: pairs a group. seed: of the choice among more."""
+    """limit: most pairs of a group. seed: of the random choice where there are more."""
 
     dpo: DpoConfig
     limit: int
@@ -23,7 +23,7 @@ class PairCredit:
 
     @classmethod
     def of(cls, config: DictConfig) -> Self | None:
-        """None where no pairs are kept."""
+        """None where the configuration keeps no pairs."""
         rollout = config.actor_rollout_ref.rollout
         rollback = rollback_config(rollout.multi_turn)
         if not rollback.save_negative_samples:

@@ -1,8 +1,8 @@
-"""Which pairs are trained on: chosen by the trainer, which sees whole groups, and written into the batch.
+"""Choose which pairs are trained on, and write that into the batch. The trainer does this, as it sees whole groups.
 
-GRANTED_FIELD  int64 (): how many of the trajectory's pairs (`verl_cleaner.rollout.carried`), the first ones
+GRANTED_FIELD  int64 (): n, where the first n pairs of the trajectory (`verl_cleaner.rollout.carried`) are trained on
 
-VeRL's padding rows copy a real trajectory with its pairs; they are granted none.
+VeRL's padding rows copy a real trajectory with its pairs. Their n is 0.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ GRANTED_FIELD = "granted_pairs"
 
 
 def grant_pairs(batch: KVBatchMeta, *, limit: int, seed: Sequence[object]) -> tuple[KVBatchMeta, int]:
-    """Write into the batch which pairs are trained on, at most `limit` a group; returns the batch and how many.
+    """Write into the batch which pairs are trained on, at most `limit` a group. Returns the batch and their number.
 
     Raises:
-        ValueError: the trajectories come from an agent loop that keeps none.
+        ValueError: the trajectories come from an agent loop that keeps no pairs.
     """
     if PAIRS_FIELD not in (batch.fields or ()):
         raise ValueError(
@@ -35,6 +35,6 @@ def grant_pairs(batch: KVBatchMeta, *, limit: int, seed: Sequence[object]) -> tu
     granted = share_out(available, limit=limit, seed=seed)
     counts = torch.tensor([granted.get(key, 0) for key in batch.keys], dtype=torch.int64)
     fields = TensorDict({GRANTED_FIELD: counts}, batch_size=len(batch.keys))
-    # A batch names the fields that its workers get.
+    # Workers get only the fields that the batch names; this call adds the field to it.
     batch = tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
     return batch, sum(granted.values())

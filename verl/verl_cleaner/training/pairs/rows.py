@@ -1,8 +1,8 @@
 """The two token sequences of each pair of a mini-batch, as a batch that VeRL's engine takes.
 
-Rows 2i and 2i + 1 are prefix + repaired call and prefix + failed call of pair i; a row's call is its end, where
-`loss_mask` is 1. All workers get the same number of rows, as their collectives must meet: what is missing is filled up
-with rows of two tokens that no loss looks at.
+Row 2i is the prefix and the repaired call of pair i, row 2i + 1 the prefix and the failed call. The call ends the row;
+`loss_mask` is 1 on its tokens. All workers must have the same number of rows, because each row takes part in collective
+operations. Missing rows are filled with rows of two tokens, whose loss mask is 0.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from verl_cleaner.rollout.carried import PAIRS_FIELD, unpack
 from verl_cleaner.training.pairs.grant import GRANTED_FIELD
 
 Row = tuple[torch.Tensor, int]
-"""Token ids of a sequence, and how many at its end are the call's."""
+"""(token ids of a sequence, how many at its end belong to the call)."""
 
 _FILLER: Row = (torch.zeros(2, dtype=torch.int64), 0)
 
 
 def pair_rows(data: TensorDict) -> list[Row]:
-    """Of the granted pairs of a mini-batch; none where no pairs were granted at all."""
+    """Two rows for each pair of a mini-batch that is trained on; none where the batch has no `GRANTED_FIELD`."""
     rows: list[Row] = []
     if GRANTED_FIELD not in data:
         return rows
@@ -37,9 +37,10 @@ def pair_rows(data: TensorDict) -> list[Row]:
 
 
 def to_batch(rows: Sequence[Row], data: TensorDict, engine_config: Any, *, length: int) -> TensorDict:
-    """`length` rows or, for micro-batches of one size, a few more; cut into micro-batches as those of `data` are.
+    """A batch of `length` rows, cut into micro-batches as `data` is.
 
-    A row may be longer than the token budget of dynamic batches, which VeRL checks against real rows only.
+    Where micro-batches have a fixed size, rows are added until the number is a multiple of it. A row may be longer than
+    the token budget of dynamic batches, because VeRL checks the budget against real rows only; the budget then grows.
     """
     dynamic = tu.get(data, "use_dynamic_bsz", default=engine_config.use_dynamic_bsz)
     budget = tu.get(data, "max_token_len_per_gpu", default=engine_config.max_token_len_per_gpu)

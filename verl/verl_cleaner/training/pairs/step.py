@@ -1,4 +1,4 @@
-"""The pairs' gradient of one optimizer step: weighed, bounded by the policy's, added to it."""
+"""The gradient of the pairs in one optimizer step: weighted, bounded by the policy gradient, and added to it."""
 
 import math
 from collections.abc import Sequence
@@ -17,9 +17,10 @@ from verl_cleaner.training.pairs.rows import call_means
 
 @dataclass(frozen=True, slots=True)
 class PairWeights:
-    """of_rows: what each row's mean log-prob is worth, (rows,), + for repaired and - for failed calls.
+    """of_rows: (rows,), the weight of each row's mean log-prob; positive for repaired calls, negative for failed ones.
 
-    The rest is of the pairs of all workers: their number, how many have m > m_ref, sums of m - m_ref and of the loss.
+    The other fields are about the pairs of all workers. pairs: their number. correct: how many have m > m_ref. margin:
+    the sum of m - m_ref. loss: the sum of the losses.
     """
 
     of_rows: torch.Tensor
@@ -30,9 +31,9 @@ class PairWeights:
 
 
 def pair_weights(margins: torch.Tensor, rows: int, *, beta: float, group: Any = None) -> PairWeights:
-    """margins: m - m_ref of this worker's pairs, (pairs,). rows: those of its batch, fillers included.
+    """margins: (pairs,), m - m_ref of this worker's pairs. rows: how many its batch has, fillers included.
 
-    The mean is over the pairs of all workers of `group`, however they are spread.
+    The mean is over the pairs of all workers of `group`; it does not depend on which worker has how many.
     """
     losses = -F.logsigmoid(beta * margins)
     sums = torch.stack([torch.ones_like(margins), (margins > 0).float(), margins, losses]).sum(1).to(get_device_id())
@@ -45,7 +46,7 @@ def pair_weights(margins: torch.Tensor, rows: int, *, beta: float, group: Any = 
 
 
 def means_of(engine: Any, batch: TensorDict, mode: AbstractContextManager[Any]) -> torch.Tensor:
-    """Mean log-prob of each row's call under the engine's weights, (rows,), on the CPU. mode: the engine's for it."""
+    """(rows,) on the CPU: mean log-prob of each row's call under the weights of `engine`. mode: the engine's mode."""
     with mode:
         output = engine.infer_batch(batch)
     return call_means(output["model_output"]["log_probs"].cpu(), batch["loss_mask"])
@@ -54,7 +55,7 @@ def means_of(engine: Any, batch: TensorDict, mode: AbstractContextManager[Any]) 
 def weighted_loss(
     model_output: dict[str, Any], data: TensorDict, dp_group: Any = None
 ) -> tuple[torch.Tensor, dict[str, Any]]:
-    """A loss for VeRL's engine, which averages over workers: hence times their number."""
+    """The loss for VeRL's engine. The engine averages over workers, so the loss is multiplied by their number."""
     means = call_means(model_output["log_probs"], data["loss_mask"])
     return -(data["weight"] * means).sum() * data["dp_size"], {}
 
@@ -65,7 +66,7 @@ def add_pair_gradient(
     """Add the pairs' gradient to the one that the engine has accumulated.
 
     Returns:
-        λ, and the norm of what was added over the norm of what was there; NaN where a norm is not finite.
+        (λ, norm of the added gradient / norm of the policy gradient); NaN where a norm is not finite.
     """
     parameters = [parameter for group in engine.optimizer.param_groups for parameter in group["params"]]
     policy = [parameter.grad for parameter in parameters]
@@ -76,7 +77,7 @@ def add_pair_gradient(
     pairs = [parameter.grad for parameter in parameters]
     policy_norm, pairs_norm = (global_norm(gradients) for gradients in (policy, pairs))
     finite = math.isfinite(policy_norm) and math.isfinite(pairs_norm)
-    # Not finite remains not finite, and VeRL leaves the step out.
+    # A gradient that is not finite stays so, and VeRL then skips the step.
     scale = min(1.0, max_ratio * policy_norm / pairs_norm) if pairs_norm and finite else 1.0
     for parameter, first, second in zip(parameters, policy, pairs, strict=True):
         if second is not None:
@@ -90,7 +91,7 @@ def add_pair_gradient(
 
 
 def global_norm(gradients: Sequence[torch.Tensor | None]) -> float:
-    """Over the shards of all workers. Where shards are replicated, replicas count as often in every norm."""
+    """The norm over the shards of all workers. Replicated shards count several times, in all norms alike."""
     local = [g.to_local() if hasattr(g, "to_local") else g for g in gradients if g is not None]
     square = torch.zeros((), dtype=torch.float64)
     for gradient in local:

@@ -1,4 +1,4 @@
-"""The pairs' term of the actor's loss (`verl_cleaner.training.actor`)."""
+"""The term of the actor's loss for pairs. `verl_cleaner.training.actor` calls it."""
 
 import math
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ _NAMES = ("pairs", "correct", "margin", "loss", "scale", "gradient_share")
 
 @dataclass(slots=True)
 class PairTerm:
-    """reference: the engine of the reference policy, if it has one of its own; known in the workers only."""
+    """reference: the engine of the reference policy, None where it has none of its own; `attach` sets it."""
 
     dpo: DpoConfig
     reference: Any = None
@@ -41,7 +41,7 @@ class PairTerm:
         return _PairGradient(engine, batch, weights, self.dpo.dpo_max_adjustment_ratio)
 
     def _margins(self, engine: Any, batch: TensorDict) -> torch.Tensor:
-        """m - m_ref of every two rows. The actor's weights are where they are needed: VeRL is about to train."""
+        """(pairs,): m - m_ref. The actor's weights are already on the device, because VeRL is about to train."""
         means = means_of(engine, batch, engine.eval_mode(disable_auto_offload=True))
         if self.dpo.dpo_reference == Reference.REF:
             if self.reference is not None:
@@ -59,7 +59,7 @@ class _PairGradient:
     weights: PairWeights
     max_ratio: float
     added: tuple[float, float] | None = field(default=None, init=False)
-    """λ, and the norm of what was added over the norm of what was there."""
+    """(λ, norm of the added gradient / norm of the policy gradient)."""
 
     def add(self) -> None:
         self.added = add_pair_gradient(self.engine, self.batch, self.weights.of_rows, max_ratio=self.max_ratio)
@@ -67,12 +67,12 @@ class _PairGradient:
     def metrics(self) -> dict[str, float]:
         weights = self.weights
         values = (weights.pairs, weights.correct, weights.margin, weights.loss, *(self.added or ()))
-        # VeRL skips a step whose float16 gradient overflowed; such a step has no λ.
+        # Where a float16 gradient overflowed, VeRL skips the step, and there is no λ.
         return {f"{_PREFIX}{name}": value for name, value in zip(_NAMES, values, strict=True) if math.isfinite(value)}
 
 
 def finish_dpo_metrics(metrics: dict[str, Any]) -> None:
-    """VeRL's means over mini-batches into the `dpo/` metrics of a step, in place; none where there were no pairs."""
+    """Turn VeRL's means over mini-batches into the `dpo/` metrics of a step, in place. Without pairs there are none."""
     values = {name: metrics.pop(f"actor/{_PREFIX}{name}", None) for name in _NAMES}
     pairs = values["pairs"]
     if not pairs:

@@ -29,7 +29,8 @@ class Worker:
         self.settings = settings
         self.sandbox = Sandbox()
         self._admission = Admission(slots=settings.max_workers, cores=cores())
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[Job, asyncio.Task[None]] = {}
+        self._gone: set[Job] = set()
         self._room = asyncio.Event()
         self._taking: asyncio.Task[None] | None = None
         self._asking = False
@@ -42,7 +43,7 @@ class Worker:
         except ValueError:
             await self.sandbox.close()
             raise
-        await self.source.open(self.status)
+        await self.source.open(self.status, self._on_gone)
         self._taking = background(self._take())
 
     async def drain(self) -> None:
@@ -50,11 +51,11 @@ class Worker:
         await end([self._taking] if self._taking is not None else [])
         await self.source.release()
         if self._running:
-            await asyncio.wait(self._running)
+            await asyncio.wait(self._running.values())
 
     async def stop(self) -> None:
         await end([self._taking] if self._taking is not None else [])
-        await end(self._running)
+        await end(self._running.values())
         await self.sandbox.close()
         await self.source.close()
 
@@ -88,9 +89,18 @@ class Worker:
                 await self._room.wait()
             for job in await self._ask():
                 self._admission.add(job)
-                task = asyncio.create_task(self._work(job))
-                self._running.add(task)
-                task.add_done_callback(self._running.discard)
+                task = self._running[job] = asyncio.create_task(self._work(job))
+                task.add_done_callback(partial(self._ended, job))
+
+    def _ended(self, job: Job, _: object) -> None:
+        self._running.pop(job, None)
+        self._gone.discard(job)
+
+    def _on_gone(self, job: Job) -> None:
+        """Stop what runs for nobody."""
+        if (task := self._running.get(job)) is not None and job not in self._gone:
+            self._gone.add(job)
+            task.cancel()
 
     async def _ask(self) -> list[Job]:
         self._asking = True
@@ -105,6 +115,10 @@ class Worker:
             result = await self._run(job)
         except (SandboxLost, OSError) as error:
             result = no_verdict(job.submission, Reason.INTERNAL_ERROR, str(error))
+        except asyncio.CancelledError:
+            if job not in self._gone:
+                raise
+            result = no_verdict(job.submission, Reason.INTERNAL_ERROR, "nobody waits for it any longer")
         except Exception:
             logger.exception("submission %s failed inside the service", job.submission.sub_id)
             result = no_verdict(job.submission, Reason.INTERNAL_ERROR, "see the service's log")

@@ -149,6 +149,46 @@ def test_a_client_that_goes_away_takes_its_jobs_along(tmp_path: Path) -> None:
         wait_until(lambda: it.http.get("/status").json()["queue"] == 0, "the queue is empty")
 
 
+def test_a_client_that_goes_away_stops_its_programs(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as redis, api(redis.uri) as it, workers(redis.uri, MAX_EXECUTION_TIME=60):
+        answer = in_background(lambda: it.run(SLEEP.format(seconds=3)))
+        await_busy(it, 1)
+        batch = {"submissions": [{"type": "python", "solution": SLEEP.format(seconds=50)}] * 2}
+        with pytest.raises(httpx.ReadTimeout):
+            it.http.post("/run/long-batch", json=batch, timeout=1)
+        wait_until(lambda: it.http.get("/status").json()["busy"] <= 1, "they are stopped", 10)
+        assert answer.result(30)["stdout"] == "slept\n"
+        wait_until(lambda: redis.cli("xlen", "{code-judge}:long-jobs") == b"0\n", "nothing is left", 10)
+
+
+def test_jobs_die_with_their_api_process(tmp_path: Path) -> None:
+    """Those that run and those that wait. Its sign of life is taken away, which would expire by itself."""
+    with (
+        redis_server(tmp_path) as redis,
+        workers(redis.uri, MAX_EXECUTION_TIME=60, MAX_WORKERS=2),
+        api(redis.uri) as it,
+    ):
+        with api(redis.uri) as doomed:
+            batch = in_background(lambda: doomed.run_all([SLEEP.format(seconds=50)] * 50))
+            await_busy(it, 2)
+            doomed.process.kill()
+            with pytest.raises(httpx.TransportError):
+                batch.result(10)
+        dead = [key for key in redis.cli("keys", "{code-judge}:api:*").split() if is_doomed(redis, key)]
+        assert len(dead) == 1
+        redis.cli("del", dead[0].decode())
+        wait_until(lambda: redis.cli("xlen", "{code-judge}:long-jobs") == b"0\n", "its jobs are dropped", 20)
+        assert it.post("/judge", **HELLO)["success"]
+        wait_until(lambda: it.http.get("/status").json()["busy"] == 0, "none of them runs on", 10)
+
+
+def is_doomed(redis: Redis, key: bytes) -> bool:
+    """Nobody renews it."""
+    before = int(redis.cli("pttl", key.decode()))
+    time.sleep(1.5)
+    return int(redis.cli("pttl", key.decode())) < before - 1000
+
+
 def test_workers_in_the_api_process(tmp_path: Path) -> None:
     with redis_server(tmp_path) as redis, api(redis.uri, RUN_WORKERS=1, MAX_WORKERS=3) as it:
         wait_until(lambda: it.http.get("/status").json()["num_workers"] == 3, "its worker has registered")

@@ -5,12 +5,13 @@ import select
 import signal
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 
 import httpx
 import pytest
-from judge_harness import alive, command, descendants, environment, start
+from judge_harness import Judge, alive, command, descendants, environment, judge, start
 
 LOOP = {"type": "python", "solution": "import os\nos.fork()\nprint(1, flush=True)\nwhile True: pass"}
 
@@ -49,6 +50,29 @@ def cpu_ticks(pid: int) -> int:
         return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11])
     except (FileNotFoundError, ProcessLookupError):
         return 0
+
+
+def test_a_client_that_goes_away_stops_its_programs() -> None:
+    """Alone, in a batch and among the tests of another; what others wait for runs on."""
+    sleep = "import time\ntime.sleep({})\nprint(1)"
+    with judge(MAX_EXECUTION_TIME=60, MAX_WORKERS=8) as it:
+        others = threading.Thread(target=lambda: results.append(it.run(sleep.format(2))))
+        results: list[dict[str, object]] = []
+        others.start()
+        long = {"type": "python", "solution": sleep.format(50)}
+        for path, body in (("/run", long), ("/run/batch", {"submissions": [long, {**long, "tests": [{}, {}]}]})):
+            with pytest.raises(httpx.ReadTimeout):
+                it.http.post(path, json=body, timeout=0.7)
+            await_idle(it, others)
+        others.join()
+        assert results[0]["stdout"] == "1\n"
+
+
+def await_idle(it: Judge, others: threading.Thread) -> None:
+    end = time.monotonic() + 10
+    while it.http.get("/status").json()["busy"] > others.is_alive():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -5,6 +5,7 @@ redis_api.py     the submitting side of a queue in Redis
   redis_pending.py  jobs as this side knows them      redis_status.py  the service's status and totals
 redis_worker.py  its taking side
   redis_entries.py  jobs as they lie in Redis         redis_pulse.py   signs of life, jobs of dead workers
+  redis_gone.py     jobs that nobody waits for
 redis_keys.py    what is where in Redis               redis_scripts.py scripts that change it in one step
 redis_link.py    connecting, and what counts as losing the connection
 """
@@ -69,8 +70,9 @@ class Broker(Protocol):
 class Source(Protocol):
     """The taking side, of one worker."""
 
-    async def open(self, status: Callable[[], WorkerStatus]) -> None:
-        """`status`: what the worker does now."""
+    async def open(self, status: Callable[[], WorkerStatus], on_gone: Callable[[Job], None] = lambda job: None) -> None:
+        """status: what the worker does now. on_gone: called with a job that `take` has returned when nobody waits for
+        its result any longer, maybe more than once."""
 
     async def close(self) -> None: ...
 

@@ -17,6 +17,7 @@ class MemoryBroker:
         self._turn = 0
         self._arrived = asyncio.Event()
         self._status: Callable[[], WorkerStatus] | None = None
+        self._on_gone: Callable[[Job], None] = lambda job: None
         self._waiting = 0
         self._totals: defaultdict[str, float] = defaultdict(float)
 
@@ -44,7 +45,8 @@ class MemoryBroker:
             self._waiting -= count
             timer.cancel()
             for job in jobs:
-                job.ticket.cancel()
+                if job.ticket.cancel() or job.ticket.cancelled():
+                    self._on_gone(job)
 
     def count(self, samples: Mapping[str, float]) -> None:
         for name, value in samples.items():
@@ -57,8 +59,8 @@ class MemoryBroker:
         queued = sum(not job.ticket.done() for line in self._lines for job in line)
         return Status(queued, () if self._status is None else (self._status(),), self._totals)
 
-    async def open(self, status: Callable[[], WorkerStatus]) -> None:
-        self._status = status
+    async def open(self, status: Callable[[], WorkerStatus], on_gone: Callable[[Job], None] = lambda job: None) -> None:
+        self._status, self._on_gone = status, on_gone
 
     async def close(self) -> None:
         self._status = None

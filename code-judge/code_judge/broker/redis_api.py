@@ -14,11 +14,11 @@ from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from code_judge.broker import Status, no_verdict
-from code_judge.broker.redis_keys import Keys
+from code_judge.broker.redis_keys import API_TTL, GONE_TTL, Keys
 from code_judge.broker.redis_link import BLOCK_SECONDS, LOST, TRIP_SECONDS, Link, run_script
 from code_judge.broker.redis_pending import Call, Pending, by_stream, chunks, stored_size
 from code_judge.broker.redis_scripts import ADD, MISSING, WITHDRAW
-from code_judge.broker.redis_status import add_samples, count_jobs, read_status
+from code_judge.broker.redis_status import add_samples, beat_and_count, read_status
 from code_judge.tasks import Throttle, background, end
 from code_judge.wire import Reason, RunResult, Submission, programs
 
@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 CHECK_SECONDS = 1.0
 AT_ONCE = 8 << 20
 """Bytes of submissions in one round trip, more only for a single one; bytes of results read that Redis still keeps."""
+MOST_AT_ONCE = 1000
+"""Jobs in one call of a script. Redis does nothing else meanwhile."""
 
 
 class RedisBroker:
@@ -35,7 +37,8 @@ class RedisBroker:
         self._link = Link(uri, Keys(prefix))
         self._keys = self._link.keys
         self._patience = patience
-        self._reply = self._keys.results + uuid.uuid4().hex
+        name = uuid.uuid4().hex
+        self._reply, self._alive = self._keys.results + name, self._keys.api + name
         self._ids = itertools.count()
         self._pending: dict[str, Pending] = {}
         self._unwritten: list[Pending] = []
@@ -80,8 +83,8 @@ class RedisBroker:
             for job in jobs:
                 self._pending.pop(job.id, None)
             if call.left:
-                # The client has gone. Best effort: what runs on, runs for nobody.
-                self._aside(self._withdraw([job for job in jobs if job.result is None]))
+                # The client has gone.
+                self._aside(self._leave([job for job in jobs if job.result is None]))
         return [job.result for job in jobs if job.result is not None]
 
     def count(self, samples: Mapping[str, float]) -> None:
@@ -114,10 +117,10 @@ class RedisBroker:
             if job.id in self._pending and job.result is None:
                 batch.append(job)
                 size += stored_size(job.submission)
-            if size > AT_ONCE:
+            if size > AT_ONCE or len(batch) >= MOST_AT_ONCE:
                 break
         if batch:
-            values = [self._reply]
+            values = [self._reply, self._alive, str(int(API_TTL * 1000))]
             for job in batch:
                 values += (job.stream, job.id, job.submission.model_dump_json())
             entries = await run_script(client, ADD, self._keys.streams, *values)
@@ -125,7 +128,7 @@ class RedisBroker:
                 job.entry = entry.decode()
             if gone := [job for job in batch if job.id not in self._pending]:
                 # The client went away meanwhile.
-                self._aside(self._withdraw(gone))
+                self._aside(self._leave(gone))
         del self._unwritten[:taken]
 
     async def _read(self) -> None:
@@ -169,7 +172,7 @@ class RedisBroker:
                 f"Redis could not be reached for {self._patience:g} s",
             )
             try:
-                self._in_redis = await count_jobs(self._link)
+                self._in_redis = await beat_and_count(self._link, self._alive)
                 await self._look_for_lost_jobs(now)
                 await self._write_samples()
                 if self._untrimmed:
@@ -180,7 +183,7 @@ class RedisBroker:
     async def _look_for_lost_jobs(self, now: float) -> None:
         """A job that is neither in its stream nor answered, three times in a row, is lost."""
         for stream, jobs in by_stream(job for job in self._pending.values() if now - job.since > CHECK_SECONDS).items():
-            for chunk in chunks(jobs, 1000):
+            for chunk in chunks(jobs, MOST_AT_ONCE):
                 entries = [job.entry for job in chunk]
                 missing = await self._link.call(
                     lambda client, s=stream, e=entries: client.eval(MISSING, 1, s, *e)  # type: ignore[misc]
@@ -211,13 +214,28 @@ class RedisBroker:
     async def _withdraw(self, jobs: list[Pending]) -> list[Pending]:
         withdrawn = [job for job in jobs if job.entry is None]
         for stream, written in by_stream(jobs).items():
-            entries = [job.entry for job in written]
-            replies = await self._link.call(
-                lambda client, s=stream, e=entries: client.eval(WITHDRAW, 1, s, *e)  # type: ignore[misc]
-            )
-            ids = {entry.decode() for entry in replies}
-            withdrawn += [job for job in written if job.entry in ids]
+            for chunk in chunks(written, MOST_AT_ONCE):
+                entries = [job.entry for job in chunk]
+                replies = await self._link.call(
+                    lambda client, s=stream, e=entries: client.eval(WITHDRAW, 1, s, *e)  # type: ignore[misc]
+                )
+                ids = {entry.decode() for entry in replies}
+                withdrawn += [job for job in chunk if job.entry in ids]
         return withdrawn
+
+    async def _leave(self, jobs: list[Pending]) -> None:
+        """Nobody waits for them any longer. Best effort: those that run are stopped by their workers."""
+        left = set(jobs) - set(await self._withdraw(jobs))
+        names = [job.stream + job.entry for job in left if job.entry is not None]
+
+        async def tell(client: Any) -> None:
+            pipeline = client.pipeline(transaction=False)
+            pipeline.sadd(self._keys.gone, *names)
+            pipeline.expire(self._keys.gone, GONE_TTL)
+            await pipeline.execute()
+
+        if names:
+            await self._link.call(tell)
 
     def _aside(self, work: Coroutine[Any, Any, object]) -> None:
         """Best effort, while the caller goes on."""

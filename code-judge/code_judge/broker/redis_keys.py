@@ -1,10 +1,13 @@
 """What is where in Redis.
 
 {prefix}:jobs, :long-jobs   streams of jobs; an entry lives from submission to result. Fields: reply, key of the stream
-                            that takes the result; id, of the job; submission, JSON
+                            that takes the result; id, of the job; api, key of the API process's sign of life;
+                            submission, JSON
 {prefix}:results:<api>      stream of results for one API process. Fields: id, result (JSON). Expires
 {prefix}:worker:<name>      a live worker's status, JSON. Expires in WORKER_TTL
 {prefix}:workers            set of the workers' names
+{prefix}:api:<api>          a live API process. Expires in API_TTL
+{prefix}:gone               set of stream + entry of jobs that run though their client has gone. Expires in GONE_TTL
 {prefix}:totals             hash of metric samples
 All workers are consumers of one group, so that a job is with one worker at a time until its result is written. The
 braces, which are part of the keys, keep all of them on one node of a cluster.
@@ -14,6 +17,9 @@ GROUP = "workers"
 
 WORKER_TTL = 3.0
 """Seconds without a sign of life after which a worker's jobs are given to others."""
+API_TTL = 15.0
+"""Seconds without a sign of life after which an API process's jobs are dropped."""
+GONE_TTL = 60
 RESULTS_TTL = 600
 """Seconds that results wait for an API process."""
 
@@ -29,5 +35,8 @@ class Keys:
         """With the name of an API process."""
         self.worker = tag + "worker:"
         """With the name of a worker."""
+        self.api = tag + "api:"
+        """With the name of an API process."""
+        self.gone = tag + "gone"
         self.workers = tag + "workers"
         self.totals = tag + "totals"

@@ -6,7 +6,7 @@ A worker without a sign of life for WORKER_TTL seconds loses its jobs to the oth
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -23,7 +23,7 @@ BEAT_SECONDS = WORKER_TTL / 5
 
 
 class Pulse:
-    """name: the worker's. status: what it does now. on_beat: called with every sign of life. wanted: how many jobs it
+    """name: the worker's. status: what it does now. on_beat: awaited with every sign of life. wanted: how many jobs it
     can take over. on_found: called with the stream of such jobs and what RECLAIM returns."""
 
     def __init__(
@@ -32,7 +32,7 @@ class Pulse:
         name: str,
         *,
         status: Callable[[], WorkerStatus],
-        on_beat: Callable[[], None],
+        on_beat: Callable[[], Awaitable[None]],
         wanted: Callable[[], int],
         on_found: Callable[[str, Any], None],
     ) -> None:
@@ -47,9 +47,9 @@ class Pulse:
         loop, claims_from = asyncio.get_running_loop(), 0.0
         while True:
             await asyncio.sleep(BEAT_SECONDS)
-            self._on_beat()
             try:
                 await self._link.call(self.beat)
+                await self._on_beat()
                 if (room := self._wanted()) > 0 and loop.time() >= claims_from:
                     await self._link.call(lambda client, room=room: self._reclaim(client, room))  # type: ignore[misc]
             except LOST as error:

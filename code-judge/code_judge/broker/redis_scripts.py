@@ -2,13 +2,15 @@
 
 ADD = """
 local entries = {}
-for i = 2, #ARGV, 3 do
-  local fields = {'id', ARGV[i + 1], 'reply', ARGV[1], 'submission', ARGV[i + 2]}
+redis.call('SET', ARGV[2], 1, 'PX', ARGV[3])
+for i = 4, #ARGV, 3 do
+  local fields = {'id', ARGV[i + 1], 'reply', ARGV[1], 'api', ARGV[2], 'submission', ARGV[i + 2]}
   entries[#entries + 1] = redis.call('XADD', ARGV[i], '*', unpack(fields))
 end
 return entries
 """
-"""ARGV: key that takes the results; stream, id and submission of each job. Returns their entries."""
+"""ARGV: key that takes the results; key of the caller's sign of life, and for how many milliseconds it holds; stream,
+id and submission of each job. Returns their entries."""
 
 EXCHANGE = """
 local replies = {}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from code_judge.broker import BrokerLost, Status, WorkerStatus
-from code_judge.broker.redis_keys import GROUP
+from code_judge.broker.redis_keys import API_TTL, GROUP
 from code_judge.broker.redis_link import LOST, Link
 from code_judge.broker.redis_scripts import STATUSES
 
@@ -21,16 +21,18 @@ async def read_status(link: Link) -> Status:
         raise BrokerLost(f"Redis cannot be reached: {error}") from error
 
 
-async def count_jobs(link: Link) -> int:
-    """In the queue or running. Raises one of LOST."""
+async def beat_and_count(link: Link, alive: str) -> int:
+    """Give this process's sign of life. Returns the number of jobs in the queue or running. Raises one of LOST."""
 
-    async def count(client: Any) -> int:
+    async def ask(client: Any) -> int:
         pipeline = client.pipeline(transaction=False)
+        pipeline.set(alive, 1, px=int(API_TTL * 1000))
         for stream in link.keys.streams:
             pipeline.xlen(stream)
-        return sum(await pipeline.execute())
+        _, *counts = await pipeline.execute()
+        return sum(counts)
 
-    return await link.call(count)
+    return await link.call(ask)
 
 
 async def add_samples(link: Link, samples: Mapping[str, float]) -> None:

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from code_judge.broker import Job, WorkerStatus, no_verdict
 from code_judge.broker.redis_entries import Entry, create_groups, new_entries, pairs
+from code_judge.broker.redis_gone import Gone, Taken
 from code_judge.broker.redis_keys import GROUP, RESULTS_TTL, Keys
 from code_judge.broker.redis_link import BLOCK_SECONDS, LOST, TRIP_SECONDS, Link, run_script
 from code_judge.broker.redis_pulse import BEAT_SECONDS, Pulse
@@ -35,17 +36,19 @@ class RedisSource:
         self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._link = Link(uri, Keys(prefix))
         self._streams = self._link.keys.streams
+        self._gone = Gone(self._link.keys, taken=lambda: self._mine.values(), on_gone=lambda job: self._on_gone(job))
+        self._on_gone: Callable[[Job], None] = lambda job: None
         self._pulse = Pulse(
             self._link,
             self.name,
             status=lambda: self._status(),
-            on_beat=self._expect_a_lost_reply,
+            on_beat=self._on_beat,
             wanted=self._room_for_orphans,
             on_found=lambda stream, found: self._keep(stream, found, counted=False),
         )
         self._deliveries = deliveries
         self._status: Callable[[], WorkerStatus] = lambda: WorkerStatus(0, 0, ())
-        self._mine: set[tuple[str, str]] = set()
+        self._mine: dict[tuple[str, str], Taken] = {}
         self._orphans: list[Entry] = []
         self._recover = False
         self._leaving = False
@@ -61,8 +64,8 @@ class RedisSource:
         self._written = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def open(self, status: Callable[[], WorkerStatus]) -> None:
-        self._status = status
+    async def open(self, status: Callable[[], WorkerStatus], on_gone: Callable[[Job], None] = lambda job: None) -> None:
+        self._status, self._on_gone = status, on_gone
         await self._link.retry_for_ever(self._pulse.beat)
         self._tasks = [background(loop) for loop in (self._pulse.beat_for_ever(), self._write())]
 
@@ -124,9 +127,10 @@ class RedisSource:
         self._written.clear()
         self._wake.set()
 
-    def _expect_a_lost_reply(self) -> None:
-        """A reply can be lost without an error that we see."""
+    async def _on_beat(self) -> None:
+        # A reply can be lost without an error that we see.
         self._recover = True
+        await self._link.call(self._gone.look)
 
     def _room_for_orphans(self) -> int:
         status = self._status()
@@ -160,13 +164,19 @@ class RedisSource:
         if (stream, id_) in self._mine:
             return None
         ticket = (stream, id_, fields[b"reply"], fields[b"id"])
-        self._mine.add((stream, id_))
+        api = fields.get(b"api")
         try:
             job = Job(Submission.model_validate_json(fields[b"submission"]), ticket)
         except ValidationError as error:
             message = f"the worker does not understand the submission; is it of another version? {error}"
             unknown = Submission(type="python", solution="")
-            self.finish(Job(unknown, ticket), no_verdict(unknown, Reason.INTERNAL_ERROR, message))
+            job = Job(unknown, ticket)
+            self._mine[stream, id_] = Taken(stream, id_, api, job)
+            self.finish(job, no_verdict(unknown, Reason.INTERNAL_ERROR, message))
+            return None
+        self._mine[stream, id_] = Taken(stream, id_, api, job)
+        if api in self._gone.dead:
+            self.finish(job, no_verdict(job.submission, Reason.INTERNAL_ERROR, "the API process that took it is dead"))
             return None
         if not counted and deliveries >= self._deliveries:
             message = f"given up: each of the {deliveries} workers that ran it died"
@@ -205,7 +215,7 @@ class RedisSource:
         )
 
     def _known(self, stream: str) -> list[str]:
-        places = self._mine | {(entry.stream, entry.id) for entry in self._orphans}
+        places = self._mine.keys() | {(entry.stream, entry.id) for entry in self._orphans}
         return [id_ for of, id_ in places if of == stream]
 
     def _keep(self, stream: str, found: Any, *, counted: bool) -> None:
@@ -237,7 +247,8 @@ class RedisSource:
                 self._turns.rotate()
             jobs = await run_script(client, EXCHANGE, self._turns, *values)
             del self._unwritten[: len(batch)]
-            self._mine -= {job.ticket[:2] for job, _ in batch}
+            for job, _ in batch:
+                self._mine.pop(job.ticket[:2], None)
             if not self._unwritten:
                 self._written.set()
             return new_entries(jobs)

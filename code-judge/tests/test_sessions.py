@@ -103,6 +103,8 @@ def test_snapshot_and_rollback_go_over_several_cells(session: Session) -> None:
     session.run("x = 4")
     session.call("rollback")
     assert session.value("x") == "1"
+    assert session.call("snapshot", replace=True) == {"snapshot": "s3"}
+    assert session.judge.http.get(f"/session/{session.id}").json()["snapshots"] == ["s3"]
     session.call("commit")
     assert session.trouble("POST", "rollback")[0] == 404
     assert session.value("x") == "1"

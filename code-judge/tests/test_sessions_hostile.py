@@ -216,10 +216,15 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_session_that_breaks_its_own_process_has_ended_by_its_own_fault(target: Judge, name: str) -> None:
     it = open_session(target)
+    it.run("x = 'before'")
+    it.call("snapshot")
     spoiled = it.run(f"import sys\nsys.path.insert(0, '{Path(__file__).parents[1]}')\n{BROKEN[name]}")
     assert spoiled["reason"] == "", spoiled
     status, detail = it.trouble("POST", "run", code="print('on')")
     assert (status, detail["error"], detail["infrastructure"]) == (410, "session_ended", False)
+    it.call("rollback")
+    assert it.value("x") == "'before'"
+    it.delete()
     assert open_session(target).value("1 + 1") == "2"
 
 

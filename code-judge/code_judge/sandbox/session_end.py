@@ -56,8 +56,10 @@ class Endings(Warden):
         if job.started:
             if not job.ended:
                 os.kill(job.pid, signal.SIGKILL)
-        elif why in ("timeout", "starved"):
-            self._lose(job.family, "its process did not fork in the cell's time", fault=why == "timeout")
+        elif why == "starved":
+            self._lose(job.family, "the host gave its process too little CPU time", fault=False)
+        elif why == "timeout":
+            self._break(job, "its process did not fork in the cell's time")
 
     def _reap(self) -> None:
         while True:
@@ -94,19 +96,34 @@ class Endings(Warden):
     def _died(self, pid: int, status: int) -> None:
         """A state has died that was not to."""
         opening = self._opening.pop(pid, None)
-        family = self._states[pid].family
+        state = self._states.pop(pid)
+        family = state.family
         if family.cell is not None and family.cell.pid == pid and family.cell.state is not None:
             # It said that it was at rest, and has ended before it was stopped.
-            del self._states[pid]
             family.cell.state, family.cell.ended, family.cell.status = None, b"", status
             return
+        for number in [number for number, other in family.states.items() if other is state]:
+            del family.states[number]
+        self._ignore(state.control)
+        state.control.close()
         if opening is not None:
             self._send({"id": opening[1], "status": 1, "error": "its process ended before it was ready"})
             return self._close(family)
-        # While it is at rest no cell can reach it, if signals are guarded.
         running = family.cell
-        by_itself = running is not None and (self._guard is None or not running.started)
-        self._lose(family, "its process has died", fault=by_itself)
+        if running is not None and running.pid == pid:
+            return self._break(running, "its process has ended instead of forking")
+        # While it is at rest no cell can reach it, if signals are guarded.
+        self._lose(family, "its process has died", fault=running is not None and self._guard is None)
+
+    def _break(self, cell: Cell, why: str) -> None:
+        """The state that the cell was to be forked from can run none, because of what earlier cells have done to it. It
+        goes; other states of the family are as good as before."""
+        family, origin = cell.family, cell.origin
+        self._running.pop(origin.pid, None)
+        for number in [number for number, state in family.states.items() if state is origin]:
+            self._drop(family, number)
+        cell.why, cell.error = "broken", why
+        self._end(cell)
 
     def _end(self, cell: Cell) -> None:
         """It runs no longer. Whether it is kept is decided now, as far as its folder does not decide it."""

@@ -23,8 +23,12 @@ class SessionsImpossible(Exception):
     """This host does not give what sessions need."""
 
 
-class FamilyEnded(Exception):
-    """The processes of a session have ended by its own doing: a fault of its cells, not of ours."""
+class StateBroken(Exception):
+    """A state can run no cells because of what earlier cells have done to it: their fault, not ours."""
+
+
+class FamilyEnded(StateBroken):
+    """All states of a session have ended because of what its cells have done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +122,7 @@ class SessionPool:
     ) -> CellExecution:
         """Run one cell from `state`; if it is kept, the new state is `target`, and with `drop` the old one goes.
 
-        Raises SandboxLost, FamilyEnded.
+        Raises SandboxLost, StateBroken, and FamilyEnded for all states.
         """
         family.check()
         run, link, limits = next(self._ids), family.link, family.limits
@@ -195,6 +199,8 @@ _told: set["asyncio.Future[None]"] = set()
 
 def _cell_execution(report: dict[str, Any], outputs: list[Capture]) -> CellExecution:
     stdout, stderr = (output.finish() for output in outputs)
+    if report["why"] == "broken":
+        raise StateBroken(report["error"])
     if report["why"] == "starved":
         raise SandboxLost("the host gave the cell too little CPU time; let fewer cells run at a time, or add cores")
     if report["why"] is None and not report["started"]:

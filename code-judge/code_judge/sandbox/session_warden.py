@@ -107,7 +107,8 @@ class SessionWarden(Endings):
         family = self._families.get(command["family"])
         origin = None if family is None else family.states.get(command["from"])
         if family is None or origin is None or family.cell is not None:
-            return self._send({"id": command["cell"], "status": 1, "started": False, "why": None, "seconds": 0})
+            # A cell has broken it, and it was killed.
+            return self._send(_not_begun(command["cell"], "broken", "its process has ended"))
         if family.holds is not origin and not self._restore(family, origin):
             return
         now = time.monotonic()
@@ -139,7 +140,7 @@ class SessionWarden(Endings):
                 origin.control.sendmsg([marshal.dumps(order)], ancillary, socket.MSG_DONTWAIT)
             os.kill(origin.pid, signal.SIGCONT)
         except OSError as error:
-            self._lose(family, f"its process takes no cells: {error}", fault=True)
+            self._break(cell, f"its process takes no cells: {error}")
 
     # ---- what cells say --------------------------------------------------------------------------------------------
 
@@ -186,7 +187,7 @@ class SessionWarden(Endings):
                 cell.error = f"no process can be started on this host: {os.strerror(int(data))}"
                 self._end(cell)
             else:
-                self._lose(family, "its process does not fork any longer", fault=True)
+                self._break(cell, "its process does not fork any longer")
         elif data in (REST + cell.secret, REST_FAILED + cell.secret) and pid == cell.pid and not cell.ended:
             cell.ended = data[: -len(cell.secret)]
             stop(pid)
@@ -217,6 +218,10 @@ class SessionWarden(Endings):
         except ChildProcessError:
             return False
         return True
+
+
+def _not_begun(cell: int, why: str | None, error: str) -> dict[str, Any]:
+    return {"id": cell, "status": 1, "started": False, "why": why, "seconds": 0, "cpu": 0, "error": error}
 
 
 def _control_sockets() -> tuple[socket.socket, socket.socket]:

@@ -20,7 +20,7 @@ class SessionOutage(JudgeOutage):
 
 
 class SessionEnded(Exception):
-    """The session was ended by its own cells; open another one."""
+    """The session was broken by its own cells: go back to a snapshot, or open another one."""
 
 
 class SessionClient:
@@ -84,9 +84,9 @@ class RemoteSession:
         body = {"code": code, "commit": str(commit), "echo": echo, "cut_middle": True, "run_id": uuid.uuid4().hex}
         return CellResult.model_validate(await self._call("run", body))
 
-    async def snapshot(self) -> str:
-        """The name of the snapshot, for `rollback`."""
-        return str((await self._call("snapshot", {}))["snapshot"])
+    async def snapshot(self, *, replace: bool = False) -> str:
+        """The name of the snapshot, for `rollback`. replace: give up the earlier ones."""
+        return str((await self._call("snapshot", {"replace": replace}))["snapshot"])
 
     async def rollback(self, snapshot: str | None = None) -> None:
         """Back to a snapshot, or the latest. It stays; later ones go."""

@@ -10,7 +10,15 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 from code_judge.sandbox.link import SandboxLost
-from code_judge.sandbox.session_pool import CellExecution, Family, FamilyEnded, Limits, SessionPool, SessionsImpossible
+from code_judge.sandbox.session_pool import (
+    CellExecution,
+    Family,
+    FamilyEnded,
+    Limits,
+    SessionPool,
+    SessionsImpossible,
+    StateBroken,
+)
 from code_judge.sessions.states import Head, States
 from code_judge.sessions.wire import CellResult, OpenSession, RunCell, SessionError, SessionInfo, Trouble
 from code_judge.settings import Settings
@@ -120,10 +128,13 @@ class Sessions:
             if cell.run_id is not None and task.done():
                 session.running.pop(cell.run_id, None)
 
-    async def snapshot(self, name: str) -> str:
+    async def snapshot(self, name: str, *, replace: bool = False) -> str:
+        """replace: give up the earlier ones."""
         session = self._get(name)
         async with session.shared.lock:
             self._get(name)
+            if replace:
+                self._pool.drop(session.shared.family, session.head.forget(None))
             if len(session.shared.states) >= MOST_STATES:
                 why = f"session {name} and its branches hold {MOST_STATES} states; commit some snapshots"
                 raise SessionError(Trouble.TOO_MANY, why)
@@ -213,6 +224,9 @@ class Sessions:
             raise self._lose(
                 shared, Trouble.ENDED, f"session {session.id} was ended by its own cells: {error}"
             ) from error
+        except StateBroken as error:
+            why = f"session {session.id} was broken by its own cells: {error}; go back to a snapshot, or open another"
+            raise SessionError(Trouble.ENDED, why) from error
         except (SandboxLost, OSError) as error:
             raise self._lose(shared, Trouble.LOST, f"session {session.id} is lost: {error}") from error
         session.cpu += done.cpu

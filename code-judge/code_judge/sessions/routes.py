@@ -7,7 +7,7 @@ from code_judge.asgi import Handler, Reply, Request, Routes
 from code_judge.broker import Broker
 from code_judge.metrics import samples
 from code_judge.sessions.manager import Sessions
-from code_judge.sessions.wire import GoTo, OpenSession, RunCell, SessionError, Trouble
+from code_judge.sessions.wire import GoTo, OpenSession, RunCell, SessionError, TakeSnapshot, Trouble
 
 ELSEWHERE = (
     "sessions live in the process that serves HTTP, which has none where the queue is in Redis; for sessions run "
@@ -62,7 +62,9 @@ class SessionFront:
         return result.model_dump_json(exclude={"tests"}).encode()
 
     async def _snapshot(self, request: Request) -> bytes:
-        return json.dumps({"snapshot": await self._there.snapshot(request.parts["id"])}).encode()
+        replace = TakeSnapshot.model_validate_json(request.body or b"{}").replace
+        name = await self._there.snapshot(request.parts["id"], replace=replace)
+        return json.dumps({"snapshot": name}).encode()
 
     async def _rollback(self, request: Request) -> bytes:
         name = await self._there.rollback(request.parts["id"], _target(request))

@@ -44,6 +44,12 @@ class CellResult(RunResult):
     cpu: float
 
 
+class TakeSnapshot(BaseModel, extra="forbid"):
+    """replace: give up the earlier snapshots."""
+
+    replace: bool = False
+
+
 class GoTo(BaseModel, extra="forbid"):
     """snapshot: None for the latest."""
 

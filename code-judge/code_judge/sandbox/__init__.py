@@ -18,6 +18,14 @@ The zygote's side: standard library only, because every fork pays for what is lo
     privileges.py the fork gives up its privileges           user.py      and becomes the submitted script
     cpp.py        or the compiler, or what was compiled
 
+Sessions
+    session_pool.py    the service's side: opens them, runs their cells
+    session_warden.py  their zygote's warden: what it is told, by the service and by cells
+    session_end.py     how cells and sessions end                family.py  a session's states and its cell
+    cell.py            a state's process, and its forks, which run cells
+    files.py           the folder, and going back to what was in it
+    guard.py           cells cannot signal the states that they came from
+
 The walls
     layers.py     which layers there are, and in what order  root.py      the file system that programs see
     filter.py     the seccomp filter                         calls.py     numbers of system calls

@@ -1,6 +1,5 @@
 """`code_interpreter`: runs the policy's Python in the judge and says as data how it ended."""
 
-import json
 from typing import Any
 
 from verl.tools.base_tool import BaseTool
@@ -8,7 +7,7 @@ from verl.tools.schemas import ToolResponse
 
 from code_judge.client import JudgeClient, JudgeOutage, judge_url
 from code_judge.wire import Options, RunResult, Submission
-from verl_cleaner.rollout.interpreter_text import program_of, response_text
+from verl_cleaner.rollout.interpreter_text import code_argument, response_text
 from verl_cleaner.rollout.tools import tool_contract
 from verl_cleaner.saar.outcome import FailureKind, InfrastructureError, ToolOutcome
 
@@ -37,15 +36,8 @@ class CodeInterpreter(BaseTool):
         return ToolResponse(text=text), 0.0, {"outcome": outcome}
 
     async def _run(self, parameters: Any) -> tuple[str, ToolOutcome]:
-        problem = _check_arguments(parameters)
-        if problem:
-            return f"Invalid tool call: {problem}", ToolOutcome.fault(FailureKind.MALFORMED_CALL)
-        # NUL and lone surrogates cannot be written to a source file as UTF-8.
-        code = program_of(parameters["code"])
-        try:
-            code.encode()
-        except UnicodeEncodeError as error:
-            problem = f"code is not valid Unicode: {error.reason}"
+        code, problem = code_argument(parameters)
+        if code is None:
             return f"Invalid tool call: {problem}", ToolOutcome.fault(FailureKind.MALFORMED_CALL)
         result = await self.run(code)
         return response_text(result), ToolOutcome(None if result.kind == "ok" else result.kind)
@@ -57,14 +49,3 @@ class CodeInterpreter(BaseTool):
             JudgeOutage: the judge gave no result within the deadline.
         """
         return await self.client.run(Submission(type="python", solution=code, options=self.options))
-
-
-def _check_arguments(parameters: Any) -> str | None:
-    if not isinstance(parameters, dict):
-        return f"arguments must be an object, got {json.dumps(parameters)[:80]}"
-    if "code" not in parameters:
-        return "argument 'code' is missing"
-    if not isinstance(parameters["code"], str):
-        return f"argument 'code' must be a string, got {type(parameters['code']).__name__}"
-    unknown = sorted(set(parameters) - {"code"})
-    return f"unknown argument {unknown[0]!r}" if unknown else None

@@ -7,8 +7,10 @@ ValueError at line 3: message    how it failed; a group's members follow, a line
 """
 
 import ast
+import json
 import re
 import signal
+from typing import Any
 
 from code_judge.wire import TIMEOUT_MARK, RunResult
 
@@ -24,6 +26,31 @@ _CHAIN = (
 )
 _HEADER = "Traceback (most recent call last):"
 _FENCED = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
+
+
+def code_argument(parameters: Any) -> tuple[str | None, str]:
+    """The program in a call's arguments; or None, and what is wrong with them."""
+    problem = _check_arguments(parameters)
+    if problem:
+        return None, problem
+    code = program_of(parameters["code"])
+    # NUL and lone surrogates cannot be written to a source file as UTF-8.
+    try:
+        code.encode()
+    except UnicodeEncodeError as error:
+        return None, f"code is not valid Unicode: {error.reason}"
+    return code, ""
+
+
+def _check_arguments(parameters: Any) -> str | None:
+    if not isinstance(parameters, dict):
+        return f"arguments must be an object, got {json.dumps(parameters)[:80]}"
+    if "code" not in parameters:
+        return "argument 'code' is missing"
+    if not isinstance(parameters["code"], str):
+        return f"argument 'code' must be a string, got {type(parameters['code']).__name__}"
+    unknown = sorted(set(parameters) - {"code"})
+    return f"unknown argument {unknown[0]!r}" if unknown else None
 
 
 def program_of(argument: str) -> str:

@@ -8,7 +8,7 @@ from pydantic_settings import BaseSettings
 
 from code_judge.public_settings import check_environment, compile_command
 
-REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
+REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel")
 
 
 class Settings(BaseSettings):
@@ -18,11 +18,11 @@ class Settings(BaseSettings):
     long_batch_max_queue_wait_time: one of a long batch. max_queue: programs that may wait or run; a test is one.
     body_timeout: seconds a request's body may take. code_judge_token: what clients must bring; empty, nothing.
     run_workers: whether the process that serves HTTP runs programs as well. redis_key_prefix: services with different
-    ones share a Redis. max_deliveries: workers that may die of a submission before it is given up. redis_patience:
-    seconds without Redis after which its submissions are answered as failed. cpp_compile_command: see
-    public_settings.compile_command. cpp_compile_time, cpp_compile_memory: its limits, s and MB. max_sessions: open at a
-    time; branches count. session_ttl: seconds without a call after which a session ends. code_judge_require_isolation:
-    see sandbox.pool.check_isolation."""
+    ones share a Redis. drain_time: seconds that a worker which is told to end waits for its programs. max_deliveries:
+    workers that may die of a submission before it is given up. redis_patience: seconds without Redis after which its
+    submissions are answered as failed. cpp_compile_command: see public_settings.compile_command. cpp_compile_time,
+    cpp_compile_memory: its limits, s and MB. max_sessions: open at a time; branches count. session_ttl: seconds without
+    a call after which a session ends. code_judge_require_isolation: see sandbox.pool.check_isolation."""
 
     max_execution_time: float = Field(default=10, gt=0)
     max_memory: int = Field(default=256, ge=64)
@@ -38,6 +38,7 @@ class Settings(BaseSettings):
     redis_uri: str | None = None
     redis_key_prefix: str = Field(default="code-judge", pattern=r"^[^{}\s]+$")
     run_workers: int = Field(default_factory=lambda: 1, ge=0)
+    drain_time: float = Field(default=30, ge=0)
     max_deliveries: int = Field(default=3, ge=1)
     redis_patience: float = Field(default=5, gt=0)
     max_sessions: int = Field(default=1000, ge=0, le=4000)

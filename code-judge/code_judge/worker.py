@@ -47,15 +47,17 @@ class Worker:
         self._taking = background(self._take())
 
     async def drain(self) -> None:
-        """Take no more, and wait for what runs."""
+        """Take no more, and wait for what runs, up to DRAIN_TIME."""
         await end([self._taking] if self._taking is not None else [])
-        await self.source.release()
+        await self.source.release(keep=self._running.keys())
         if self._running:
-            await asyncio.wait(self._running.values())
+            await asyncio.wait(self._running.values(), timeout=self.settings.drain_time)
 
     async def stop(self) -> None:
+        """What runs is stopped, and left to other workers where there are any."""
         await end([self._taking] if self._taking is not None else [])
         await end(self._running.values())
+        await self.source.release()
         await self.sandbox.close()
         await self.source.close()
 

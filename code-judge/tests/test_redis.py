@@ -1,5 +1,6 @@
 """The queue in Redis: the same contract, any number of processes, and what happens when one of them is killed."""
 
+import contextlib
 import os
 import select
 import shutil
@@ -15,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from judge_harness import EXTRA, Judge, descendants, environment
-from redis_harness import ROOT, Redis, api, free_port, needs_redis, redis_server, wait_until, workers
+from redis_harness import ROOT, Redis, api, ended_at_the_end, free_port, needs_redis, redis_server, wait_until, workers
 
 pytestmark = needs_redis
 SLEEP = "import time\ntime.sleep({seconds})\nprint('slept')"
@@ -409,6 +410,41 @@ def test_cluster(tmp_path: Path) -> None:
             redis.kill()
             redis.start()
             wait_until(lambda: it.run("print(2)")["stdout"] == "2\n", "it works again", 10)
+
+
+def test_a_primary_that_becomes_a_replica_is_left(tmp_path: Path) -> None:
+    """Sentinel says where the primary is. Its place is taken by hand, as a sentinel does it."""
+    folders = [tmp_path / name for name in ("a", "b", "sentinel")]
+    for folder in folders:
+        folder.mkdir()
+    ports = [free_port() for _ in range(2)]
+    with redis_server(folders[0], port=ports[0]) as first, redis_server(folders[1], port=ports[1]) as second:
+        second.cli("replicaof", "127.0.0.1", str(ports[0]))
+        with sentinel(folders[2], ports[0]) as port:
+            uri = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{port}/judge"
+            with api(uri) as it, workers(uri):
+                assert it.post("/judge", **HELLO)["success"]
+                wait_until(lambda: b"master_link_status:up" in second.cli("info", "replication"), "it is a replica")
+                command = ["redis-cli", "-p", str(port), "sentinel", "failover", "judge"]
+                wait_until(
+                    lambda: b"OK" in subprocess.run(command, capture_output=True, check=False).stdout, "failover"
+                )
+                wait_until(lambda: b"role:slave" in first.cli("info", "replication"), "the first is a replica now")
+                wait_until(lambda: it.post("/judge", **HELLO)["success"], "the second is used", 20)
+                assert b"{code-judge}:workers" in second.cli("keys", "*")
+
+
+@contextlib.contextmanager
+def sentinel(folder: Path, primary: int) -> Iterator[int]:
+    port = free_port()
+    settings = [f"port {port}", f"sentinel monitor judge 127.0.0.1 {primary} 1", "sentinel failover-timeout judge 5000"]
+    file = folder / "sentinel.conf"
+    file.write_text("\n".join([*settings, f"dir {folder}", "daemonize no", ""]))
+    command = ["redis-server", str(file), "--sentinel"]
+    with ended_at_the_end(subprocess.Popen(command, stdout=subprocess.DEVNULL)):
+        ask = ["redis-cli", "-p", str(port), "sentinel", "replicas", "judge"]
+        wait_until(lambda: b"ip" in subprocess.run(ask, capture_output=True, check=False).stdout, "it sees the replica")
+        yield port
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -15,7 +15,7 @@ from redis_harness import Redis, needs_redis, redis_server, wait_until
 from code_judge.broker import Job, WorkerStatus, no_verdict
 from code_judge.broker.redis_api import RedisBroker
 from code_judge.broker.redis_keys import Keys
-from code_judge.broker.redis_link import Link
+from code_judge.broker.redis_link import Link, run_script
 from code_judge.broker.redis_worker import RedisSource
 from code_judge.wire import Reason, RunResult, Submission
 
@@ -171,6 +171,28 @@ async def test_a_leaving_worker_gives_back_what_it_has_not_begun(redis_: Redis) 
 
 
 @needs_redis
+async def test_a_worker_that_ends_before_its_jobs_gives_them_back_uncounted(redis_: Redis) -> None:
+    """As often as it may be: here one delivery is all that a job gets."""
+    async with both_sides(redis_) as (broker, first):
+        answer = asyncio.create_task(broker.submit(submissions("single", 1), life_time=60))
+        for worker in (first, *(RedisSource(redis_.uri, prefix="code-judge", deliveries=1) for _ in range(3))):
+            if worker is not first:
+                await worker.open(lambda: WorkerStatus(4, 0, ()))
+            (job,) = await asyncio.wait_for(worker.take(lambda: 1), 10)
+            await worker.release(keep=[job])
+            await worker.release()
+            if worker is not first:
+                await worker.close()
+        async with asyncio.timeout(20):
+            last = RedisSource(redis_.uri, prefix="code-judge", deliveries=1)
+            await last.open(lambda: WorkerStatus(4, 0, ()))
+            (job,) = await last.take(lambda: 1)
+            last.finish(job, result(job))
+            assert (await answer)[0].stderr == "ran single 0"
+            await last.close()
+
+
+@needs_redis
 async def test_results_are_written_when_no_job_is_asked_for(redis_: Redis) -> None:
     async with both_sides(redis_) as (broker, source):
         answer = asyncio.create_task(broker.submit(submissions("single", 4), life_time=60))
@@ -180,6 +202,25 @@ async def test_results_are_written_when_no_job_is_asked_for(redis_: Redis) -> No
         for job in jobs:
             source.finish(job, result(job))
         assert [one.stderr for one in await asyncio.wait_for(answer, 10)] == [f"ran single {i}" for i in range(4)]
+
+
+@needs_redis
+async def test_a_primary_that_has_become_a_replica_is_left_at_a_plain_address_too(redis_: Redis) -> None:
+    """By commands and by scripts; a later call has a new connection."""
+    link = Link(redis_.uri, Keys("code-judge"))
+    before = await link.client()
+    for write in (
+        lambda client: client.set("a", 1),
+        lambda client: run_script(client, "return redis.call('SET', KEYS[1], 1)", ["a"]),
+    ):
+        redis_.cli("replicaof", "127.0.0.1", "1")
+        with pytest.raises(redis.exceptions.ConnectionError, match="become a replica"):
+            await link.call(write)
+        redis_.cli("replicaof", "no", "one")
+        await link.call(write)
+        assert await link.client() is not before
+        before = await link.client()
+    await link.close()
 
 
 async def test_a_lost_node_is_left_without_closing_what_others_use(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ redis_keys.py    what is where in Redis               redis_scripts.py scripts t
 redis_link.py    connecting, and what counts as losing the connection
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -82,8 +82,9 @@ class Source(Protocol):
 
     def finish(self, job: Job, result: RunResult) -> None: ...
 
-    async def release(self) -> None:
-        """No `take` follows: what it has not returned is for other workers."""
+    async def release(self, keep: Collection[Job] = ()) -> None:
+        """No `take` follows: jobs without a result are for other workers, but for those to `keep`. It does not count as
+        a delivery that this worker had them."""
 
 
 class BrokerLost(Exception):

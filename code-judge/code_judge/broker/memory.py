@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from code_judge.broker import Job, Status, WorkerStatus, no_verdict
 from code_judge.wire import Reason, RunResult, Submission, programs
@@ -80,7 +80,7 @@ class MemoryBroker:
                 self._arrived.clear()
         return jobs
 
-    async def release(self) -> None:
+    async def release(self, keep: Collection[Job] = ()) -> None:
         """There are no others."""
 
     def finish(self, job: Job, result: RunResult) -> None:

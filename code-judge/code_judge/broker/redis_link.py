@@ -26,11 +26,14 @@ TRIP_SECONDS = 0.004
 _COMMAND_SECONDS = 3.0
 _PAUSE_SECONDS = 0.2
 _CLUSTER = "redis+cluster", "rediss+cluster"
+_SENTINEL = "redis+sentinel", "rediss+sentinel"
 
 
 class Link:
-    """Commands to the Redis at `uri`: redis://, rediss://, unix://, or redis+cluster://, rediss+cluster:// for any node
-    of a cluster. All keys live on one of its nodes, which is found anew after the connection was lost."""
+    """Commands to the Redis at `uri`: redis://, rediss://, unix://; redis+cluster://, rediss+cluster:// for any node of
+    a cluster; redis+sentinel://, rediss+sentinel:// for the sentinels that know the primary. All keys live on one node.
+    In a cluster and with sentinels it is found anew after the connection was lost, and everywhere when it has become a
+    replica."""
 
     def __init__(self, uri: str, keys: Keys) -> None:
         self.keys = keys
@@ -45,6 +48,9 @@ class Link:
                 found = await _node_of_cluster(plain, self.keys.jobs)
                 # Another call may have found it meanwhile.
                 self._client = self._client if self._client is not None else found
+            elif uri.scheme in _SENTINEL:
+                found = await _primary_by_sentinel(self._uri)
+                self._client = self._client if self._client is not None else found
             else:
                 self._client = _connect(self._uri)
         return self._client
@@ -58,9 +64,13 @@ class Link:
         except redis.exceptions.MovedError as error:
             await self._leave(client)
             raise redis.exceptions.ConnectionError("the keys have moved to another node") from error
-        except LOST:
-            # In a cluster the keys may be with another node when they can be reached again.
-            if urlsplit(self._uri).scheme in _CLUSTER:
+        except LOST as error:
+            if is_replica(error):
+                # Its name may stand for another host now, which a new connection reaches.
+                await self._leave(client)
+                raise redis.exceptions.ConnectionError("the primary has become a replica") from error
+            # The keys may be with another node when they can be reached again.
+            if urlsplit(self._uri).scheme in (*_CLUSTER, *_SENTINEL):
                 await self._leave(client)
             raise
 
@@ -92,6 +102,11 @@ class Link:
             await client.aclose()
 
 
+def is_replica(error: Exception) -> bool:
+    """A script's write is refused with an error of its own."""
+    return isinstance(error, redis.exceptions.ReadOnlyError) or "READONLY" in str(error)
+
+
 async def run_script(client: Any, script: str, keys: Sequence[str], *values: Any) -> Any:
     """Redis keeps the scripts that it has seen; it is told the text only where it has not."""
     try:
@@ -114,6 +129,31 @@ def _connect(uri: str) -> Any:
         retry_on_timeout=False,
         health_check_interval=0,
     )
+
+
+async def _primary_by_sentinel(uri: str) -> Any:
+    """Asks one sentinel after the other. Raises one of LOST."""
+    parts = urlsplit(uri)
+    login, _, hosts = parts.netloc.rpartition("@")
+    name = parts.path.strip("/")
+    cause: Exception = redis.exceptions.ConnectionError("no sentinel is named")
+    for host in hosts.split(","):
+        sentinel = _connect(f"redis://{host}")
+        try:
+            found = await sentinel.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", parts.path.strip("/"))
+            if found is None:
+                raise redis.exceptions.ConnectionError(
+                    f"the sentinel {host} knows no primary {parts.path.strip('/')!r}"
+                )
+            address = ":".join(part.decode() if isinstance(part, bytes) else str(part) for part in found)
+            netloc = f"{login}@{address}" if login else address
+            scheme = parts.scheme.removesuffix("+sentinel")
+            return _connect(urlunsplit(parts._replace(scheme=scheme, netloc=netloc, path="")))
+        except LOST as error:
+            cause = error
+        finally:
+            await sentinel.aclose()
+    raise cause
 
 
 async def _node_of_cluster(uri: str, key: str) -> Any:

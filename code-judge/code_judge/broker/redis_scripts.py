@@ -125,8 +125,8 @@ for _, pending in ipairs(redis.call('XPENDING', KEYS[1], 'workers', '-', '+', 10
 end
 """
 """KEYS: stream. ARGV: the caller's name; number of entries that it keeps, and these; entries that it has not counted as
-delivered. Leaves the rest of what is the caller's to RECLAIM. The caller has not begun it, so what was counted as a
-delivery to it no longer is."""
+delivered. Leaves the rest of what is the caller's to RECLAIM. The caller has not begun it, or has stopped it, so what
+was counted as a delivery to it no longer is."""
 
 STATUSES = """
 local statuses = {}

@@ -11,7 +11,7 @@ import os
 import socket
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import redis.exceptions
@@ -106,11 +106,14 @@ class RedisSource:
         if begun:
             await self._link.retry_for_ever(count)
 
-    async def release(self) -> None:
-        """Take no more; what was taken and `take` has not returned goes to the other workers."""
+    async def release(self, keep: Collection[Job] = ()) -> None:
+        """Jobs that are not given back now are when this worker gives no sign of life any more, and then they count."""
         self._leaving = True
         uncounted = [entry for entry in self._orphans if not entry.counted]
         self._orphans.clear()
+        kept = {job.ticket[:2] for job in keep} | {job.ticket[:2] for job, _ in self._unwritten}
+        for place in self._mine.keys() - kept:
+            del self._mine[place]
 
         async def give_back(client: Any) -> None:
             for stream in self._streams:

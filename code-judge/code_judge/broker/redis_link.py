@@ -140,11 +140,9 @@ async def _primary_by_sentinel(uri: str) -> Any:
     for host in hosts.split(","):
         sentinel = _connect(f"redis://{host}")
         try:
-            found = await sentinel.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", parts.path.strip("/"))
+            found = await sentinel.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
             if found is None:
-                raise redis.exceptions.ConnectionError(
-                    f"the sentinel {host} knows no primary {parts.path.strip('/')!r}"
-                )
+                raise redis.exceptions.ConnectionError(f"the sentinel {host} knows no primary {name!r}")
             address = ":".join(part.decode() if isinstance(part, bytes) else str(part) for part in found)
             netloc = f"{login}@{address}" if login else address
             scheme = parts.scheme.removesuffix("+sentinel")

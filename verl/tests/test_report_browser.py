@@ -353,10 +353,13 @@ def test_a_trajectory_is_saved_as_a_small_page_from_the_page_and_from_the_termin
     page.all(".row")[0].click()
     page.one(".detail .repairs")
     where = page.one(".detail-head").text.split("\n")[1:2]
+    # The prompt's beginning is no part of the compressed blocks.
+    page.script("data.index.prompts[data.index.prompt[inspector.open]] = arguments[0]", HOSTILE[0])
     (tmp_path / "downloads").mkdir()
     mine = saved(browser, page, tmp_path / "downloads")
     shown = alone(browser, mine)
     assert where[0] in shown.one(".detail-head").text
+    assert browser.title.startswith("run · step 1")
     assert mine.stat().st_size < 120_000 < (tmp_path / "report.html").stat().st_size / 3
     for private in ("hunter2", "Qwen3-4B", "main_ppo", str(tmp_path)):
         assert private not in mine.read_text()

@@ -12,7 +12,7 @@ from report_data import write_evaluation, write_run, write_validation
 
 from verl_cleaner import main_ppo
 from verl_cleaner.evaluation import runner
-from verl_cleaner.records import run_info
+from verl_cleaner.records import run_info, trajectories
 from verl_cleaner.report import evaluations, families
 from verl_cleaner.report.about import about
 from verl_cleaner.report.charts import chart_data
@@ -169,6 +169,22 @@ def test_accuracy_by_family_has_tasks_and_intervals(tmp_path):
     assert again[0]["last"]["value"] == pytest.approx((everything["last"]["value"] + everything["first"]["value"]) / 2)
     assert families.rows([]) == []
     assert read(write_run(tmp_path / "without")).held_out is None
+
+
+def test_what_repairs_add_by_family(tmp_path):
+    """Of a run that repeats its last validation with rollback."""
+    folder = write_run(tmp_path / "run")
+    write_validation(folder, steps=(0, 3), tasks=40)
+    (plain, *_) = families.rows([read(folder).held_out])
+    assert (plain["helped"], plain["gain"]) == (None, None)
+    repaired = [
+        replace(row, acc=1.0) for row in trajectories.read(folder / "validation" / "trajectories" / "3.parquet")
+    ]
+    trajectories.write(folder / "validation" / "with_rollback" / "trajectories" / "3.parquet", repaired)
+    everything, primes, sums = families.rows([read(folder).held_out])
+    assert [row["helped"]["value"] for row in (everything, primes, sums)] == [1.0, 1.0, 1.0]
+    assert everything["gain"]["value"] == pytest.approx(1 - plain["last"]["value"])
+    assert primes["gain"]["low"] > 0
 
 
 def test_evaluations_of_the_bare_policy_and_with_rollback(tmp_path):

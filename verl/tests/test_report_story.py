@@ -113,6 +113,16 @@ def test_families_evaluations_and_leaves(browser, story):
     assert page.errors() == []
 
 
+def test_what_repairs_add_has_columns_where_it_was_measured(browser, tmp_path):
+    run = write_run(tmp_path / "run")
+    write_validation(run, steps=(0, 3))
+    shutil.copytree(run / "validation" / "trajectories", run / "validation" / "with_rollback" / "trajectories")
+    write_report([run], tmp_path / "report.html")
+    head, first, *_ = rows(Page(browser, tmp_path / "report.html"), "Held-out accuracy by task family")
+    assert head == "tasks step 0 step 3 change on the same tasks last, with rollback what repairs add"
+    assert first.endswith("0.0 [0.0, 0.0]")
+
+
 def test_seeds_are_a_mean_with_a_band_or_each_for_itself(browser, story):
     page = Page(browser, story)
     count = "return [arguments[0].querySelectorAll('.line').length, arguments[0].querySelectorAll('polygon').length]"

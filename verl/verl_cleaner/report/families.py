@@ -6,9 +6,10 @@ which has the task of each trajectory. VeRL's metrics do not say how many tasks 
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from verl_cleaner.records.metrics import WITH_ROLLBACK
 from verl_cleaner.records.trajectories import Trajectory
 from verl_cleaner.report import dumps
 from verl_cleaner.report.dumps import Warnings
@@ -22,11 +23,15 @@ ALL = "all families"
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """The first and the last validation of a run for which there is a table. steps: of the two."""
+    """The first and the last validation of a run for which there is a table. steps: of the two.
+
+    helped: the last one repeated with rollback (`trainer.validate_with_rollback`); empty where it was not.
+    """
 
     steps: tuple[int, int]
     first: Accuracies
     last: Accuracies
+    helped: Accuracies = field(default_factory=dict)
 
 
 def read_held_out(folders: Iterable[DumpFolder], warnings: Warnings) -> HeldOut | None:
@@ -34,7 +39,8 @@ def read_held_out(folders: Iterable[DumpFolder], warnings: Warnings) -> HeldOut 
         steps = [step for step in folder.steps if (folder.path / "trajectories" / f"{step}.parquet").is_file()]
         if folder.split == Split.VALIDATION and steps:
             ends = {step: accuracies(dumps.outcomes(folder.path, step, warnings)) for step in (steps[0], steps[-1])}
-            return HeldOut((steps[0], steps[-1]), ends[steps[0]], ends[steps[-1]])
+            helped = accuracies(dumps.outcomes(folder.path / WITH_ROLLBACK, steps[-1], warnings))
+            return HeldOut((steps[0], steps[-1]), ends[steps[0]], ends[steps[-1]], helped)
     return None
 
 
@@ -51,12 +57,15 @@ def accuracies(trajectories: Iterable[Trajectory]) -> Accuracies:
 
 
 def rows(found: Sequence[HeldOut]) -> list[dict[str, Any]]:
-    """One row for all families and one for each: number of tasks, both accuracies, and their difference on the same
-    tasks. found: of one run, or of the runs of a group."""
-    first, last = (_mean([getattr(one, end) for one in found]) for end in ("first", "last"))
-    table = [_row(family, first.get(family, {}), tasks) for family, tasks in sorted(last.items())]
+    """One row for all families and one for each. found: of one run, or of the runs of a group.
+
+    A row has the number of tasks, the accuracies of the first and the last validation and of the last one with
+    rollback, and on the same tasks: change, from the first to the last, and gain, from the last to that with rollback.
+    """
+    first, last, helped = (_mean([getattr(one, end) for one in found]) for end in ("first", "last", "helped"))
+    table = [_row(name, first.get(name, {}), tasks, helped.get(name, {})) for name, tasks in sorted(last.items())]
     if len(table) > 1:
-        table.insert(0, _row(ALL, *map(_together, (first, last))))
+        table.insert(0, _row(ALL, *map(_together, (first, last, helped))))
     steps = sorted({one.steps for one in found})
     return [row | {"steps": list(steps[0]) if len(steps) == 1 else None} for row in table]
 
@@ -74,13 +83,20 @@ def _together(found: Accuracies) -> dict[tuple[str, str], float]:
     return {(family, task): value for family, tasks in found.items() for task, value in tasks.items()}
 
 
-def _row(family: str, first: Mapping[Any, float], last: Mapping[Any, float]) -> dict[str, Any]:
-    common = [task for task in last if task in first]
-    change = [last[task] - first[task] for task in common]
+def _row(
+    family: str, first: Mapping[Any, float], last: Mapping[Any, float], helped: Mapping[Any, float]
+) -> dict[str, Any]:
     return {
         "family": family,
         "tasks": len(last),
-        "first": asdict(estimate(list(first.values()))) if first else None,
-        "last": asdict(estimate(list(last.values()))),
-        "change": asdict(estimate(change)) if change else None,
+        "first": _estimate(first.values()),
+        "last": _estimate(last.values()),
+        "change": _estimate([last[task] - first[task] for task in last if task in first]),
+        "helped": _estimate(helped.values()),
+        "gain": _estimate([helped[task] - last[task] for task in last if task in helped]),
     }
+
+
+def _estimate(values: Iterable[float]) -> dict[str, float] | None:
+    found = list(values)
+    return asdict(estimate(found)) if found else None

@@ -37,7 +37,7 @@ function summaryTable(view, visible) {
     h("tr", { class: "part" }, h("th", { scope: "rowgroup", colspan: shown.length + 1 }, title)),
     ...lines.map(([name, unit, better, cells]) => h("tr", {}, h("th", { scope: "row" }, name), shown.map(([, i]) => cell(cells[i], unit, better))))]);
   return rows.length ? [h("h2", {}, "The policy or the repairs?"), sheet("The policy or the repairs?", ["", ...shown.map(([group, i]) => groupName(group, i))], rows),
-    h("p", { class: "hint" }, "Means over the last tenth of what was logged, from the first tenth. What is held out and how first attempts end is the policy's own; what training leaves after its repairs is not.")] : [];
+    h("p", { class: "hint" }, "Means over the last tenth of what was logged, from the first tenth. What is held out and how first attempts end is the policy's own; what training leaves after its repairs is not. An arrow says which way a value went, not that it is more than noise.")] : [];
 }
 
 let base = 0;
@@ -75,12 +75,14 @@ function interval(estimate, signed = false) {
 function familyTables(view, visible) {
   const shown = view.groups.map((group, i) => [group, i]).filter(([, i]) => visible(i) && view.families[i].length);
   if (!shown.length) return [];
+  const helped = shown.some(([, i]) => view.families[i].some((one) => one.helped));
   const rows = shown.flatMap(([group, i]) => [
-    ...(view.groups.length > 1 ? [h("tr", { class: "part" }, h("th", { scope: "rowgroup", colspan: 5 }, groupName(group, i)))] : []),
-    ...view.families[i].map((one) => h("tr", {}, h("th", { scope: "row" }, one.family), h("td", {}, one.tasks.toLocaleString("en")), interval(one.first), interval(one.last), interval(one.steps && one.steps[0] === one.steps[1] ? null : one.change, true)))]);
+    ...(view.groups.length > 1 ? [h("tr", { class: "part" }, h("th", { scope: "rowgroup", colspan: helped ? 7 : 5 }, groupName(group, i)))] : []),
+    ...view.families[i].map((one) => h("tr", {}, h("th", { scope: "row" }, one.family), h("td", {}, one.tasks.toLocaleString("en")), interval(one.first), interval(one.last), interval(one.steps && one.steps[0] === one.steps[1] ? null : one.change, true),
+      helped ? [interval(one.helped), interval(one.gain, true)] : null))]);
   const steps = new Set(shown.map(([, i]) => String(view.families[i][0].steps))), [first, last] = view.families[shown[0][1]][0].steps || [];
   const known = steps.size === 1 && first !== undefined;
-  return [h("h2", {}, "Held-out accuracy by task family"), sheet("Held-out accuracy by task family", ["", "tasks", known ? `step ${first}` : "first validation", known ? `step ${last}` : "last validation", "change on the same tasks"], rows),
+  return [h("h2", {}, "Held-out accuracy by task family"), sheet("Held-out accuracy by task family", ["", "tasks", known ? `step ${first}` : "first validation", known ? `step ${last}` : "last validation", "change on the same tasks", ...(helped ? ["last, with rollback", "what repairs add"] : [])], rows),
     h("p", { class: "hint" }, "Percent, with 95 % intervals by bootstrap over the tasks; coloured where the change's interval does not hold zero.")];
 }
 

@@ -24,7 +24,15 @@ step "import contract: saar/ is pure"
 .venv/bin/lint-imports
 step "shell scripts"
 git ls-files -co --exclude-standard -- '*.sh' .ci/run | xargs -r .venv/bin/shellcheck -x
-step "tests"
-.venv/bin/python -m pytest
+# Two files at a time; then whole systems, the longest files first; then what measures time. All parts run in any case.
+failed=0
+tests() {
+  step "tests: $1"
+  .venv/bin/python -m pytest -m "$2" "${@:3}" || failed=1
+}
+tests "two at a time" "not end_to_end and not alone" -n 2 --dist loadfile
+tests "whole systems, two at a time" end_to_end -n 2 --dist loadfile --no-loadscope-reorder
+tests "one by one" alone
+((!failed)) || die "tests failed; see above"
 step "wheels"
 bash tests/wheels.sh

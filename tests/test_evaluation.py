@@ -14,6 +14,8 @@ from verl_cleaner.dataset.lengths import TOOL_CONFIG
 from verl_cleaner.evaluation.runner import problem_of
 from verl_cleaner.records.trajectories import read_folder
 
+pytestmark = pytest.mark.end_to_end(3)
+
 REPOSITORY = Path(__file__).parents[1]
 TASKS = 82
 """Of the held-out ones, which are in random order: with two samples each, enough to tell the arms apart."""

@@ -12,6 +12,8 @@ import pytest
 from cleaner_lab.experiments import results
 from verl_cleaner.records.metrics import read_steps
 
+pytestmark = pytest.mark.end_to_end(3)
+
 REPOSITORY = Path(__file__).parents[1]
 SMALL = [
     "data.train_batch_size=4",

@@ -1,92 +1,29 @@
-"""The README's first command, as a user types it: a comparison, a resume, an outage, a kill. Minutes, not seconds."""
+"""The README's first command, as a user types it: a comparison, a resume, an outage. Minutes, not seconds."""
 
 import json
 import os
 import re
 import signal
-import subprocess
-import tempfile
-import time
-import uuid
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from quickstart_runs import MULTI_TURN, REPOSITORY, Quickstart
 
 from cleaner_lab.nano import shipped
 from verl_cleaner.records import trajectories as trajectory_dump
+from verl_cleaner.records.metrics import WITH_ROLLBACK
 
-REPOSITORY = Path(__file__).parents[1]
-MARK = "CLEANER_TEST_RUN"
-MULTI_TURN = "actor_rollout_ref.rollout.multi_turn"
-
-
-class Quickstart:
-    """`quickstart.sh ARGUMENTS` with its output lines; `left` lists what still runs of it."""
-
-    def __init__(self, out: Path, *arguments: str) -> None:
-        self.out = out
-        self.mark = uuid.uuid4().hex
-        # Short: Ray keeps sockets below it, whose paths may have 107 bytes.
-        self.temporary = tempfile.mkdtemp(prefix="cleaner-", dir="/tmp")
-        environment = os.environ | {MARK: self.mark, "OUTPUT_DIR": str(out), "TMPDIR": self.temporary}
-        environment.pop("CODE_JUDGE_URL", None)
-        self.process = subprocess.Popen(
-            ["bash", "recipe/cleaner/quickstart.sh", *arguments],
-            cwd=REPOSITORY,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        self.lines: list[str] = []
-
-    def until(self, text: str) -> None:
-        for line in self.process.stdout:
-            self.lines.append(line)
-            if text in line:
-                return
-        pytest.fail(f"{text!r} did not come:\n{self.text}\n{self.log()}")
-
-    def finish(self) -> int:
-        self.lines += self.process.stdout
-        return self.process.wait(60)
-
-    @property
-    def text(self) -> str:
-        return "".join(self.lines)
-
-    def log(self) -> str:
-        logs = [*self.out.glob("*/train.log"), *self.out.glob("judge.log")]
-        return "\n".join(f"--- {path}\n{path.read_text(errors='replace')[-6000:]}" for path in logs)
-
-    def processes(self) -> dict[int, str]:
-        """Ours are known by the mark in their environment; the sandbox's, which is cleaned, by its folder."""
-        found = {}
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                environment, command = (entry / "environ").read_bytes(), (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if f"{MARK}={self.mark}".encode() in environment or self.temporary.encode() in command:
-                found[int(entry.name)] = command.replace(b"\0", b" ").decode(errors="replace")
-        return found
-
-    def left(self, seconds: float = 30) -> dict[int, str]:
-        """What is still there after `seconds`; returns as soon as nothing is."""
-        end = time.monotonic() + seconds
-        while (processes := self.processes()) and time.monotonic() < end:
-            time.sleep(0.2)
-        return processes
+pytestmark = pytest.mark.end_to_end(4)
 
 
 def metrics(folder: Path) -> dict[int, dict[str, float]]:
     return {entry["step"]: entry["data"] for entry in map(json.loads, (folder / "metrics.jsonl").open())}
 
 
-def answers(folder: Path, step: int) -> dict[str, str]:
+def answers(folder: Path, step: int, *, dump: str = "validation") -> dict[str, str]:
     """Held-out task -> what the policy wrote, at that step's validation."""
-    lines = map(json.loads, (folder / "validation" / f"{step}.jsonl").open())
+    lines = map(json.loads, (folder / dump / f"{step}.jsonl").open())
     return {line["input"]: line["output"] for line in lines}
 
 
@@ -96,10 +33,13 @@ def agreement(one: dict[str, str], other: dict[str, str]) -> float:
     return sum(one[task] == other[task] for task in one) / len(one)
 
 
+FEWER_TASKS = ("data.val_max_samples=160", "trainer.test_freq=2")
+
+
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     out = tmp_path_factory.mktemp("compared")
-    quickstart = Quickstart(out, "--compare", "--steps", "2")
+    quickstart = Quickstart(out, "--compare", "--steps", "2", *FEWER_TASKS)
     status = quickstart.finish()
     assert status == 0, quickstart.text + quickstart.log()
     return quickstart
@@ -107,13 +47,16 @@ def compared(tmp_path_factory):
 
 def test_it_tells_what_happens(compared):
     text = compared.text
-    for arm in ("baseline", "cleaner"):
+    opening = " ".join(text.partition("[cleaner] A small policy")[2].split())
+    assert re.search(r"in 2 steps of RL, .*: about \d minutes on two idle cores\.", opening)
+    for arm in ("baseline", "cleaner", "leaves"):
         assert f"{arm}: starting" in text
-    assert text.count("step   2/2  accuracy") == 2
-    assert "rollbacks" in text
-    assert "accuracy, families of the training" in text
-    assert "accuracy, unseen family" in text
-    assert "A repaired turn" in text
+    assert text.count("step   2/2  accuracy") == 3
+    assert (
+        len(re.findall(r"step   [02]/2  held-out accuracy 0\.\d+ of the policy alone, 0\.\d+ with rollback", text)) == 6
+    )
+    for row in ("before training", "baseline, step 2", "cleaner, step 2", "leaves, step 2"):
+        assert re.search(rf"^{row} +0\.\d+ ± 0\.\d+  0\.\d+ ± 0\.\d+", text, re.MULTILINE), row
     assert "To try next" in text
     assert (compared.out / "curves.png").stat().st_size > 10_000
     assert f"for a browser: {compared.out / 'report.html'}" in text
@@ -124,13 +67,51 @@ def test_it_tells_what_happens(compared):
     assert not compared.left()
 
 
+def test_a_repaired_turn_is_shown_while_it_trains(compared):
+    lines = compared.text.splitlines()
+    shown = next(number for number, line in enumerate(lines) if "A turn that was repaired in step 1" in line)
+    first, last = (
+        next(n for n, line in enumerate(lines) if n > shown - 9 and text in line)
+        for text in ("step   1/2  accuracy", "step   2/2  accuracy")
+    )
+    assert first < shown < last
+    changes = {line.lstrip()[:2] for line in lines[shown + 2 : last]}
+    assert {"- ", "! ", "+ "} <= changes
+
+
+def test_it_fits_a_terminal_and_is_never_long_silent(compared):
+    """But for paths and commands, which are as long as they are."""
+    wide = [line for line in compared.text.splitlines() if len(line) > 80 and str(compared.out) not in line]
+    assert not wide
+    seconds = [int(found) for found in re.findall(r"^\[cleaner\] baseline: (\d+) s, ", compared.text, re.MULTILINE)]
+    assert len(seconds) > 1
+    assert "baseline: 8 s, starting" in compared.text
+
+
 def test_both_runs_begin_at_the_same_cold_start_which_is_no_expert(compared):
     assert agreement(*(answers(compared.out / arm, 0) for arm in ("baseline", "cleaner"))) > 0.98
     before = metrics(compared.out / "cleaner")[0]
     sizes = pd.read_parquet(shipped.FOLDER / "data/val.parquet")["data_source"].value_counts()
-    assert sizes.sum() >= 256
-    solved = sum(before[f"val-core/{source}/acc/mean@1"] * size for source, size in sizes.items())
-    assert 0.2 <= solved / sizes.sum() <= 0.6
+    solved, helped = (
+        sum(before[f"{prefix}val-core/{source}/acc/mean@1"] * size for source, size in sizes.items()) / sizes.sum()
+        for prefix in ("", WITH_ROLLBACK)
+    )
+    assert 0.2 <= solved <= 0.6
+    # The same first attempts: repairs only add.
+    assert helped > solved
+
+
+def test_the_validation_with_rollback_repairs_whatever_the_training_does(compared):
+    for arm in ("baseline", "cleaner"):
+        found = metrics(compared.out / arm)
+        for step in (0, 2):
+            assert found[step][f"{WITH_ROLLBACK}val-aux/rollback/global_recovered"] > 5
+            assert not found[step].get("val-aux/rollback/global_recovered")
+    alone, helped = (
+        answers(compared.out / "cleaner", 0, dump=dump) for dump in ("validation", "validation/with_rollback")
+    )
+    # Equal seeds: what needed no repair is the same.
+    assert 0.4 < agreement(alone, helped) < 1
 
 
 def test_failures_are_repaired_in_training_and_counted(compared):
@@ -140,6 +121,8 @@ def test_failures_are_repaired_in_training_and_counted(compared):
     assert cleaner["rollback/global_triggered"] > 10
     assert 0.3 < cleaner["rollback/global_recovery_rate"] <= 1
     assert cleaner["tool_calls/failures_per_trajectory"] < baseline["tool_calls/failures_per_trajectory"] / 2
+    leaves = metrics(compared.out / "leaves")[1]
+    assert leaves["leaves/count"] > 5
     assert cleaner["tokens/generated"] == cleaner["tokens/kept"] + cleaner["tokens/discarded"]
     for key in ("critic/score/acc", "grpo/total_samples", "actor/grad_norm", "tool_calls/latency_s/p99"):
         assert key in cleaner, key
@@ -168,6 +151,8 @@ def test_resume_goes_on_and_a_judge_that_dies_stops_the_run(compared, tmp_path):
         tmp_path,
         "--steps",
         "50",
+        *FEWER_TASKS,
+        "trainer.validate_with_rollback=False",
         "trainer.resume_mode=resume_path",
         f"trainer.resume_from_path={checkpoint}",
         f"{MULTI_TURN}.tool_config_path={tmp_path / 'tool.yaml'}",
@@ -183,40 +168,3 @@ def test_resume_goes_on_and_a_judge_that_dies_stops_the_run(compared, tmp_path):
     assert re.search(r"groups were lost, \d+ to outages", quickstart.text), quickstart.text + quickstart.log()
     assert "gave no verdict in 3 s" in quickstart.text
     assert not quickstart.left()
-
-
-@pytest.mark.parametrize(
-    ("module", "number"),
-    [
-        ("cleaner_lab.nano.quickstart", signal.SIGINT),
-        ("cleaner_lab.nano.quickstart", signal.SIGKILL),
-        ("verl_cleaner.main_ppo", signal.SIGKILL),
-    ],
-)
-def test_a_killed_run_leaves_nothing_behind(tmp_path, module, number):
-    quickstart = Quickstart(tmp_path)
-    quickstart.until("cleaner: 15 s")
-    processes = quickstart.processes().items()
-    os.kill(next(pid for pid, command in processes if f"-m {module}" in command), number)
-    assert quickstart.finish() != 0
-    assert not quickstart.left()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--step", "3"], "unknown argument '--step'"),
-        (["--steps", "0"], "--steps must be at least 1, got 0"),
-        (
-            [f"+{MULTI_TURN}.rollback_similarity_threshold=1.4"],
-            "rollback_similarity_threshold must be in [0, 1], got 1.4",
-        ),
-        ([f"+{MULTI_TURN}.max_tool_retrys=2"], "max_tool_retries"),
-        (["data.train_files=/nowhere/train.parquet"], "/nowhere/train.parquet"),
-    ],
-)
-def test_bad_input_is_named(tmp_path, arguments, message):
-    quickstart = Quickstart(tmp_path, *arguments)
-    assert quickstart.finish() != 0
-    assert message in quickstart.text
-    assert "Traceback" not in quickstart.text

@@ -15,6 +15,8 @@ from tiny import tiny_model  # noqa: E402
 
 from cleaner_lab.sft import smollm2, traces  # noqa: E402
 
+pytestmark = pytest.mark.end_to_end(1)
+
 
 def small_tokenizer():
     """SmolLM2's special tokens over single bytes."""

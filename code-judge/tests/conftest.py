@@ -1,4 +1,3 @@
-import signal
 from collections.abc import Iterator
 
 import pytest
@@ -10,10 +9,3 @@ def served() -> Iterator[Judge]:
     """One service for all tests that leave it as they found it."""
     with judge(MAX_EXECUTION_TIME=2, MAX_WORKERS=8) as it:
         yield it
-
-
-@pytest.fixture(autouse=True, scope="session")
-def interrupt() -> None:
-    """A shell starts what runs in its background with SIGINT ignored, and interpreters that tests start inherit it."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)

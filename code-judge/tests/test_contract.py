@@ -129,6 +129,7 @@ def test_a_body_over_the_limit_is_413() -> None:
         assert it.run(HELLO)["success"]
 
 
+@pytest.mark.alone
 def test_a_job_that_is_not_started_in_time_is_a_queue_timeout() -> None:
     with judge(MAX_WORKERS=1, MAX_EXECUTION_TIME=3, MAX_QUEUE_WORK_LIFE_TIME=0.5) as it:
         start = time.monotonic()

@@ -162,6 +162,7 @@ print('done')
 SLEEPER = "import time\ntime.sleep(1.2)\nprint('lives')"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("way", SIGNALS)
 def test_no_program_can_end_stop_or_slow_down_another(lesser: Judge, way: str) -> None:
     """Neither one that runs beside it, nor the sandbox."""

@@ -8,6 +8,7 @@ from judge_harness import Judge, on_this_machine
 MARK = "Suicide from timeout."
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "solution",
     [
@@ -50,6 +51,7 @@ def test_a_timeout_does_not_count_as_success_even_if_the_output_is_right(served:
     assert (result["success"], result["reason"]) == (False, "worker_timeout")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_output_over_the_limit_ends_the_program(served: Judge, stream: str) -> None:
     solution = f"import sys\nwhile True: sys.{stream}.write('x' * 65536)"

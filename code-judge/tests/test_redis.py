@@ -117,6 +117,7 @@ def test_metrics_add_up_over_processes(pool: Judge) -> None:
     assert any(line.startswith('code_judge_run_seconds_bucket{le="+Inf"} ') for line in lines)
 
 
+@pytest.mark.alone
 def test_a_queue_that_nobody_serves(tmp_path: Path) -> None:
     with redis_server(tmp_path) as redis, api(redis.uri, MAX_QUEUE_WORK_LIFE_TIME=0.5) as it:
         start = time.monotonic()
@@ -196,6 +197,7 @@ def test_workers_in_the_api_process(tmp_path: Path) -> None:
         assert it.post("/judge", **HELLO)["success"]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("victim", PARTS)
 def test_a_worker_that_is_killed_loses_no_job(tmp_path: Path, victim: str) -> None:
     with redis_server(tmp_path) as redis, api(redis.uri) as it, workers(redis.uri, MAX_WORKERS=4) as first:
@@ -245,6 +247,7 @@ def test_a_job_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
         assert it.post("/judge", **HELLO)["success"]
 
 
+@pytest.mark.alone
 def test_redis_restarting_loses_nothing_that_it_holds(tmp_path: Path) -> None:
     with redis_server(tmp_path) as redis, api(redis.uri) as it, workers(redis.uri, MAX_WORKERS=4):
         answer = in_background(lambda: it.run_all([SLEEP.format(seconds=0.3)] * 40))
@@ -258,6 +261,7 @@ def test_redis_restarting_loses_nothing_that_it_holds(tmp_path: Path) -> None:
         assert time.monotonic() - start < 10
 
 
+@pytest.mark.alone
 def test_redis_emptied(tmp_path: Path) -> None:
     """Waiting jobs are gone and answered as our failure within seconds; running ones are finished."""
     with redis_server(tmp_path) as redis, api(redis.uri) as it, workers(redis.uri, MAX_WORKERS=4):
@@ -275,6 +279,7 @@ def test_redis_emptied(tmp_path: Path) -> None:
         assert it.run("print(1)")["stdout"] == "1\n"
 
 
+@pytest.mark.alone
 def test_redis_gone_for_good(tmp_path: Path) -> None:
     with redis_server(tmp_path) as redis, api(redis.uri, REDIS_PATIENCE=1.5) as it, workers(redis.uri):
         assert it.run("print(1)")["stdout"] == "1\n"
@@ -318,6 +323,7 @@ def test_a_stalled_worker_that_comes_back_answers_nothing_twice(tmp_path: Path) 
             assert [r["stdout"] for r in it.run_all(["print(1)"] * 20)] == ["1\n"] * 20
 
 
+@pytest.mark.alone
 def test_ten_thousand_queued_jobs_do_not_hold_up_a_single_one(tmp_path: Path) -> None:
     with redis_server(tmp_path) as redis, api(redis.uri) as it, workers(redis.uri, MAX_WORKERS=8):
 

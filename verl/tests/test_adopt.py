@@ -22,6 +22,8 @@ from verl_cleaner.preflight import checks
 from verl_cleaner.rollout.tools.contract import check_values
 from verl_cleaner.rollout.tools.verdict import of_text
 
+pytestmark = pytest.mark.end_to_end(2)
+
 ADOPTED = Path(__file__).parent / "adopted"
 PAGE = (Path(__file__).parents[2] / "docs" / "adopt.md").read_text()
 R, A, M = (f"actor_rollout_ref.{name}" for name in ("rollout", "actor", "model"))

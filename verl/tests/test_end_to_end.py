@@ -12,6 +12,8 @@ from tiny import tiny_dataset, tiny_model
 
 from verl_cleaner.report.panels import PANELS
 
+pytestmark = pytest.mark.end_to_end(1)
+
 TESTS = Path(__file__).parent
 
 

@@ -250,6 +250,7 @@ def other():
     server.server_close()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "address", ["http://127.0.0.1:9", "127.0.0.1:8088", "http://no-such-host.invalid:8088", "silent", "other"]
 )

@@ -2,6 +2,11 @@
 
 import copy
 import json
+import signal
+import subprocess
+import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -296,3 +301,35 @@ def test_groups_side_by_side_spread_over_the_gpus(monkeypatch, visible, per_run,
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     overrides = ["trainer.n_gpus_per_node=8", f"trainer.n_gpus_per_node={per_run}"]
     assert [devices(n, overrides).get("CUDA_VISIBLE_DEVICES") for n in range(len(groups))] == groups
+
+
+def test_an_end_that_waits_is_given_up(caplog):
+    def fail():
+        try:
+            raise BlockingIOError("no process left")
+        finally:
+            with series.within(0.1):
+                threading.Event().wait(60)
+
+    start = time.monotonic()
+    with pytest.raises(BlockingIOError):
+        fail()
+    assert time.monotonic() - start < 30
+    assert "given up" in caplog.text
+    with series.within(60):
+        pass
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_after_an_error_exit_handlers_do_not_keep_the_process(tmp_path):
+    script = """
+import atexit, time
+from verl_cleaner import main_ppo
+main_ppo.END_SECONDS = 0.2
+atexit.register(time.sleep, 600)
+with main_ppo.errors_in_a_line():
+    raise BlockingIOError("no process left")
+"""
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert process.returncode == -signal.SIGALRM
+    assert "BlockingIOError: no process left" in process.stderr

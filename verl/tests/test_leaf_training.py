@@ -15,6 +15,8 @@ from tiny import tiny_dataset, tiny_model
 
 from verl_cleaner.report.panels import PANELS, PHASES
 
+pytestmark = pytest.mark.end_to_end(2)
+
 TESTS = Path(__file__).parent
 TURNS = "+actor_rollout_ref.rollout.multi_turn"
 LOW, PENALTY = -1.0, 0.5

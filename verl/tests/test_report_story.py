@@ -272,6 +272,7 @@ def test_print_has_all_tables_and_curves_and_no_controls(browser, story):
         media(browser)
 
 
+@pytest.mark.alone
 def test_a_long_run_opens_in_under_three_seconds(browser, tmp_path):
     """500 steps with many metrics, and as many trajectories as the page takes: it shows a sample of larger dumps."""
     run = write_run(tmp_path / "run", steps=8, prompts=32, rollouts=8, words=300)

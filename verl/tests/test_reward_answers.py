@@ -112,6 +112,7 @@ def test_reasoning_gym_keeps_its_own_verifier():
     assert (wrong["score"], wrong["acc"], wrong["reason"]) == (0.0, 0.0, "wrong_answer")
 
 
+@pytest.mark.alone
 def test_the_limit_of_time_holds_off_the_main_thread_and_the_next_question_is_answered():
     """Signals, with which math-verify limits itself, would raise in this thread."""
     verifier = MathVerifier(seconds=1)
@@ -199,6 +200,7 @@ DEGENERATE = (
 )  # fmt: skip
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("text", DEGENERATE)
 def test_no_degenerate_response_takes_long(text):
     """Rewards share an event loop. A pattern that reads a text twice for every character needs minutes here."""

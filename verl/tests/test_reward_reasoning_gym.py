@@ -100,6 +100,7 @@ def test_no_answer_is_run(family, tmp_path):
     assert not touched.exists()
 
 
+@pytest.mark.alone
 def test_an_endless_answer_is_wrong_and_the_next_is_scored(monkeypatch):
     child = scorer(seconds=1)
     monkeypatch.setattr(reward, "_scorer", lambda: child)

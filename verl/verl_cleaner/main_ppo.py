@@ -4,6 +4,7 @@ Checks first what VeRL would swallow or find out late (`verl_cleaner.preflight`)
 """
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,10 @@ from verl_cleaner import preflight
 from verl_cleaner.records.run_info import command_line
 from verl_cleaner.rollout.lost_trajectory import RolloutError
 from verl_cleaner.saar.outcome import InfrastructureError
+
+END_SECONDS = 120.0
+"""What a run that failed may take to end its processes. Ray has been seen to wait for ever where the host had no
+process left for it."""
 
 
 @hydra.main(config_path="conf", config_name="cleaner", version_base=None)
@@ -39,12 +44,25 @@ def make_ready(config: DictConfig) -> None:
 
 @contextmanager
 def errors_in_a_line() -> Iterator[None]:
-    """End with what the user can mend, without a traceback."""
+    """End with what the user can mend, without a traceback. After any error the process ends in END_SECONDS, whatever
+    its exit handlers wait for."""
     try:
-        yield
+        with _bounded_end():
+            yield
     except (preflight.PreflightError, InfrastructureError, RolloutError) as error:
         # Ray hands on what was raised in the trainer, wrapped into an instance of the same class.
         sys.exit(f"error: {getattr(error, 'cause', error)}")
+
+
+@contextmanager
+def _bounded_end() -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        # A signal, since a host without processes has no threads for a timer either.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, END_SECONDS)
+        raise
 
 
 def _use_cpu_backend(config: DictConfig) -> None:

@@ -12,10 +12,14 @@ in `plan.PER_RUN` only: everything else is in a worker. An error ends the series
 
 import copy
 import json
+import logging
 import os
 import shutil
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,12 +37,17 @@ from verl_cleaner.records import run_info
 from verl_cleaner.records.metrics import read_steps
 from verl_cleaner.training.test_time import TEST_TIME
 
+logger = logging.getLogger(__name__)
+
 CONF = Path(verl_cleaner.__file__).with_name("conf")
 
 SETTINGS = "settings.json"
 """In a run's folder once it has begun."""
 DONE = "done.json"
 """Once it has finished: `seconds` of its last session, `held_out_rollback`, `versions`."""
+
+
+CLOSE_SECONDS = 60.0
 
 
 def main() -> None:
@@ -114,7 +123,8 @@ def _series_runner() -> type:
                     self._train(planned, own, host)
             finally:
                 shutil.rmtree(self.start, ignore_errors=True)
-                tq.close()
+                with within(CLOSE_SECONDS):
+                    tq.close()
 
         def _host(self, config: DictConfig) -> Any:
             config = copy.deepcopy(config)
@@ -180,6 +190,25 @@ def _series_runner() -> type:
                     ray.kill(worker)
 
     return SeriesRunner
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Give up what the block waits for after `seconds`, with a line in the log: an error that is on its way is worth
+    more than an end in order. For the main thread, which runs a Ray actor's methods."""
+
+    def give_up(*_: Any) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    except TimeoutError:
+        logger.warning("closing took more than %g s and was given up", seconds)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def last_logged_checkpoint(checkpoints: Path, metrics: Path) -> Path | None:

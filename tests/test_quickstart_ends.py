@@ -1,0 +1,61 @@
+"""How a quickstart ends that does not finish: killed, or asked for what is wrong."""
+
+import os
+import signal
+
+import pytest
+from quickstart_runs import MULTI_TURN, Quickstart
+
+from cleaner_lab.nano.quickstart import main
+
+pytestmark = pytest.mark.end_to_end(3)
+
+
+@pytest.mark.parametrize(
+    ("module", "number"),
+    [
+        ("cleaner_lab.nano.quickstart", signal.SIGINT),
+        ("cleaner_lab.nano.quickstart", signal.SIGKILL),
+        ("verl_cleaner.main_ppo", signal.SIGKILL),
+    ],
+)
+def test_a_killed_run_leaves_nothing_behind(tmp_path, module, number):
+    quickstart = Quickstart(tmp_path)
+    # All processes are there then.
+    quickstart.until("measuring the policy")
+    processes = quickstart.processes().items()
+    os.kill(next(pid for pid, command in processes if f"-m {module}" in command), number)
+    assert quickstart.finish() != 0
+    assert not quickstart.left()
+
+
+def test_everything_wrong_is_named_at_once(tmp_path):
+    quickstart = Quickstart(
+        tmp_path,
+        f"+{MULTI_TURN}.rollback_similarity_threshold=1.4",
+        f"+{MULTI_TURN}.max_tool_retrys=2",
+        "data.train_files=/nowhere/train.parquet",
+    )
+    assert quickstart.finish() != 0
+    for message in (
+        "rollback_similarity_threshold must be in [0, 1], got 1.4",
+        "max_tool_retrys",
+        "/nowhere/train.parquet",
+    ):
+        assert message in quickstart.text
+    assert "Traceback" not in quickstart.text
+    assert not quickstart.left()
+
+
+def test_a_wrong_argument_is_named(tmp_path):
+    quickstart = Quickstart(tmp_path, "--step", "3")
+    assert quickstart.finish() != 0
+    assert "unknown argument '--step'" in quickstart.text
+    assert "Traceback" not in quickstart.text
+
+
+def test_steps_are_at_least_one(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["quickstart.sh", "--steps", "0"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "--steps must be at least 1, got 0" in capsys.readouterr().err

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Build the wheels of both distributions and try them as a user has them, away from the checkout: version, what the plug-in
-# registers, the quickstart's first two steps.
+# registers, the quickstart's first step.
 #   bash tests/wheels.sh             over the packages of .venv, which are not installed again
 #   bash tests/wheels.sh --full PY   in a fresh environment of the interpreter PY, with what the wheels ask for at the lock's
 #                                    versions (some GB)
@@ -56,6 +56,6 @@ print(f"[wheels] {expected} on Python {sys.version.split()[0]}")
 END
 export PYTHON TMPDIR=$folder
 start_judge "$folder/work"
-OUTPUT_DIR=$folder/work/run "$PYTHON" -m cleaner_lab.nano.quickstart --steps 2
+OUTPUT_DIR=$folder/work/run "$PYTHON" -m cleaner_lab.nano.quickstart --steps 1 data.val_max_samples=32
 [[ ! -e outputs ]] || die "the quickstart made a cold start; the wheel should hold the one that it uses"
 say "the wheels work"

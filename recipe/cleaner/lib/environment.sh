@@ -22,11 +22,20 @@ setup_environment() {
   fi
   local python
   python=$(find_python) || die "Python 3.11 or 3.12 is needed; found neither python3.12, python3.11 nor a python3 of these versions"
-  if [[ ! -x .venv/bin/python ]]; then
-    say "installing the locked packages into .venv ($("$python" --version)); some GB, a few minutes on the first run"
-  fi
+  local sync=(uv sync --quiet --frozen --no-managed-python --python "$python")
   # Compiled once here, instead of in each of the ten processes of every run.
-  uv sync --quiet --frozen --no-managed-python --python "$python" --compile-bytecode "$@"
+  sync+=(--compile-bytecode "$@")
+  if [[ -x .venv/bin/python ]]; then
+    "${sync[@]}"
+    return
+  fi
+  say "installing the locked packages into .venv ($("$python" --version)); some GB, a few minutes on the first run"
+  local start=$SECONDS ticker status=0
+  while sleep 8 && kill -0 $$ 2> /dev/null; do say "installing, $((SECONDS - start)) s"; done &
+  ticker=$!
+  "${sync[@]}" || status=$?
+  kill "$ticker"
+  return "$status"
 }
 
 # A supported interpreter: the environment's own, else the newest on PATH or under pyenv.

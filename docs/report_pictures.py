@@ -7,7 +7,6 @@ import argparse
 import io
 import shutil
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +38,16 @@ def main() -> None:
             for theme, suffix in (("light", ""), ("dark", "_dark")):
                 _open(browser, page, theme, "#curves")
                 _save(browser, options.out / f"report_summary{suffix}.png")
-                browser.execute_script(_TO_CURVES)
+                _run(browser, _TO_CURVES)
                 _save(browser, options.out / f"report_curves{suffix}.png")
                 _open(browser, page, theme, "#trajectories")
-                browser.execute_script(f"inspector.select({_REPAIRED})")
-                time.sleep(1)
-                browser.execute_script(
-                    "document.querySelectorAll('details.repairs').forEach((one) => { one.open = true; })"
-                )
+                _run(browser, f"await inspector.show({_REPAIRED})")
+                _run(browser, "document.querySelectorAll('details.repairs').forEach((one) => { one.open = true; })")
                 _save(browser, options.out / f"report_repair{suffix}.png")
-            browser.execute_script("inspector.compare(inspector.open)")
+            _run(browser, "await inspector.compare(inspector.open)")
             _save(browser, options.out / "report_side_dark.png")
             _open(browser, page, "light", "#trajectories")
-            browser.execute_script(f"inspector.setMode('tokens'); inspector.select({_REPAIRED})")
+            _run(browser, f"inspector.mode = 'tokens'; await inspector.show({_REPAIRED})")
             _save(browser, options.out / "report_tokens.png")
         finally:
             browser.quit()
@@ -72,12 +68,18 @@ def _browser() -> Any:
 def _open(browser: Any, page: Path, theme: str, fragment: str) -> None:
     browser.get("about:blank")
     browser.get(page.as_uri() + fragment)
-    browser.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
+    _run(browser, f"document.documentElement.dataset.theme = '{theme}'")
+
+
+def _run(browser: Any, code: str) -> None:
+    """Returns when the page is drawn."""
+    browser.execute_async_script(
+        f"const done = arguments[0]; (async () => {{ {code} }})()"
+        ".then(() => requestAnimationFrame(() => requestAnimationFrame(() => done())));"
+    )
 
 
 def _save(browser: Any, path: Path) -> None:
-    # What is shown is unpacked first.
-    time.sleep(1)
     picture = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
     picture.quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")

@@ -22,6 +22,11 @@ COLORS = 128
 _TO_CURVES = """window.scrollTo(0, [...document.querySelectorAll("h2")].find((one) => one.textContent === "Learning")
     .getBoundingClientRect().top + window.scrollY - document.querySelector(".stays").offsetHeight - 10)"""
 _REPAIRED = "inspector.index.run.findLastIndex((run, i) => run === data.runs.length - 1 && inspector.index.repaired[i])"
+_MOST_REPAIRED = """(() => { const x = inspector.index, last = data.runs.length - 1;
+    const repaired = (i) => inspector.group(i).filter((j) => x.run[j] === last && x.repaired[j]).length;
+    return x.run.map((run, i) => i).filter((i) => x.run[i] === last && x.repaired[i] && !x.rollout[i])
+        .reduce((best, i) => (repaired(i) >= repaired(best) ? i : best)); })()"""
+"""The first rollout of the prompt with the most repaired rollouts, of the last run."""
 
 
 def main() -> None:
@@ -44,7 +49,7 @@ def main() -> None:
                 _run(browser, f"await inspector.show({_REPAIRED})")
                 _run(browser, "document.querySelectorAll('details.repairs').forEach((one) => { one.open = true; })")
                 _save(browser, options.out / f"report_repair{suffix}.png")
-            _run(browser, "await inspector.compare(inspector.open)")
+            _run(browser, f"await inspector.compare({_MOST_REPAIRED})")
             _save(browser, options.out / "report_side_dark.png")
             _open(browser, page, "light", "#trajectories")
             _run(browser, f"inspector.mode = 'tokens'; await inspector.show({_REPAIRED})")

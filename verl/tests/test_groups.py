@@ -2,6 +2,7 @@
 
 import inspect
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 import ray
@@ -9,13 +10,14 @@ import torch
 from loop_harness import make_config
 from omegaconf import OmegaConf
 from transfer_queue import KVBatchMeta
-from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+from verl.trainer.ppo.v1 import replay_buffer
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
 from verl_cleaner.rollout import agent_loop_worker as agent_loop
-from verl_cleaner.rollout.lost_trajectory import LossCause, LostTrajectory, RolloutError, check_lost
+from verl_cleaner.rollout.lost_trajectory import FailurePolicy, LossCause, LostTrajectory, RolloutError, check_lost
 from verl_cleaner.saar.config import RollbackConfig
 from verl_cleaner.saar.outcome import InfrastructureError
-from verl_cleaner.training import batch, groups, step_metrics, trainer
+from verl_cleaner.training import batch, groups, modes, step_metrics
 from verl_cleaner.training.groups import CompleteGroups
 from verl_cleaner.training.validation import Validation
 
@@ -96,8 +98,95 @@ def test_a_group_that_lost_several_trajectories_counts_once(cleared):
 
 
 def test_validation_counts_under_its_own_name(cleared):
-    _, metrics = sample(FakeBuffer(failed=["u3"]), losing([OUTAGE]), partition_id="val")
+    lost = replace(OUTAGE, validate=True)
+    _, metrics = sample(FakeBuffer(failed=["u3"]), losing([lost]), partition_id="val")
     assert metrics["val-aux/infrastructure/lost_groups"] == 1
+
+
+def test_what_training_loses_during_a_validation_counts_for_training(cleared):
+    """Asynchronous trainers sample for training while they validate."""
+    buffer = CompleteGroups(FakeBuffer(), losing([OUTAGE], [replace(OUTAGE, uid="v1", validate=True)]))
+    _, validation = buffer.sample(global_steps=1, partition_id="val", batch_size=10)
+    _, training = buffer.sample(global_steps=2, partition_id="train", batch_size=10)
+    assert validation["val-aux/infrastructure/lost_groups"] == 0
+    assert training["infrastructure/lost_groups"] == 1
+    _, validation = buffer.sample(global_steps=2, partition_id="val", batch_size=10)
+    assert validation["val-aux/infrastructure/lost_groups"] == 1
+    assert buffer.take_losses() == dict.fromkeys(LOSSES, 0) | {
+        "infrastructure/lost_groups": 1,
+        "infrastructure/lost_trajectories": 1,
+    }
+    assert buffer.take_losses() == {}
+
+
+# ---- asynchronous ----------------------------------------------------------------------------------------------------
+
+
+def finished(*uids):
+    """What TransferQueue says of groups with one trajectory each."""
+    return {uid: {"is_prompt": True, "status": "finished", "global_steps": 1} for uid in uids} | {
+        f"{uid}_0_0": {"status": "success"} for uid in uids
+    }
+
+
+@pytest.fixture
+def queue(monkeypatch):
+    """TransferQueue's table of the training partition."""
+    table = {}
+
+    def clear(keys, partition_id):
+        for key in keys:
+            table.pop(key, None)
+
+    for module in (replay_buffer, groups):
+        monkeypatch.setattr(module.tq, "kv_list", lambda *_: {"train": table})
+        monkeypatch.setattr(module.tq, "kv_clear", clear)
+    return table
+
+
+def async_buffer(take_lost, refill):
+    buffer = ReplayBufferAsync("colocate_async", {}, None, "drop", {}, poll_interval=0.0, refill_fn=refill)
+    return CompleteGroups(buffer, take_lost, policy=FailurePolicy(max_lost_share=0.5))
+
+
+def test_a_lost_group_is_replaced_and_counted_in_asynchronous_training(queue):
+    queue.update(finished("u1", "u2"))
+    queue["u3"] = {"is_prompt": True, "status": "failure", "global_steps": 1}
+    refills = []
+
+    def refill(count):
+        refills.append(count)
+        queue.update(finished("u4"))
+
+    buffer = async_buffer(losing([OUTAGE]), refill)
+    batch, metrics = buffer.sample(global_steps=1, partition_id="train", batch_size=3)
+    assert refills == [1]
+    assert sorted(batch.keys) == ["u1_0_0", "u2_0_0", "u4_0_0"]
+    assert metrics["infrastructure/lost_groups"] == 1
+
+
+def test_a_group_that_fails_later_than_its_trajectory_was_lost_is_explained(queue):
+    """The loss is known at once, the group's status only when its other trajectories have ended, steps later."""
+    buffer = async_buffer(losing([OUTAGE]), lambda count: None)
+    for uids, failed in ((["u1", "u2"], []), (["u4", "u5"], ["u3"])):
+        queue.update(finished(*uids))
+        queue.update({uid: {"is_prompt": True, "status": "failure", "global_steps": 1} for uid in failed})
+        batch, _ = buffer.sample(global_steps=1, partition_id="train", batch_size=2)
+        assert sorted(batch.keys) == [f"{uid}_0_0" for uid in uids]
+
+
+def test_asynchronous_training_does_not_replace_for_ever_what_fails_for_no_reason_that_is_known(queue):
+    queue["u3"] = {"is_prompt": True, "status": "failure", "global_steps": 1}
+    buffer = async_buffer(losing([]), lambda count: None)
+    with pytest.raises(RolloutError, match="1 groups failed outside the agent loop"):
+        buffer.sample(global_steps=1, partition_id="train", batch_size=1)
+
+
+def test_a_trainer_that_waits_before_it_samples_hears_of_a_bug(queue):
+    buffer = async_buffer(losing([], [BUG]), lambda count: None)
+    assert buffer.get_sampleable_count(1, "train") == 0
+    with pytest.raises(RolloutError, match="step 4: an agent loop failed"):
+        buffer.wait_for_sampleable(4, "train", 1)
 
 
 def test_more_than_a_tenth_stops(cleared):
@@ -220,7 +309,7 @@ def test_an_outage_in_a_reward_worker_is_an_outage():
 
 
 def test_a_lost_group_is_no_wrong_answer_at_validation():
-    made = object.__new__(trainer.CleanerTrainer)
+    made = object.__new__(modes.CleanerTrainer)
     made.config = make_config()
     made._validation = Validation(made.config, tokenizer=None, step=1)
     made._validation.lost_groups = {"u3"}
@@ -234,7 +323,7 @@ def test_a_lost_group_is_no_wrong_answer_at_validation():
 
 
 def test_an_evaluation_takes_no_statistics_of_verls():
-    made = object.__new__(trainer.CleanerTrainer)
+    made = object.__new__(modes.CleanerTrainer)
     made.config = OmegaConf.create({"trainer": {"trajectories_dir": "somewhere"}})
     assert made._val_metrics_update(["math"], ["u1"], {"reward": [1.0]}, [2]) == {}
 

@@ -17,7 +17,7 @@ from verl_cleaner.rollout.carried import PAIRS_FIELD, pack, unpack
 from verl_cleaner.rollout.tool_agent_loop import ToolAgentLoop
 from verl_cleaner.saar.pair import Pair, make_pair, share_out
 from verl_cleaner.saar.segment import Turn
-from verl_cleaner.training import trainer
+from verl_cleaner.training import modes, trainer
 from verl_cleaner.training.actor import ExtendedActorWorker
 from verl_cleaner.training.credit_methods import credit_methods
 from verl_cleaner.training.pairs import credit, grant
@@ -219,9 +219,9 @@ def test_the_actor_is_ours(monkeypatch):
     def init(self):
         self.role_worker_mapping = {Role.ActorRolloutRef: ActorRolloutRefWorker, Role.Critic: "critic"}
 
-    monkeypatch.setattr(trainer.PPOTrainerSync, "_init_resource_pool_mgr", init)
+    monkeypatch.setattr(modes.PPOTrainerSync, "_init_resource_pool_mgr", init)
     monkeypatch.setattr(trainer.ray, "remote", lambda cls: cls)
-    made = object.__new__(trainer.CleanerTrainer)
+    made = object.__new__(modes.CleanerTrainer)
     made._init_resource_pool_mgr()
     assert made.role_worker_mapping == {Role.ActorRolloutRef: ExtendedActorWorker, Role.Critic: "critic"}
 
@@ -238,9 +238,9 @@ def test_pairs_are_granted_before_the_update(monkeypatch, save):
         calls.append(("grant", limit, seed))
         return "granted batch", 3
 
-    monkeypatch.setattr(trainer.PPOTrainerSync, "_update_actor", update)
+    monkeypatch.setattr(modes.PPOTrainerSync, "_update_actor", update)
     monkeypatch.setattr(credit, "grant_pairs", grant)
-    made = object.__new__(trainer.CleanerTrainer)
+    made = object.__new__(modes.CleanerTrainer)
     made.config = make_config(*rollback(save_negative_samples=save, max_negative_samples_per_group=2))
     made._credit = credit_methods(made.config)
     made.global_steps = 5

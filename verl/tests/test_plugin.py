@@ -58,12 +58,16 @@ from verl.trainer.ppo.v1 import trainer_base
 from verl.utils import torch_functional
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngine
 from transformers.modeling_utils import AttentionInterface
+from omegaconf import OmegaConf
+os.environ["CODE_JUDGE_URL"] = "http://judge:1"
+config = OmegaConf.create({"trainer": {"v1": {"trainer_mode": "sync"}}, "async_training": {}})
 print(json.dumps({
     "loops": agent_loop._agent_loop_registry,
     "log-probs": torch_functional.logprobs_from_logits_v2.__module__,
     "engine": hasattr(FSDPEngine._build_fsdp_module, "__wrapped__"),
     "attention": sorted(AttentionInterface._global_mapping),
     "trainers": sorted(trainer_base.TRAINER_REGISTRY),
+    "environment": verl.trainer.main_ppo.get_ppo_ray_runtime_env(config),
     "ours": sorted(name for name in sys.modules if name.startswith(("verl_cleaner", "cleaner_lab", "code_judge"))),
 }))
 """
@@ -75,11 +79,12 @@ def test_the_plugin_imports_one_small_module():
     assert extra == {"verl_cleaner", "verl_cleaner.plugin"}
 
 
-def test_installed_but_not_chosen_it_adds_a_name_and_changes_nothing():
+def test_installed_but_not_chosen_it_adds_names_and_changes_nothing():
     off, installed = (python(STOCK, policy) for policy in ("none", "auto"))
-    assert installed.pop("ours") == ["verl_cleaner", "verl_cleaner.plugin"]
+    assert installed.pop("ours") == ["verl_cleaner", "verl_cleaner.driver", "verl_cleaner.plugin"]
     assert off.pop("ours") == []
-    assert set(installed.pop("trainers")) - set(off.pop("trainers")) == {"cleaner"}
+    added = set(installed.pop("trainers")) - set(off.pop("trainers"))
+    assert added == {"cleaner", "cleaner_colocate_async", "cleaner_separate_async"}
     assert installed == off
 
 

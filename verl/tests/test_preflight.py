@@ -178,6 +178,7 @@ def test_the_gpu_config_passes_with_the_published_dtype(config):
         (["sandbox_fusion.url=http://x"], ["write reward.sandbox_fusion.url=http://x"]),
         (["trainer.use_v1=False"], ["trainer.use_v1=False", "expected True"]),
         (["trainer.v1.trainer_mode=sync"], ["trainer.v1.trainer_mode=sync", "expected cleaner"]),
+        (["trainer.v1.trainer_mode=colocate_async"], ["expected cleaner_colocate_async"]),
         (["trainer.v1.trainer_mode=claner"], ["trainer.v1.trainer_mode=claner is unknown", "expected cleaner"]),
         (["+actor_rollout_ref.rollout.repetition_penalty=1.1"], ["repetition_penalty=1.1", "samples with 1.0"]),
         (["actor_rollout_ref.rollout.do_sample=False"], ["write actor_rollout_ref.rollout.temperature=0"]),
@@ -552,12 +553,6 @@ def test_the_judge_is_not_needed_without_its_tool(config, monkeypatch):
     preflight.prepare(made)
     preflight.check(made)
     assert made.actor_rollout_ref.rollout.agent.default_agent_loop == "single_turn_agent"
-
-
-def test_the_workers_are_told_the_judges_address(config, judge):
-    made = config()
-    preflight.prepare(made)
-    assert made.ray_kwargs.ray_init.runtime_env.env_vars == {"CODE_JUDGE_URL": judge}
 
 
 def test_published_dtype_reaches_the_engine(config, monkeypatch, caplog):

@@ -2,3 +2,10 @@
 
 TRAINER = "cleaner"
 """The plug-in's name in VeRL's table of trainers: `trainer.v1.trainer_mode=cleaner`."""
+
+TRAINERS = {
+    TRAINER: "sync",
+    "cleaner_colocate_async": "colocate_async",
+    "cleaner_separate_async": "separate_async",
+}
+"""All names of the plug-in in that table, and the trainer of VeRL's that each extends."""

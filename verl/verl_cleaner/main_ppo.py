@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from verl_cleaner import preflight
 from verl_cleaner.records.run_info import command_line
@@ -75,11 +75,24 @@ def _use_cpu_backend(config: DictConfig) -> None:
     # Two threads on a busy host of two cores are many times slower than one; TransferQueue sets torch's own number.
     for variable in ("OMP_NUM_THREADS", "TQ_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
+    if not preflight.own_cluster(config):
+        _join_cluster(config)
+        return
     # After a kill -9, Ray's agents would wait a minute for a head that cannot come back.
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
     environment = config.ray_kwargs.ray_init.runtime_env
-    if preflight.own_cluster(config) and environment.py_executable is None:
+    if environment.py_executable is None:
         environment.py_executable = forkserver.start()
+
+
+def _join_cluster(config: DictConfig) -> None:
+    """The workers get the environment that those of a Ray of our own inherit. A cluster's resources are its own to say;
+    Ray refuses others."""
+    ray_init = config.ray_kwargs.ray_init
+    with open_dict(ray_init):
+        ray_init.num_cpus = ray_init.num_gpus = None
+        for variable in ("VERL_PLATFORM", "OMP_NUM_THREADS", "TQ_NUM_THREADS"):
+            OmegaConf.update(ray_init, f"runtime_env.env_vars.{variable}", os.environ[variable])
 
 
 if __name__ == "__main__":

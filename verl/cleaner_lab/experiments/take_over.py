@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from verl_cleaner.training.trainer import CleanerTrainer
+from verl_cleaner.training.modes import CleanerTrainer
 
 
 def take_over(trainer: CleanerTrainer, host: CleanerTrainer, *, start: Path) -> None:

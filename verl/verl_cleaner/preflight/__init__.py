@@ -3,6 +3,7 @@
 prepare             sets the defaults of `verl_cleaner.main_ppo`, and translates documented keys into those VeRL reads
 check               runs on the driver under `verl_cleaner.main_ppo`: checks the configuration, and this host if the run
                     stays on it
+check_main          runs on the driver under every main of VeRL: checks that its trainer is one which this plug-in extends
 check_in_trainer    runs in the trainer's process, on any node, and starts the checks on the cluster's other nodes
 
 A finding is an error if the run certainly fails or silently trains something else; otherwise it is a warning
@@ -18,7 +19,7 @@ from verl_cleaner.preflight.finding import Finding, Level
 from verl_cleaner.preflight.names import own_cluster
 from verl_cleaner.preflight.translate import prepare
 
-__all__ = ["PreflightError", "check", "check_in_trainer", "own_cluster", "prepare"]
+__all__ = ["PreflightError", "check", "check_in_trainer", "check_main", "own_cluster", "prepare"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +45,18 @@ class PreflightError(Exception):
 def check(config: DictConfig) -> None:
     """Log the warnings. Raises PreflightError with all errors that can be found without starting anything."""
     from verl_cleaner.preflight.checks import CONFIGURATION, TRAINER_NODE, findings
-    from verl_cleaner.preflight.loaded import trainer_mode
+    from verl_cleaner.preflight.loaded import main, trainer_mode
 
-    checks = {**CONFIGURATION, "trainer_mode": trainer_mode}
+    checks = {**CONFIGURATION, "main": main, "trainer_mode": trainer_mode}
     _report(findings(config, {**checks, **TRAINER_NODE} if own_cluster(config) else checks))
+
+
+def check_main(config: DictConfig) -> None:
+    """Raises PreflightError where a configuration with CLEANER was given to a main that does not read it."""
+    from verl_cleaner.preflight.checks import findings
+    from verl_cleaner.preflight.loaded import main
+
+    _report(findings(config, {"main": main}))
 
 
 def check_in_trainer(config: DictConfig) -> None:

@@ -59,7 +59,7 @@ TRAINER_NODE: Mapping[str, Check] = {
     "verl": stock.verl,
 }
 EVERY_NODE: Mapping[str, Check] = {name: TRAINER_NODE[name] for name in ("plugin", "tools", "judge", "engine")}
-NAMES = (*CONFIGURATION, *TRAINER_NODE, "trainer_mode")
+NAMES = (*CONFIGURATION, *TRAINER_NODE, "trainer_mode", "main")
 
 
 def findings(config: DictConfig, checks: Mapping[str, Check]) -> list[Finding]:

@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 
 from omegaconf import DictConfig
 
-from verl_cleaner import TRAINER
+from verl_cleaner import TRAINER, TRAINERS
 from verl_cleaner.preflight.finding import Finding, error
 
 GROUP, NAME, MODULE = "verl.plugins", "cleaner", "verl_cleaner.plugin"
@@ -43,8 +43,9 @@ def _not_registered(module: object) -> Iterator[str]:
 
     if sys.modules.get(MODULE) is not module:
         yield f"VeRL loaded another module than {MODULE}"
-    if TRAINER_REGISTRY.get(TRAINER) is not getattr(module, "cleaner_trainer", None):
-        yield f"the trainer {TRAINER} is not registered"
+    for name in TRAINERS:
+        if TRAINER_REGISTRY.get(name) is not getattr(module, "cleaner_trainer", None):
+            yield f"the trainer {name} is not registered"
 
 
 def trainer_mode(config: DictConfig) -> Iterator[Finding]:
@@ -55,12 +56,26 @@ def trainer_mode(config: DictConfig) -> Iterator[Finding]:
 
     mode = config.trainer.v1.trainer_mode
     trainer = TRAINER_REGISTRY.get(mode)
-    if not config.trainer.use_v1:
-        yield error("trainer.use_v1=False trains without CLEANER, expected True: the plug-in extends the V1 trainer")
-    elif trainer is None:
+    if trainer is None:
         yield error(
             f"trainer.v1.trainer_mode={mode} is unknown, expected {TRAINER} or one of "
             f"{', '.join(sorted(set(TRAINER_REGISTRY) - {TRAINER}))}"
         )
-    elif mode != TRAINER and not issubclass(trainer, CleanerTrainerMixin):
-        yield error(f"trainer.v1.trainer_mode={mode} trains without CLEANER, expected {TRAINER}")
+    elif mode not in TRAINERS and not issubclass(trainer, CleanerTrainerMixin):
+        ours = next((name for name, base in TRAINERS.items() if base == mode), TRAINER)
+        yield error(f"trainer.v1.trainer_mode={mode} trains without CLEANER, expected {ours}")
+
+
+def main(config: DictConfig) -> Iterator[Finding]:
+    """VeRL has trainers outside its table of V1 trainers, with mains of their own and sections that only they have."""
+    why = (
+        "it has a trainer of its own, which neither reads trainer.v1 nor takes trajectories from TransferQueue, where "
+        "this plug-in completes groups, adds leaves and computes metrics; start verl.trainer.main_ppo with "
+        "trainer.v1.trainer_mode=cleaner_separate_async, VeRL's V1 trainer of the same kind"
+    )
+    if "async_training" in config:
+        yield error(f"verl.experimental.fully_async_policy trains without CLEANER: {why}")
+    elif "rollout" in config:
+        yield error(f"verl.experimental.one_step_off_policy trains without CLEANER: {why}")
+    elif not config.trainer.get("use_v1", True):
+        yield error("trainer.use_v1=False trains without CLEANER, expected True: the plug-in extends the V1 trainer")

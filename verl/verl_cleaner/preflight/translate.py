@@ -1,7 +1,6 @@
 """Changes that `verl_cleaner.main_ppo` makes to the configuration: our defaults, and keys that VeRL does not read."""
 
 import logging
-import os
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -19,7 +18,6 @@ def prepare(config: DictConfig) -> None:
     multi_turn.enable=False       sets the agent loop single_turn_agent, as V1 reads only the agent loop
     multi_turn.tool_config_path   is set to ours, for the loop tool_agent without tools and functions
     *.fsdp_config.dtype           is copied to mixed_precision.param_dtype, the only key that FSDP reads
-    CODE_JUDGE_URL                is handed to Ray's workers, also on other nodes
     """
     enable(config)
     rollout = config.actor_rollout_ref.rollout
@@ -32,11 +30,6 @@ def prepare(config: DictConfig) -> None:
         multi_turn.tool_config_path = str(TOOL_CONFIG)
     for section in FSDP_SECTIONS:
         _translate_dtype(config, section)
-    if "CODE_JUDGE_URL" in os.environ:
-        with open_dict(config.ray_kwargs.ray_init):
-            OmegaConf.update(
-                config, "ray_kwargs.ray_init.runtime_env.env_vars.CODE_JUDGE_URL", os.environ["CODE_JUDGE_URL"]
-            )
 
 
 def _translate_dtype(config: DictConfig, section: str) -> None:

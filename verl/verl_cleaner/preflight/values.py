@@ -177,7 +177,6 @@ def cpu(config: DictConfig) -> Iterator[Finding]:
         "actor_rollout_ref.rollout.name": "cpu",
         "actor_rollout_ref.rollout.tensor_model_parallel_size": 1,
         "trainer.n_gpus_per_node": 1,
-        "trainer.nnodes": 1,
     }
     for key, value in expected.items():
         got = OmegaConf.select(config, key)

@@ -8,6 +8,7 @@ workers for these failures while it waits for a step's trajectories, and decides
 import asyncio
 import traceback
 from collections.abc import MutableMapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -69,7 +70,8 @@ class AgentLoopWorker(_Worker):
                 sampling_params, trajectory, trace=trace, is_validation=bool(trajectory["validate"]), **kwargs
             )
         except Exception as error:
-            self._lost.append(describe(error, uid=kwargs["uid"]))
+            lost = describe(error, uid=kwargs["uid"])
+            self._lost.append(replace(lost, validate=bool(trajectory["validate"])))
             raise
 
     async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> None:

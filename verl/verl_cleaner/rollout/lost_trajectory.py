@@ -28,12 +28,14 @@ class RewardErrors(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LostTrajectory:
-    """message: the error, with its traceback unless it is an outage. kind: class name of the error."""
+    """message: the error, with its traceback unless it is an outage. kind: class name of the error. validate: it was
+    sampled for a validation, during which asynchronous trainers go on to sample for training."""
 
     uid: str
     cause: LossCause
     message: str
     kind: str = ""
+    validate: bool = False
 
 
 class RolloutError(RuntimeError):

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from tensordict import TensorDict
+from verl.experimental.separation.engine_workers import DetachActorWorker
 from verl.single_controller.base.decorator import Dispatch, register
 from verl.utils import tensordict_utils as tu
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
@@ -72,6 +73,10 @@ class ExtendedActorWorker(ActorRolloutRefWorker):
         for term in terms:
             term.attach(self)
         self.actor.terms = terms
+
+
+class ExtendedDetachWorker(ExtendedActorWorker, DetachActorWorker):
+    """Over the workers of VeRL's separate_async, which keep an earlier version of the weights for the old log-probs."""
 
 
 @contextmanager

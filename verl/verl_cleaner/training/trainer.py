@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 from transfer_queue import KVBatchMeta
 from verl.trainer.distillation import is_distillation_enabled
 from verl.trainer.ppo.utils import Role
-from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.utils.losses import ppo_loss
 
@@ -43,7 +42,15 @@ from verl_cleaner.training.validation import Validation
 
 
 class CleanerTrainerMixin(LeafTrainerMixin):
-    """For a subclass of VeRL's `PPOTrainer`, as `class MyTrainer(CleanerTrainerMixin, PPOTrainerSync)`."""
+    """For a subclass of VeRL's `PPOTrainer`, as `class MyTrainer(CleanerTrainerMixin, PPOTrainerSync)`.
+
+    actor_worker: the class of the actor's workers, over the one that the trainer of VeRL's uses.
+    """
+
+    actor_worker: type = ExtendedActorWorker
+
+    # Of a step, which has several updates where parameter_sync_step is more than 1.
+    _failed_samples = 0
 
     def __init__(self, config: DictConfig) -> None:
         enable(config)
@@ -70,8 +77,8 @@ class CleanerTrainerMixin(LeafTrainerMixin):
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
         # In every run: without terms and leaves it is VeRL's, and a series of runs shares its workers.
-        for role in {Role.ActorRollout, Role.ActorRolloutRef} & set(self.role_worker_mapping):
-            self.role_worker_mapping[role] = ray.remote(ExtendedActorWorker)
+        for role in {Role.Actor, Role.ActorRollout, Role.ActorRolloutRef} & set(self.role_worker_mapping):
+            self.role_worker_mapping[role] = ray.remote(self.actor_worker)
 
     def _setup(self) -> None:
         super()._setup()
@@ -119,6 +126,7 @@ class CleanerTrainerMixin(LeafTrainerMixin):
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         for method in self._credit:
             batch = method.before_update(batch, metrics, step=self.global_steps)
+            self._failed_samples += method.samples
         return super()._update_actor(batch, metrics)
 
     def _compute_metrics(self, batch: KVBatchMeta, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> None:
@@ -131,7 +139,9 @@ class CleanerTrainerMixin(LeafTrainerMixin):
         records = records_of(extra)
         if records:
             metrics.update(rollback_metrics(list(records.values())))
-        metrics.update(batch_metrics(extra, negatives=sum(method.samples for method in self._credit)))
+        metrics.update(batch_metrics(extra, negatives=self._failed_samples))
+        self._failed_samples = 0
+        metrics.update(self.replay_buffer.take_losses())
         columns = output_columns(extra, batch.partition_id)
         metrics.update(zero_variance_groups({key: row["score"] for key, row in columns.items()}))
         self._live_metrics.stepped(self.global_steps, metrics, list(records.values()))
@@ -169,13 +179,3 @@ class CleanerTrainerMixin(LeafTrainerMixin):
         lost = self._validation.lost_groups if self._validation is not None else set()
         counts = {key: n for key, n in (expected_acc_counts or {}).items() if key[1] not in lost}
         return super()._val_metrics_update(*args, expected_acc_counts=counts, **kwargs)
-
-
-class CleanerTrainer(CleanerTrainerMixin, PPOTrainerSync):
-    """VeRL's synchronous trainer; `trainer.v1.trainer_mode=cleaner` (`verl_cleaner.plugin`)."""
-
-    def __init__(self, config: DictConfig) -> None:
-        # VeRL compares the mode with "sync" by name in several places.
-        with open_dict(config):
-            config.trainer.v1.trainer_mode = "sync"
-        super().__init__(config)

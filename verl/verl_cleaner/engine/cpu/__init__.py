@@ -27,6 +27,7 @@ def register() -> None:
     register_post_import_hook(_unpin_offload, "verl.utils.fsdp_utils")
     register_post_import_hook(_register_replica, "verl.workers.rollout.replica")
     register_post_import_hook(_register_adapter, "verl.workers.rollout.base")
+    register_post_import_hook(_register_checkpoint_engine, "verl.checkpoint_engine")
 
 
 def _use_gloo(module: Any) -> None:
@@ -65,3 +66,9 @@ def _register_replica(module: Any) -> None:
 
 def _register_adapter(module: Any) -> None:
     module._ROLLOUT_REGISTRY[(ROLLOUT_NAME, "async")] = "verl_cleaner.engine.cpu.rollout.CpuServerAdapter"
+
+
+def _register_checkpoint_engine(module: Any) -> None:
+    from verl_cleaner.engine.cpu.checkpoint import RayCheckpointEngine
+
+    module.CheckpointEngineRegistry.register(ROLLOUT_NAME)(RayCheckpointEngine)

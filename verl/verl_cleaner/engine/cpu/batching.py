@@ -87,7 +87,10 @@ class Batcher:
             raise ValueError(
                 f"the prompt has {len(request.prompt_ids)} tokens, expected fewer than max_model_len={self.max_length}"
             )
-        request.generator.manual_seed(request.params.seed & (2**63 - 1))
+        if request.state is None:
+            request.generator.manual_seed(request.params.seed & (2**63 - 1))
+        else:
+            request.generator.set_state(request.state)
         self.waiting.append(request)
 
     @property

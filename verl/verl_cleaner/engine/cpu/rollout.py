@@ -2,14 +2,17 @@
 
 import asyncio
 import itertools
-from collections.abc import Generator
+import os
+from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
 import ray
 import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from verl.workers.config import HFModelConfig, RolloutConfig
 from verl.workers.rollout.base import BaseRollout
 from verl.workers.rollout.replica import RolloutReplica, TokenOutput
+from verl.workers.rollout.utils import ensure_async_iterator
 
 from verl_cleaner.engine.cpu.batching import Batcher
 from verl_cleaner.engine.cpu.sampling import Request, SamplingParams
@@ -39,6 +42,8 @@ class CpuServer:
         self.global_steps: int | None = None
         self._futures: dict[int, asyncio.Future[Request]] = {}
         self._arrivals = itertools.count()
+        # By seed and tokens so far: the generators of what was aborted last.
+        self._aborted: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}
         self._loop_task: asyncio.Task[None] | None = None
         # Held while the batcher computes a step in its thread.
         self._stepping = asyncio.Lock()
@@ -66,6 +71,8 @@ class CpuServer:
         params = dict(sampling_params)
         want_logprobs = bool(params.pop("logprobs", False))
         request = Request(prompt_ids=list(prompt_ids), params=self._params(params, len(prompt_ids)))
+        # VeRL's client asks for the rest of an aborted request; its tokens are those it would have had.
+        request.state = self._aborted.pop((request.params.seed, tuple(prompt_ids)), None)
         self.batcher.add(request)
         future = self._futures[id(request)] = asyncio.get_running_loop().create_future()
         if self._loop_task is None or self._loop_task.done():
@@ -125,7 +132,12 @@ class CpuServer:
         """Running and waiting requests return with the tokens that they have. New ones wait for `resume_generation`."""
         self._running.clear()
         async with self._stepping:
-            self._resolve(self.batcher.abort())
+            aborted = self.batcher.abort()
+            self._aborted = {
+                (request.params.seed, (*request.prompt_ids, *request.token_ids)): request.generator.get_state()
+                for request in aborted
+            }
+            self._resolve(aborted)
 
     async def resume_generation(self) -> None:
         self._running.set()
@@ -149,14 +161,20 @@ class CpuServer:
 
 
 class CpuReplica(RolloutReplica):
-    """A replica is one `CpuServer` actor."""
+    """A replica is one `CpuServer` actor on the node of its worker."""
 
     async def launch_servers(self) -> None:
         from verl.utils.config import omega_conf_to_dataclass
 
+        node = await self.workers[0].__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id())
         server = (
             ray.remote(CpuServer)
-            .options(name=_actor_name(self.replica_rank), num_cpus=1, max_concurrency=self.max_concurrency)
+            .options(
+                name=_actor_name(self.replica_rank),
+                num_cpus=1,
+                max_concurrency=self.max_concurrency,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+            )
             .remote(self.config, omega_conf_to_dataclass(self.model_config))
         )
         await server.ready.remote()
@@ -166,11 +184,14 @@ class CpuReplica(RolloutReplica):
 
 
 class CpuServerAdapter(BaseRollout):
-    """Sends the trainer's weights to the replica's server."""
+    """Sends the trainer's weights to the replica's server.
 
-    def __init__(self, *args: Any, replica_rank: int = 0, **kwargs: Any) -> None:
+    replica_rank: -1 in a rank of the trainer, each of which has a server of its own.
+    """
+
+    def __init__(self, *args: Any, replica_rank: int = -1, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.replica_rank = replica_rank
+        self.replica_rank = int(os.environ["RANK"]) if replica_rank == -1 else replica_rank
 
     async def resume(self, tags: list[str]) -> None: ...
 
@@ -178,14 +199,14 @@ class CpuServerAdapter(BaseRollout):
 
     async def update_weights(
         self,
-        weights: Generator[tuple[str, torch.Tensor], None, None],
+        weights: Generator[tuple[str, torch.Tensor], None, None] | AsyncGenerator[tuple[str, torch.Tensor], None],
         wire_format: str = "named_tensors",
         *,
         global_steps: int | None = None,
         **_: Any,
     ) -> None:
         assert wire_format == "named_tensors", wire_format
-        state = {name: tensor.detach().float().cpu() for name, tensor in weights}
+        state = {name: tensor.detach().float().cpu() async for name, tensor in ensure_async_iterator(weights)}
         # In older versions of Ray the handle must live longer than the call.
         server = ray.get_actor(_actor_name(self.replica_rank))
         await server.load_weights.remote(state, global_steps)

@@ -39,7 +39,8 @@ class SamplingParams:
 @dataclass(eq=False, slots=True)
 class Request:
     """One generation. The batcher fills in `token_ids`, `logprobs` (nats, one a token) and `finish_reason` ("stop",
-    "length", "abort"). `prompt_logprobs[i]` belongs to prompt token i + 1."""
+    "length", "abort"). `prompt_logprobs[i]` belongs to prompt token i + 1. `state` is the state of the generator of an
+    aborted request whose rest this one is."""
 
     prompt_ids: list[int]
     params: SamplingParams
@@ -47,6 +48,7 @@ class Request:
     logprobs: list[float] = field(default_factory=list)
     prompt_logprobs: list[float] = field(default_factory=list)
     finish_reason: str | None = None
+    state: torch.Tensor | None = None
     generator: torch.Generator = field(default_factory=torch.Generator)
 
 

@@ -10,8 +10,9 @@ set -euo pipefail
 python=${PYTHON:-$PWD/.venv/bin/python}
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 ray_port=6380 redis_port=6379 judge_port=8088
-# Nobody but this job's processes may use the queue.
+# Nobody but this job's processes may use the queue and Ray.
 secret=$(head -c 24 /dev/urandom | base64 | tr -dc 'a-zA-Z0-9')
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$secret
 export REDIS_URI=redis://:$secret@$head:$redis_port MAX_EXECUTION_TIME=${MAX_EXECUTION_TIME:-4}
 
 on_head() { srun --overlap --nodes 1 --ntasks 1 --nodelist "$head" "$@"; }

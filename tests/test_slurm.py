@@ -23,7 +23,7 @@ echo "$((${#RAY_AUTH_TOKEN} > 20)) $RAY_AUTH_MODE"
 
 @pytest.fixture
 def allocation(tmp_path):
-    """Returns a function that runs slurm.sh on nodes, of which `joined` join Ray: (process, what srun was asked for)."""
+    """Returns a function that runs slurm.sh on nodes, `joined` of which join Ray: (process, what srun was asked)."""
 
     def run(*nodes, joined):
         scripts = {

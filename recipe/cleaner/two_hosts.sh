@@ -45,6 +45,7 @@ host() {
   mkdir -p "$own/ray" /tmp/ray
   printf '127.0.0.1 localhost\n%s head\n%s worker\n' "${address[head]}" "${address[worker]}" > "$own/hosts"
   rm -f "$own/ready"
+  # shellcheck disable=SC2016  # expanded in the namespaces
   unshare --net --mount --uts bash -c '
     hostname "$0" && mount --bind "$1/hosts" /etc/hosts && mount --bind "$1/ray" /tmp/ray && touch "$1/ready"
     exec sleep infinity' "$name" "$own" &
@@ -76,6 +77,8 @@ ping_judge() { on "$1" curl -sf "$CODE_JUDGE_URL/ping"; }
 
 judge_workers() { on head curl -s "$CODE_JUDGE_URL/status" | grep -oP '"workers": *\K[0-9]+'; }
 
+both_work() { [[ $(judge_workers) == 2 ]]; }
+
 host head
 host worker
 ip link add to-worker netns "${holder[head]}" type veth peer name to-head netns "${holder[worker]}"
@@ -98,7 +101,7 @@ for name in head worker; do
     > "$logs/judge-$name.log" 2>&1 &
 done
 until_ready 60 "the judge's API" ping_judge worker
-until_ready 60 "one of the judge's workers" eval '[[ $(judge_workers) == 2 ]]'
+until_ready 60 "one of the judge's workers" both_work
 say "judge: $(judge_workers) workers, one a host, over the Redis on head"
 
 # kill_judge: SIGKILL for all judge processes of the host "worker", as if it had lost its power.
@@ -139,27 +142,38 @@ on head "${ray[@]}" --head --port 6380 > "$logs/ray-head.log" 2>&1 || die "Ray d
 on worker "${ray[@]}" --address head:6380 > "$logs/ray-worker.log" 2>&1 || die "Ray did not start; see $logs/ray-worker.log"
 say "Ray: head on head:6380, worker joined"
 
-export RAY_ADDRESS=head:6380
-on head "$PYTHON" -m cleaner_lab.nano.quickstart --steps "$steps" trainer.nnodes=2 \
-  actor_rollout_ref.rollout.agent.num_workers=2 actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=64 \
-  trainer.test_freq=-1 trainer.val_before_train=False \
-  ${settings[@]+"${settings[@]}"} &
+start=$("$PYTHON" -c 'from cleaner_lab.nano.shipped import FOLDER; print(FOLDER)')
+export RAY_ADDRESS=head:6380 VERL_FILE_LOGGER_PATH=$logs/metrics.jsonl
+# Half of a step's trajectories for each rank.
+on head "$PYTHON" -m verl_cleaner.main_ppo --config-name quickstart hydra.run.dir="$logs/hydra" \
+  trainer.nnodes=2 actor_rollout_ref.rollout.agent.num_workers=2 \
+  actor_rollout_ref.model.path="$start/model" actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=64 \
+  data.train_files="$start/data/train.parquet" data.val_files="$start/data/val.parquet" \
+  +actor_rollout_ref.rollout.multi_turn.enable_tool_rollback=True trainer.logger=[file] \
+  trainer.total_training_steps="$steps" trainer.default_local_dir="$logs/checkpoints" trainer.save_freq=-1 \
+  trainer.test_freq=-1 trainer.val_before_train=False trainer.validate_with_rollback=False \
+  ${settings[@]+"${settings[@]}"} > "$logs/train.log" 2>&1 &
 training=$!
-metrics=$logs/cleaner/metrics.jsonl
-until [[ -s $metrics ]]; do
-  kill -0 "$training" 2> /dev/null || die "the training ended before its first step; see $logs/cleaner/train.log"
+say "training: $steps steps, two ranks, agent loops on both hosts; the start takes a minute or more"
+until [[ -s $VERL_FILE_LOGGER_PATH ]]; do
+  kill -0 "$training" 2> /dev/null || die "the training ended before its first step; see $logs/train.log"
   sleep 0.5
 done
 kill_judge
-wait "$training" || die "the training failed; see $logs/cleaner/train.log"
+wait "$training" || die "the training failed; see $logs/train.log"
 "$PYTHON" - "$logs" "$steps" << 'PYTHON'
 import collections, json, pathlib, re, sys
 
 logs, steps = pathlib.Path(sys.argv[1]), int(sys.argv[2])
-rows = [json.loads(line)["data"] for line in (logs / "cleaner/metrics.jsonl").read_text().splitlines()]
-lost = sum(row.get("infrastructure/lost_trajectories", 0) for row in rows)
-calls = collections.Counter(re.findall(r'(10\.77\.0\.[12]):\d+ - "POST', (logs / "api.log").read_text()))
-print(f"{len(rows)} steps, {lost:.0f} trajectories lost")
-print(f"requests to the judge: {calls['10.77.0.1']} from agent loops on head, {calls['10.77.0.2']} on worker")
-sys.exit(lost != 0 or len(rows) != steps or len(calls) != 2)
+rows = [json.loads(line)["data"] for line in (logs / "metrics.jsonl").read_text().splitlines()]
+for number, row in enumerate(rows, 1):
+    print(
+        f"step {number}: {row['grpo/total_samples']:.0f} trajectories, {row['infrastructure/lost_trajectories']:.0f} lost, "
+        f"{row['rollback/global_triggered']:.0f} failing turns, {row['rollback/global_recovered']:.0f} repaired"
+    )
+lost = sum(row["infrastructure/lost_trajectories"] for row in rows)
+asked = collections.Counter(re.findall(r'(10\.77\.0\.[12]):\d+ - "POST', (logs / "api.log").read_text()))
+print(f"requests to the judge: {asked['10.77.0.1']} from agent loops on head, {asked['10.77.0.2']} from worker's")
+sys.exit(lost != 0 or len(rows) != steps or len(asked) != 2)
 PYTHON
+say "$(judge_workers) judge worker left; nothing was lost"

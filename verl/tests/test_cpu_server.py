@@ -8,6 +8,7 @@ import torch
 from tiny import tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from verl_cleaner.engine.cpu.mailbox import Mailbox
 from verl_cleaner.engine.cpu.rollout import CpuServer
 
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "repetition_penalty": 1.0}
@@ -134,6 +135,41 @@ async def test_abort_while_a_step_computes(server):
     assert not late.done()
     await server.resume_generation()
     assert len((await late).token_ids) == 3
+
+
+async def test_an_aborted_request_goes_on_with_the_tokens_it_would_have_had(server):
+    server.eos_token_ids = frozenset()
+    params = {**SAMPLING, "max_tokens": 20, "seed": 3}
+    whole = (await server.generate([5, 6], dict(params), "r")).token_ids
+    started, step, loop = asyncio.Event(), server.batcher.step, asyncio.get_running_loop()
+
+    def announced():
+        finished = step()
+        loop.call_soon_threadsafe(started.set)
+        return finished
+
+    server.batcher.step = announced
+    asked = asyncio.create_task(server.generate([5, 6], dict(params), "r"))
+    await started.wait()
+    await server.abort_all_requests()
+    first = await asked
+    assert first.stop_reason == "aborted"
+    assert 1 <= len(first.token_ids) < 20
+    await server.resume_generation()
+    rest = {**params, "max_tokens": 20 - len(first.token_ids)}
+    second = await server.generate([5, 6, *first.token_ids], rest, "r")
+    assert first.token_ids + second.token_ids == whole
+
+
+async def test_weights_travel_by_rounds():
+    mailbox = Mailbox()
+    early = asyncio.create_task(mailbox.get(2))
+    await mailbox.put(1, "old")
+    assert await mailbox.get(1) == "old"
+    await asyncio.sleep(0)
+    assert not early.done()
+    await mailbox.put(2, "new")
+    assert await early == "new"
 
 
 async def test_a_failing_step_fails_its_requests(server):

@@ -68,7 +68,5 @@ def _register_adapter(module: Any) -> None:
     module._ROLLOUT_REGISTRY[(ROLLOUT_NAME, "async")] = "verl_cleaner.engine.cpu.rollout.CpuServerAdapter"
 
 
-def _register_checkpoint_engine(module: Any) -> None:
-    from verl_cleaner.engine.cpu.checkpoint import RayCheckpointEngine
-
-    module.CheckpointEngineRegistry.register(ROLLOUT_NAME)(RayCheckpointEngine)
+def _register_checkpoint_engine(_: Any) -> None:
+    import verl_cleaner.engine.cpu.checkpoint  # noqa: F401  # it registers itself

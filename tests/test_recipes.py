@@ -306,9 +306,11 @@ def test_export_wants_a_checkpoint(tmp_path):
 
 def test_the_documentation_lists_every_script():
     text = (REPOSITORY / "docs/recipes.md").read_text()
-    scripts = {path.name for path in (REPOSITORY / "recipe/cleaner").glob("*.sh")} - {"quickstart.sh", "slurm.sh"}
+    elsewhere = {"quickstart.sh", "slurm.sh", "two_hosts.sh"}
+    scripts = {path.name for path in (REPOSITORY / "recipe/cleaner").glob("*.sh")} - elsewhere
     assert {name for name in scripts if f"`{name}`" in text} == scripts
-    assert "recipe/cleaner/slurm.sh" in (REPOSITORY / "docs/multi-node.md").read_text()
+    for name in ("slurm.sh", "two_hosts.sh"):
+        assert f"recipe/cleaner/{name}" in (REPOSITORY / "docs/multi-node.md").read_text()
 
 
 def test_rollout_stats_is_an_evaluation_that_samples_as_in_training():

@@ -28,16 +28,8 @@ def run(tmp_path_factory, judge):
     tiny_model(folder / "model")
     tiny_dataset(folder / "train.parquet", rows=20)
     (folder / "loops.yaml").write_text("- name: leafy\n  _target_: leafy_loop.LeafyLoop\n")
-    # VeRL's own main, with the plug-in's name for its trainer.
-    command = [
-        sys.executable,
-        "-m",
-        "verl.trainer.main_ppo",
-        "--config-path",
-        str(TESTS.parent / "verl_cleaner" / "conf"),
-    ]
+    command = [sys.executable, "-m", "verl_cleaner.main_ppo", "--config-name", "cleaner_cpu"]
     command += [
-        "--config-name=cleaner_cpu",
         f"hydra.run.dir={folder / 'hydra'}",
         "trainer.v1.trainer_mode=cleaner_separate_async",
         "trainer.v1.separate_async.parameter_sync_step=2",

@@ -1,22 +1,24 @@
 #!/usr/bin/env bash
 # Several nodes on one machine: docs/multi-node.md as a script, with two "hosts" that are network namespaces.
-#   sudo bash recipe/cleaner/two_hosts.sh [--judge] [--steps N] [key=value …]
+#   sudo bash recipe/cleaner/two_hosts.sh [--judge | --job] [--steps N] [key=value …]
 # Each host has an address, a name, /etc/hosts and a /tmp/ray of its own; one veth pair joins them. On both run Ray, agent
 # loops, a rank of the training and judge workers; Redis and the judge's API run on the host "head". After the first step,
-# the judge workers of the other host are killed. --judge: only the judge, and programs that say where they ran.
+# the judge workers of the other host are killed. --judge: only the judge, and programs that say where they ran. --job: the
+# training is a job of the cluster.
 # The training is the quickstart's, on CPU. Needs root (namespaces), redis-server and ip; leaves OUTPUT_DIR and no process.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=recipe/cleaner/lib/environment.sh
 source recipe/cleaner/lib/environment.sh
 
-only_judge="" steps=3 settings=()
+only_judge="" job="" steps=3 settings=()
 while (($#)); do
   case $1 in
     --judge) only_judge=1 ;;
+    --job) job=1 ;;
     --steps) steps=${2:?--steps needs a number} && shift ;;
     *=*) settings+=("$1") ;;
-    *) die "unknown argument '$1'; expected --judge, --steps N or Hydra overrides key=value" ;;
+    *) die "unknown argument '$1'; expected --judge, --job, --steps N or Hydra overrides key=value" ;;
   esac
   shift
 done
@@ -31,7 +33,7 @@ if [[ -z ${TWO_HOSTS_INSIDE:-} ]]; then
   [[ -n ${PYTHON:-} ]] || setup_environment --no-dev --inexact
   export TWO_HOSTS_INSIDE=1 PYTHON=${PYTHON:-$PWD/.venv/bin/python}
   export OUTPUT_DIR=${OUTPUT_DIR:-outputs/two_hosts/$(date +%Y%m%d-%H%M%S)}
-  arguments=(--steps "$steps" ${only_judge:+--judge} ${settings[@]+"${settings[@]}"})
+  arguments=(--steps "$steps" ${only_judge:+--judge} ${job:+--job} ${settings[@]+"${settings[@]}"})
   exec unshare --net --mount --pid --fork --kill-child --mount-proc bash "${BASH_SOURCE[0]}" "${arguments[@]}"
 fi
 
@@ -138,14 +140,20 @@ fi
 # Where a token lies in its home directory, Ray's head asks every other node for it.
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$PASSWORD
 ray=("$PYTHON" -m ray.scripts.scripts start --num-gpus 1 --num-cpus 16 --disable-usage-stats)
-on head "${ray[@]}" --head --port 6380 > "$logs/ray-head.log" 2>&1 || die "Ray did not start; see $logs/ray-head.log"
+on head "${ray[@]}" --head --port 6380 --dashboard-host 0.0.0.0 > "$logs/ray-head.log" 2>&1 || die "Ray did not start; see $logs/ray-head.log"
 on worker "${ray[@]}" --address head:6380 > "$logs/ray-worker.log" 2>&1 || die "Ray did not start; see $logs/ray-worker.log"
 say "Ray: head on head:6380, worker joined"
 
 start=$("$PYTHON" -c 'from cleaner_lab.nano.shipped import FOLDER; print(FOLDER)')
 export RAY_ADDRESS=head:6380 VERL_FILE_LOGGER_PATH=$logs/metrics.jsonl
+submit=()
+if [[ -n $job ]]; then
+  submit=("$PYTHON" -m ray.scripts.scripts job submit --address http://head:8265 --working-dir . --runtime-env-json
+    '{"env_vars": {"CODE_JUDGE_URL": "'"$CODE_JUDGE_URL"'", "VERL_FILE_LOGGER_PATH": "'"$VERL_FILE_LOGGER_PATH"'"},
+      "excludes": ["outputs", "dataset", ".venv", ".git"]}' --)
+fi
 # Half of a step's trajectories for each rank.
-on head "$PYTHON" -m verl_cleaner.main_ppo --config-name quickstart hydra.run.dir="$logs/hydra" \
+on head ${submit[@]+"${submit[@]}"} "$PYTHON" -m verl_cleaner.main_ppo --config-name quickstart hydra.run.dir="$logs/hydra" \
   trainer.nnodes=2 actor_rollout_ref.rollout.agent.num_workers=2 \
   actor_rollout_ref.model.path="$start/model" actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=64 \
   data.train_files="$start/data/train.parquet" data.val_files="$start/data/val.parquet" \

@@ -25,6 +25,7 @@ def register() -> None:
     os.environ["VERL_ENGINE_DEVICE"] = "cuda"
     register_post_import_hook(_use_gloo, "verl.utils.distributed")
     register_post_import_hook(_unpin_offload, "verl.utils.fsdp_utils")
+    register_post_import_hook(_copy_saved_weights, "verl.utils.fsdp_utils")
     register_post_import_hook(_register_replica, "verl.workers.rollout.replica")
     register_post_import_hook(_register_adapter, "verl.workers.rollout.base")
     register_post_import_hook(_register_checkpoint_engine, "verl.checkpoint_engine")
@@ -53,6 +54,17 @@ def _unpin_offload(module: Any) -> None:
         return None
 
     module.CPUOffloadPolicy = no_offload
+
+
+def _copy_saved_weights(module: Any) -> None:
+    """`separate_async` keeps weights from before an update with `.cpu()`, which copies nothing here."""
+    stock = module.fsdp2_sharded_save_to_cpu
+
+    def fsdp2_sharded_save_to_cpu(model: Any) -> tuple[dict[str, tuple[Any, Any]], Any]:
+        state, spec = stock(model)
+        return {name: (tensor.clone(), own) for name, (tensor, own) in state.items()}, spec
+
+    module.fsdp2_sharded_save_to_cpu = fsdp2_sharded_save_to_cpu
 
 
 def _register_replica(module: Any) -> None:

@@ -119,5 +119,5 @@ def test_the_second_step_trains_on_tokens_of_older_weights(run):
     assert steps[1]["training/off_policy/trajectory_staleness/max"] == 0
     assert steps[2]["training/off_policy/trajectory_staleness/max"] == 1
     # In both updates of the first step the old log-probs are those of the weights that sampled.
-    assert steps[1]["training/rollout_probs_diff_max"] == pytest.approx(0, abs=1e-4)
-    assert steps[2]["training/rollout_probs_diff_max"] > 1e-3
+    assert steps[1]["training/rollout_probs_diff_max"] < 1e-4
+    assert steps[2]["training/rollout_probs_diff_max"] > 1e-4

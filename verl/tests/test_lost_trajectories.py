@@ -157,7 +157,8 @@ def test_the_cause_is_logged_once_a_kind_and_counted(caplog, monkeypatch):
 
 def test_verl_refills_groups_that_lost_a_trajectory():
     buffer = Buffer(failed=["u3"])
-    CompleteGroups(buffer, list)
+    lost = [LostTrajectory(uid, LossCause.OUTAGE, "the judge is gone") for uid in ("u3", "empty")]
+    CompleteGroups(buffer, lambda: lost)
     assert buffer._terminal_eviction_reasons(1, "train")[:3] == (set(), {"filtered"}, {"empty", "u3"})
     assert buffer._terminal_eviction_reasons(1, "val")[:3] == (set(), {"filtered"}, {"empty"})
     off = Buffer(failed=["u3"])

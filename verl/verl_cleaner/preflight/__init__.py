@@ -3,7 +3,7 @@
 prepare             sets the defaults of `verl_cleaner.main_ppo`, and translates documented keys into those VeRL reads
 check               runs on the driver under `verl_cleaner.main_ppo`: checks the configuration, and this host if the run
                     stays on it
-check_main          runs on the driver under every main of VeRL: checks that its trainer is one which this plug-in extends
+check_main          runs on the driver under every main of VeRL: checks that this plug-in extends its trainer
 check_in_trainer    runs in the trainer's process, on any node, and starts the checks on the cluster's other nodes
 
 A finding is an error if the run certainly fails or silently trains something else; otherwise it is a warning

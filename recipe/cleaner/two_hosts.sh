@@ -77,7 +77,7 @@ until_ready() {
 
 ping_judge() { on "$1" curl -sf "$CODE_JUDGE_URL/ping"; }
 
-judge_workers() { on head curl -s "$CODE_JUDGE_URL/status" | grep -oP '"workers": *\K[0-9]+'; }
+judge_workers() { on head curl -s "$CODE_JUDGE_URL/metrics" | awk '$1 == "code_judge_workers" { print $2 }'; }
 
 both_work() { [[ $(judge_workers) == 2 ]]; }
 

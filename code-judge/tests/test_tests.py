@@ -208,6 +208,35 @@ async def test_which_results_are_returned_does_not_depend_on_the_room(
     assert most == min(max(1, room), len(outcomes))
 
 
+@pytest.mark.parametrize("room", [1, 2, 5])
+async def test_tests_that_end_in_the_same_moment(room: int) -> None:
+    """One ends while the end of another is being noticed: its place is left a moment later, so that for the next test
+    there is none at first."""
+    used = 0
+
+    async def run(number: int) -> RunResult:
+        for _ in range(1 + number % 3):
+            await asyncio.sleep(0)
+        return RunResult(sub_id=None, success=True, run_success=True, cost=0, reason=Reason.NONE, stdout=str(number))
+
+    def start(number: int) -> "asyncio.Task[RunResult] | None":
+        nonlocal used
+        if used >= room:
+            return None
+        used += 1
+        task = asyncio.create_task(run(number))
+        task.add_done_callback(leave)
+        return task
+
+    def leave(_: object) -> None:
+        nonlocal used
+        used -= 1
+
+    for count in range(1, 12):
+        found = await run_tests(count, start, early_stop=False)
+        assert [result.stdout for result in found] == [str(number) for number in range(count)]
+
+
 async def test_a_judge_without_tests_is_told_from_one_with() -> None:
     """An older one ignores the key, runs the program without input, and would fail every program."""
 

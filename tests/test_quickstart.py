@@ -79,13 +79,11 @@ def test_a_repaired_turn_is_shown_while_it_trains(compared):
     assert {"- ", "! ", "+ "} <= changes
 
 
-def test_it_fits_a_terminal_and_is_never_long_silent(compared):
+def test_it_fits_a_terminal(compared):
     """But for paths and commands, which are as long as they are."""
     wide = [line for line in compared.text.splitlines() if len(line) > 80 and str(compared.out) not in line]
     assert not wide
-    seconds = [int(found) for found in re.findall(r"^\[cleaner\] baseline: (\d+) s, ", compared.text, re.MULTILINE)]
-    assert len(seconds) > 1
-    assert "baseline: 8 s, starting" in compared.text
+    assert re.search(r"^\[cleaner\] baseline: \d+ s, starting", compared.text, re.MULTILINE)
 
 
 def test_both_runs_begin_at_the_same_cold_start_which_is_no_expert(compared):

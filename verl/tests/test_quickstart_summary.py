@@ -1,10 +1,12 @@
 """The quickstart's lines, table, curves and its choice of a repaired turn. All of it fits 80 columns."""
 
 import json
+from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 
-from cleaner_lab.nano import seeds
+from cleaner_lab.nano import quickstart, seeds
 from cleaner_lab.nano.arms import BASELINE, CLEANER, LEAVES, Outcome
 from cleaner_lab.nano.curves import family_accuracies, held_out_accuracy, plot
 from cleaner_lab.nano.progress import LEGEND, WIDTH, Log, opening, step_line
@@ -77,6 +79,41 @@ def test_it_opens_with_one_sentence(arms, steps, minutes):
     assert f"in {steps} steps of RL" in " ".join(text.split())
     assert minutes in " ".join(opening(steps, arms, fresh=False).split())
     assert max(map(len, [*text.splitlines(), *LEGEND.splitlines()])) <= WIDTH
+
+
+def test_it_is_never_silent_for_ten_seconds(tmp_path, monkeypatch, capsys):
+    now = [0.0]
+    printed = []
+
+    class Slow:
+        """Two steps, 100 s apart, looked for every 0.2 s."""
+
+        def __init__(self, folder, overrides):
+            self.log = folder / "train.log"
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def steps(self):
+            for step in range(2):
+                for _ in range(500):
+                    now[0] += 0.2
+                    yield None
+                    if capsys.readouterr().out:
+                        printed.append(now[0])
+                yield step, TRAINING | ROLLBACK
+
+    monkeypatch.setattr(quickstart, "Run", Slow)
+    monkeypatch.setattr(quickstart.time, "monotonic", lambda: now[0])
+    options = SimpleNamespace(seed=0, steps=2)
+    result = quickstart.train(CLEANER, tmp_path, tmp_path, options, [])
+    assert [step for step, _ in result.steps] == [0, 1]
+    gaps = [later - earlier for earlier, later in pairwise([0.0, *printed, now[0]])]
+    assert 15 < len(gaps) < 40
+    assert max(gaps) < 10
 
 
 def test_the_log_tells_what_goes_on(tmp_path):
@@ -157,12 +194,13 @@ def test_a_repair_is_shown_as_the_change_of_a_program(tmp_path):
     rollbacks.write(path, rollbacks.rows([("u_0_0", record)], step=1, config=RollbackConfig()))
     lines = repair_lines(tmp_path, 1)
     assert "repaired in step 1" in lines[0]
+    assert max(map(len, lines)) == WIDTH
     assert lines[2:] == [
-        "      import math",
-        "    - print(math.gdc(4, 6))",
-        "    ! AttributeError at line 2: " + "x" * 48,
-        "      " + "x" * 42,
-        "    + print(math.gcd(4, 6))",
+        "        import math",
+        "      - print(math.gdc(4, 6))",
+        "      ! AttributeError at line 2: " + "x" * 46,
+        "        " + "x" * 44,
+        "      + print(math.gcd(4, 6))",
     ]
     assert repair_lines(tmp_path, 2) == []
 

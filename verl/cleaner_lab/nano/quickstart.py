@@ -120,7 +120,7 @@ def _show_repair(folder: Path, step: int, metrics: dict[str, Any]) -> list[str]:
 
     lines = repair_lines(folder, step)
     for line in lines:
-        print(f"  {line}")
+        print(line)
     return lines
 
 

@@ -12,14 +12,18 @@ from verl_cleaner.records.rollbacks import read
 
 
 def repair_lines(run: Path, step: int) -> list[str]:
-    """Of the run in this folder; empty where nothing was repaired at the first retry, or nothing was recorded."""
+    """Of the run in this folder, indented by two; empty where no first retry repaired a turn, or there is no record."""
     path = run / "rollouts" / "rollbacks" / f"{step}.parquet"
     row = first_repair(read(path)) if path.is_file() else None
     if row is None:
         return []
     kept = "its call is overwritten" if row["strategy"] == "tool_call_only" else "the turn is overwritten"
     title = f"A turn that was repaired in step {step}; {kept} (- failed, ! error, + trained on):"
-    return [*textwrap.wrap(title, WIDTH - 2), *(line for text in _diff(row) for line in _wrap(text))]
+    lines = textwrap.wrap(title, WIDTH, initial_indent="  ", subsequent_indent="  ")
+    for text in _diff(row):
+        # With all its spaces: it may be Python.
+        lines += textwrap.wrap(f"      {text}", WIDTH, subsequent_indent=" " * 8, drop_whitespace=False)
+    return lines
 
 
 def first_repair(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -39,7 +43,3 @@ def _diff(row: dict[str, Any]) -> Iterator[str]:
     # The error stands below what it is about.
     last = max((number for number, line in enumerate(changes) if line[0] == "-"), default=-1) + 1
     yield from [*changes[:last], *error, *changes[last:]]
-
-
-def _wrap(text: str) -> list[str]:
-    return textwrap.wrap(f"    {text}", WIDTH, subsequent_indent="      ", drop_whitespace=False) or [""]

@@ -1,26 +1,30 @@
 """What a quickstart ends with: a table, curves, the report, and where everything is."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cleaner_lab.nano.arms import Outcome
 from cleaner_lab.nano.curves import family_accuracies, plot
+from cleaner_lab.nano.progress import WIDTH
 from cleaner_lab.nano.tasks import UNSEEN
 from verl_cleaner.records.metrics import second_validation
 from verl_cleaner.report.intervals import binomial_error
 from verl_cleaner.report.tables import format_table
 from verl_cleaner.report.write import write_report
 
+EXPLANATION = (
+    "Held-out accuracy ± one standard error, of the policy alone and with rollback at test time; unseen family: "
+    f"{UNSEEN}, which the training does not have, alone; failed tool calls a trajectory, alone"
+)
 HEADER = ["", "policy alone", "with rollback", "unseen family", "failed calls"]
 
 
 def show(outcomes: Sequence[Outcome], start: Path, out: Path) -> None:
     rows = table(outcomes, held_out_sizes(start / "data" / "val.parquet"))
     if rows:
-        print("\nHeld-out accuracy ± one standard error, of the policy alone and with rollback at test\n"
-              f"time; alone on the family {UNSEEN}, which the training does not\n"
-              "have; failed tool calls a trajectory of the policy alone\n")  # fmt: skip
+        print(f"\n{textwrap.fill(EXPLANATION, WIDTH)}\n")
         print(format_table([HEADER, *rows]))
     else:
         print("\nNothing was validated (trainer.val_before_train, trainer.test_freq): no held-out accuracy")

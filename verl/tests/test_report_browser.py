@@ -45,7 +45,7 @@ def test_curves_of_both_runs_and_one_hidden(browser, compared):
     page.press(Keys.ARROW_RIGHT)
     assert "step 0\n40.0 %" in page.one(".readout").text.replace("cleaner ", "")
     page.one(".card summary", "Data").click()
-    assert page.all(".card table")
+    page.one(".card table")
     page.one(".explorer input").send_keys("timing_s/update_actor")
     page.one(".card h3", "timing_s/update_actor")
     page.script("document.activeElement.blur()")
@@ -269,7 +269,7 @@ def test_what_does_not_fit_is_left_out_group_by_group(browser, tmp_path, monkeyp
     shown, total = page.script("return [inspector.index.run.length, data.runs[0].total]")
     assert 0 < shown < total == 192
     assert shown % 4 == 0
-    assert f"{shown} trajectories, a sample of the dumps' 192" in page.one("#found").text
+    assert f"{shown} trajectories, a sample of 192" in page.one("#found").text
 
 
 def test_a_broken_dump_is_a_warning_on_the_page(browser, tmp_path):
@@ -300,20 +300,29 @@ def test_metrics_alone_make_curves_and_an_empty_list(browser, tmp_path):
 
 
 def test_a_watched_report_loads_itself_again_and_keeps_the_place(browser, tmp_path):
-    folder = write_run(tmp_path / "run", steps=2)
-    write_report([folder], tmp_path / "report.html", refresh=1)
-    page = Page(browser, tmp_path / "report.html", "#trajectories")
-    page.pick("step", "2")
-    page.found(16)
-    page.script("document.activeElement.blur()")
-    page.press("j")
-    page.one(".detail .call")
-    address = browser.current_url
-    (folder / "rollouts" / "3.jsonl").write_bytes((folder / "rollouts" / "2.jsonl").read_bytes())
-    write_report([folder], tmp_path / "report.html")
-    page.wait(lambda: "16 of 48" in page.one("#found").text)
-    assert browser.current_url == address
-    page.one(".detail .call")
+    """The page's clock is the test's."""
+    clock = {"source": "window.setInterval = (tick, time) => { window.tick = tick; window.time = time; };"}
+    number = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", clock)
+    try:
+        folder = write_run(tmp_path / "run", steps=2)
+        write_report([folder], tmp_path / "report.html", refresh=7)
+        page = Page(browser, tmp_path / "report.html", "#trajectories")
+        assert page.script("return window.time") == 7000
+        page.pick("step", "2")
+        page.found(16)
+        page.script("document.activeElement.blur()")
+        page.press("j")
+        page.one(".detail .call")
+        address = browser.current_url
+        (folder / "rollouts" / "3.jsonl").write_bytes((folder / "rollouts" / "2.jsonl").read_bytes())
+        write_report([folder], tmp_path / "report.html")
+        page.script("tick()")
+        page.wait(lambda: "16 of 48" in page.one("#found").text)
+        assert browser.current_url == address
+        page.one(".detail .call")
+        assert page.script("return window.tick") is None
+    finally:
+        browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", number)
 
 
 def test_the_same_run_makes_the_same_page(tmp_path):

@@ -86,7 +86,7 @@ class Inspector {
     this.found = x.run.map((_, i) => i).filter(keep);
     const count = (n) => n.toLocaleString("en"), all = this.data.runs.reduce((sum, run) => sum + run.total, 0);
     document.getElementById("found").textContent = `${this.found.length === x.run.length ? "" : count(this.found.length) + " of "}${count(x.run.length)} trajectories`
-      + (all > x.run.length ? `, a sample of the dumps' ${count(all)}` : "");
+      + (all > x.run.length ? `, a sample of ${count(all)}` : "");
     this.layOut();
     this.list.scrollTop = 0;
     this.drawRows();

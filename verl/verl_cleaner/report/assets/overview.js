@@ -1,4 +1,4 @@
-/* What stands above the curves: what the runs were, the policy or the repairs, differences, families, evaluations. */
+/* The tables above the curves: facts of the runs, policy and repairs apart, differences, families, evaluations. */
 
 /** A table in a box that scrolls; heads: texts or nodes. */
 function sheet(title, heads, rows, kind = "glance") {
@@ -20,10 +20,10 @@ function facts(data) {
   const common = runs.length > 1 ? labels.filter(same).map((label) => `${label} ${own(runs[0].about, label)}`) : [];
   return h("header", { class: "facts-head" }, h("h1", {}, data.title), data.runs.length === 1
     ? runs.map(list)
-    : runs.length ? h("div", {}, common.length ? h("p", { class: "muted common" }, `All runs: ${common.join(" · ")}`) : null, h("details", { class: "data" }, h("summary", {}, "What the runs were"), runs.map((run) => h("section", {}, h("h3", {}, run.name), h("p", { class: "muted" }, short(run)), list(run))))) : null);
+    : runs.length ? h("div", {}, common.length ? h("p", { class: "muted common" }, `All runs: ${common.join(" · ")}`) : null, h("details", { class: "data" }, h("summary", {}, "About the runs"), runs.map((run) => h("section", {}, h("h3", {}, run.name), h("p", { class: "muted" }, short(run)), list(run))))) : null);
 }
 
-/** First and last values, by whose they are. */
+/** First and last values of the policy alone, of training, and after repairs. */
 function summaryTable(view, visible) {
   const shown = view.groups.map((group, i) => [group, i]).filter(([, i]) => visible(i));
   const cell = (ends, unit, better) => {
@@ -37,7 +37,7 @@ function summaryTable(view, visible) {
     h("tr", { class: "part" }, h("th", { scope: "rowgroup", colspan: shown.length + 1 }, title)),
     ...lines.map(([name, unit, better, cells]) => h("tr", {}, h("th", { scope: "row" }, name), shown.map(([, i]) => cell(cells[i], unit, better))))]);
   return rows.length ? [h("h2", {}, "The policy or the repairs?"), sheet("The policy or the repairs?", ["", ...shown.map(([group, i]) => groupName(group, i))], rows),
-    h("p", { class: "hint" }, "Means over the last tenth of what was logged, from the first tenth. What is held out and how first attempts end is the policy's own; what training leaves after its repairs is not. An arrow says which way a value went, not that it is more than noise.")] : [];
+    h("p", { class: "hint" }, "Each value is the mean over the last tenth of what was logged; after \"from\", the mean over the first tenth. Held-out values and first attempts show the policy alone, values after repairs do not. An arrow shows the direction; the change may be noise.")] : [];
 }
 
 let base = 0;
@@ -61,7 +61,7 @@ function differenceTable(view, visible, redraw) {
     h("td", {}, cells[base] ? format(cells[base][0], unit) : "–"), others.map(([, i]) => cell(against[base][i], unit, better))));
   return [h("h2", {}, "Differences"), h("p", { class: "explorer" }, "Compared with ", pick),
     sheet("Differences", ["", groupName(view.groups[base], base), ...others.map(([group, i]) => groupName(group, i))], rows),
-    h("p", { class: "hint" }, `Over the last tenth of the steps up to ${found.step}, which all runs reached. Shares in percentage points. Intervals are Welch's over the seeds at 95 %; coloured where they do not hold zero.`)];
+    h("p", { class: "hint" }, `Over the last tenth of the steps up to ${found.step}, which all runs reached. Shares in percentage points. Intervals are Welch's over the seeds at 95 %. A difference is coloured if its interval excludes zero.`)];
 }
 
 function interval(estimate, signed = false) {
@@ -83,7 +83,7 @@ function familyTables(view, visible) {
   const steps = new Set(shown.map(([, i]) => String(view.families[i][0].steps))), [first, last] = view.families[shown[0][1]][0].steps || [];
   const known = steps.size === 1 && first !== undefined;
   return [h("h2", {}, "Held-out accuracy by task family"), sheet("Held-out accuracy by task family", ["", "tasks", known ? `step ${first}` : "first validation", known ? `step ${last}` : "last validation", "change on the same tasks", ...(helped ? ["last, with rollback", "what repairs add"] : [])], rows),
-    h("p", { class: "hint" }, "Percent, with 95 % intervals by bootstrap over the tasks; coloured where the change's interval does not hold zero.")];
+    h("p", { class: "hint" }, "Percent, with 95 % intervals by bootstrap over the tasks. A change is coloured if its interval excludes zero.")];
 }
 
 /** The bare policy against rollback at test time. */

@@ -1,12 +1,14 @@
 """The benchmark and the soak, short; their loads are right."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from judge_harness import Judge, command
+from session_harness import open_session
 
 from code_judge.bench.loads import LOADS
 
@@ -46,3 +48,15 @@ def test_a_short_soak() -> None:
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no process, zombie or folder left" in done.stdout
+
+
+def test_the_costs_of_sessions(served: Judge) -> None:
+    open_session(served).delete()
+    arguments = [sys.executable, "-m", "code_judge.bench.sessions", "--cells", "16", "--sessions", "3"]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    cells, idle = done.stdout.splitlines()
+    assert re.fullmatch(r"bare   cells: \d+/s, -?\d+\.\d\d ms of CPU each", cells)
+    each = re.fullmatch(r"bare   idle:  3 sessions \d+ MB in all, (\d+) kB each \(PSS\)", idle)
+    assert each is not None, idle
+    assert 100 < int(each[1]) < 5000

@@ -10,8 +10,8 @@ from session_harness import Session, open_session
 from test_forgery import ENDINGS, FORGED, RESERVED, WRITE_EVERYWHERE
 from test_hostile import is_program
 
+from code_judge.sandbox.privileges import STATES
 from code_judge.sandbox.status import REST, REST_FAILED, STARTED
-from code_judge.sessions.manager import MOST_STATES
 
 SECONDS = 1
 
@@ -163,7 +163,7 @@ def test_files_that_cells_pile_up_are_limited(session: Session) -> None:
 
 def test_many_snapshots_are_limited(session: Session) -> None:
     """Each holds a process."""
-    for n in range(MOST_STATES - 1):
+    for n in range(STATES - 1):
         session.call("snapshot")
         session.run(f"z = {n}")
     status, detail = session.trouble("POST", "snapshot")

@@ -29,6 +29,7 @@ import threading
 import traceback
 from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, socket
 from _thread import _count as other_threads
+from gc import enable as enable_collector
 from stat import S_ISREG
 from types import FrameType, ModuleType, TracebackType
 from typing import Any, NoReturn
@@ -51,6 +52,7 @@ def become_session(place: Place) -> NoReturn:
     sys.argv[:] = [""]
     sys.path.insert(0, place[0])
     namespace = _new_main()
+    enable_collector()
     os.write(CONTROL_FD, STARTED)
     while True:
         _next_cell(namespace, _Place())

@@ -107,14 +107,11 @@ def session(pid: int) -> int | None:
 
 
 def cpu(pid: int) -> float:
-    """Seconds, with reaped children; 0 if the process is gone."""
-    stat = read_stat(pid)
+    """Seconds, exact where /proc counts in ticks, without reaped children; 0 if the process is gone."""
     try:
-        # The kernel's own clock of the process, exact where /proc counts in ticks.
-        own = time.clock_gettime((~pid << 3) | _PROCESS_CLOCK)
+        return time.clock_gettime((~pid << 3) | _PROCESS_CLOCK)
     except OSError:
         return 0.0
-    return own + (0.0 if stat is None else sum(map(int, stat[_CUTIME : _CSTIME + 1])) / _TICKS)
 
 
 def state(pid: int | str) -> bytes:
@@ -128,10 +125,12 @@ def living(pid: int) -> bool:
     return state(pid) not in (b"Z", b"X")
 
 
-def resident(pid: int) -> int:
-    """Bytes, with those that it shares; 0 if the process is gone."""
+def resident(pid: int) -> tuple[int, float]:
+    """Bytes, with those that it shares, and the CPU seconds of its reaped children; 0 if the process is gone."""
     stat = read_stat(pid)
-    return 0 if stat is None else int(stat[_RESIDENT]) * _PAGE
+    if stat is None:
+        return 0, 0.0
+    return int(stat[_RESIDENT]) * _PAGE, sum(map(int, stat[_CUTIME : _CSTIME + 1])) / _TICKS
 
 
 def address_space(pid: int) -> int:

@@ -18,7 +18,8 @@ from code_judge.sandbox.watch import Job
 
 @dataclass(eq=False, slots=True)
 class State:
-    """A process at rest. control: the warden's end of its socket. files: of its folder.
+    """A process at rest. control: the warden's end of its socket. files: of its folder. resident: bytes. reaped_cpu:
+    seconds of its children.
 
     undone: a cell was forked from it whose effects were thrown away, or which went on in another state.
     """
@@ -27,6 +28,8 @@ class State:
     family: "Family"
     control: socket
     files: Listing
+    resident: int = 0
+    reaped_cpu: float = 0.0
     undone: bool = False
 
 
@@ -50,12 +53,13 @@ class Family:
         """Of processes that are nobody's we know, those of this family."""
         return [pid for pid in strangers if processes.user(pid) == self.uid and census.living(pid)]
 
-    def used(self, more: tuple[int, ...], template: int) -> int:
-        """Bytes in use by the states, the processes `more`, and the folder; not exact where that is certainly allowed.
-        template: resident bytes of the template."""
-        pids = [*(state.pid for state in self.states.values()), *more]
+    def used(self, new: State, template: int) -> int:
+        """Bytes in use by the states, a new one, and the folder; not exact where that is certainly allowed. template:
+        resident bytes of the template."""
+        states = [*self.states.values(), new]
         folder = self.box.used()
-        rough = sum(max(0, census.resident(pid) - template) for pid in pids) + folder
+        rough = sum(max(0, state.resident - template) for state in states) + folder
+        pids = [state.pid for state in states]
         return rough if rough <= self.memory else census.memory(census.Usage(pids=pids), folder)
 
 
@@ -80,7 +84,6 @@ class Cell(Job):
     ended: bytes = b""
     word: bytes = b""
     packets: int = 0
-    cpu: float = 0.0
     state: State | None = None
     error: str = ""
 

@@ -31,6 +31,8 @@ _CLONE_INTO_CGROUP = 0x200000000
 _PR_GET_TID_ADDRESS, _PR_CAPBSET_DROP, _CAPABILITY_VERSION = 40, 24, 0x20080522
 _MADV_POPULATE_WRITE, _MADV_COLLAPSE = 23, 25
 _HUGE = 2 << 20
+_SIGACTION, _SA_NOCLDSTOP = struct.Struct("@P128siP"), 1
+"""handler, mask, flags and restorer, as in the C libraries of Linux."""
 
 _LANDLOCK_ABI = {"5.10": 0, "5.15": 1, "6.1": 2, "6.8": 4}
 _imitated = os.environ.get("CODE_JUDGE_IMITATE_KERNEL")
@@ -165,6 +167,15 @@ def install_guard(program: bytes) -> int | None:
     filter = Filter(program)
     fd = int(_syscall(_SYS_SECCOMP, _SECCOMP_SET_MODE_FILTER, _SECCOMP_NEW_LISTENER, ctypes.byref(filter)))
     return fd if fd >= 0 else None
+
+
+def ignore_stops() -> None:
+    """No SIGCHLD for children that are stopped or go on, only for those that end. Call it after a handler is set."""
+    action = ctypes.create_string_buffer(_SIGACTION.size)
+    _check(_libc.sigaction(_SIGCHLD, None, action), "sigaction")
+    handler, mask, flags, restorer = _SIGACTION.unpack(action.raw)
+    changed = _SIGACTION.pack(handler, mask, flags | _SA_NOCLDSTOP, restorer)
+    _check(_libc.sigaction(_SIGCHLD, changed, None), "sigaction")
 
 
 def join_namespace(fd: int) -> None:

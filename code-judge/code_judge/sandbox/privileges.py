@@ -26,6 +26,8 @@ FILE_SIZE = 64 << 20
 OPEN_FILES = 256
 PROCESSES = 128
 """Processes and threads of one program, where it has a user of its own."""
+STATES = 64
+"""Processes at rest that a session and its branches may have besides."""
 SHARED_PROCESSES = 512
 """Processes and threads of all programs together, where they have one user: what stops a fork bomb."""
 

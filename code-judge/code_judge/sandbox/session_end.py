@@ -37,6 +37,8 @@ class Endings(Warden):
         self._closing: list[Family] = []
         self._guard: int | None = None
         self._resident = 0
+        # Killed while they were stopped, so that they do nothing any longer; not yet reaped.
+        self._dropped: set[int] = set()
         self._watch.spare = _Resting(self._states, self._running)
 
     def _hear_out(self, who: Cell | int) -> None:
@@ -76,7 +78,9 @@ class Endings(Warden):
                 if not cell.started or cell.pid == pid:
                     # What it said before it ended.
                     self._hear_out(cell)
-            session = census.session(pid)
+            dropped = pid in self._dropped
+            self._dropped.discard(pid)
+            session = None if dropped or not self._running else census.session(pid)
             _, status, usage = os.wait4(pid, 0)
             cpu = usage.ru_utime + usage.ru_stime
             self._own.discard(pid)
@@ -85,7 +89,7 @@ class Endings(Warden):
                 self._died(pid, os.waitstatus_to_exitcode(status))
             elif isinstance(job, Cell):
                 del self._running[pid]
-                job.status, job.cpu = os.waitstatus_to_exitcode(status), cpu
+                job.status = os.waitstatus_to_exitcode(status)
                 finish(job, cpu, time.monotonic())
                 self._end(job)
             else:
@@ -121,7 +125,7 @@ class Endings(Warden):
         family, origin = cell.family, cell.origin
         self._running.pop(origin.pid, None)
         for number in [number for number, state in family.states.items() if state is origin]:
-            self._drop(family, number)
+            self._discard(family.states.pop(number), stopped=False)
         cell.why, cell.error = "broken", why
         self._end(cell)
 
@@ -130,12 +134,14 @@ class Endings(Warden):
         self._running.pop(cell.pid, None)
         cell.end = cell.end or time.monotonic()
         wanted = cell.keep == "always" or (cell.keep == "success" and cell.ended == REST)
-        if cell.ended and cell.why is None and cell.family.used((cell.pid,), self._resident) > cell.family.memory:
-            cell.why = "memory"
         if cell.ended and cell.why is None and wanted:
-            self._ignore(cell.control)
-            cell.state = self._states[cell.pid] = State(cell.pid, cell.family, cell.control, {})
-        elif cell.ended:
+            state = State(cell.pid, cell.family, cell.control, {}, *census.resident(cell.pid))
+            if cell.family.used(state, self._resident) > cell.family.memory:
+                cell.why = "memory"
+            else:
+                self._ignore(cell.control)
+                cell.state = self._states[cell.pid] = state
+        if cell.ended and cell.state is None:
             os.kill(cell.pid, signal.SIGKILL)
         self._ended.append(cell)
 
@@ -157,7 +163,7 @@ class Endings(Warden):
                 cell.next_sweep = now + SWEEP_PAUSE_SECONDS
                 self._end_strangers(cell, left)
         for family in self._closing[:]:
-            if not family.strangers(strangers):
+            if not family.strangers([*strangers, *self._dropped]):
                 self._closing.remove(family)
                 self._put_back(family.box)
             elif now >= family.next_sweep:
@@ -165,8 +171,8 @@ class Endings(Warden):
                 self._sweep_user(family.uid, signal.SIGKILL)
 
     def _strangers(self) -> list[int]:
-        """Children of ours that are neither states nor cells: what cells have left behind, and dropped states."""
-        return list(set(processes.children()).difference(self._states, self._running, self._own))
+        """Children of ours that are neither states nor cells: what cells have left behind."""
+        return list(set(processes.children()).difference(self._states, self._running, self._own, self._dropped))
 
     def _pause(self) -> float | None:
         return SWEEP_TURN_SECONDS if self._closing else super()._pause()
@@ -228,7 +234,7 @@ class Endings(Warden):
                 "status": cell.status,
                 "why": cell.why,
                 "seconds": round(cell.end - cell.clock.start, 6),
-                "cpu": round(cell.cpu, 4),
+                "cpu": round(cell.clock.cpu, 4),
                 "started": cell.started,
                 "kept": cell.state is not None,
                 "rest": bool(cell.ended),
@@ -244,11 +250,13 @@ class Endings(Warden):
         if state is not None:
             self._discard(state)
 
-    def _discard(self, state: State) -> None:
+    def _discard(self, state: State, *, stopped: bool = True) -> None:
         state.control.close()
         del self._states[state.pid]
         # Not reaped as long as it was known.
         os.kill(state.pid, signal.SIGKILL)
+        if stopped:
+            self._dropped.add(state.pid)
 
     def _lose(self, family: Family, why: str, *, fault: bool) -> None:
         """fault: its own cells are to blame."""

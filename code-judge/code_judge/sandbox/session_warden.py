@@ -40,7 +40,8 @@ _CREDENTIALS = socket.CMSG_SPACE(12)
 class SessionWarden(Endings):
     def _set_up(self) -> None:
         _, fds, _, _ = socket.recv_fds(self._orders, 16, 1)
-        self._resident = census.resident(self._template)
+        kernel.ignore_stops()
+        self._resident, _ = census.resident(self._template)
         if fds:
             self._guard = fds[0]
             self._poll.register(self._guard, select.EPOLLIN)
@@ -128,7 +129,7 @@ class SessionWarden(Endings):
             secret=os.urandom(16),
             control=ours,
             # Until it has started, its process is the origin, which has used some before.
-            orphans_cpu=-census.cpu(origin.pid),
+            orphans_cpu=-census.cpu(origin.pid) - origin.reaped_cpu,
         )
         order = (command["number"], cell.secret, command["echo"], cell.keep == "always", origin.undone)
         family.cell = self._running[origin.pid] = cell
@@ -193,8 +194,7 @@ class SessionWarden(Endings):
             stop(pid)
             del self._running[pid]
             cell.status = 0 if cell.ended == REST else 1
-            cell.cpu = census.cpu(pid)
-            finish(cell, cell.cpu, time.monotonic())
+            finish(cell, census.cpu(pid), time.monotonic())
             self._end(cell)
         elif cell.packets > MOST_PACKETS:
             self._ignore(cell.control)

@@ -21,7 +21,7 @@ from code_judge.sandbox.cell import become_session, rehearse_cells
 from code_judge.sandbox.immortal import immortalize
 from code_judge.sandbox.layers import Layers, join
 from code_judge.sandbox.order import FIRST_FD, GROUP, ORDER_BYTES, ORDER_FDS, PATH, Order
-from code_judge.sandbox.privileges import PROCESSES, limit
+from code_judge.sandbox.privileges import PROCESSES, STATES, limit
 from code_judge.sandbox.user import become_binary, become_compiler, become_script, open_streams, rehearse
 
 ORDERS_FD = 3
@@ -49,7 +49,8 @@ def serve(orders: socket, flavour: str, *, for_sessions: bool = False) -> NoRetu
     closerange(FIRST_FD + (guard is not None), 1 << 20)
     if "cgroup" in layers.active:
         processes.be_killable()
-    limit(own_user="uid" in layers.active, processes=most_processes)
+    # A session's states have its user, too.
+    limit(own_user="uid" in layers.active, processes=most_processes + (STATES if for_sessions else 0))
     kept_stderr = os.dup(2)
     rehearsed = open_streams()
     rehearse()

@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 from code_judge.sandbox.link import SandboxLost
+from code_judge.sandbox.privileges import STATES
 from code_judge.sandbox.session_pool import (
     CellExecution,
     Family,
@@ -28,8 +29,6 @@ from code_judge.wire import Options, Submission
 
 REMEMBERED = 10_000
 """Sessions that have ended and whose end can be told."""
-MOST_STATES = 64
-"""Of a session and its branches: each is a process."""
 SWEEP_SECONDS = 0.5
 _BOOT_LENGTH = 8
 _NAME = re.compile(r"[0-9a-f]{32}")
@@ -135,8 +134,8 @@ class Sessions:
             self._get(name)
             if replace:
                 self._pool.drop(session.shared.family, session.head.forget(None))
-            if len(session.shared.states) >= MOST_STATES:
-                why = f"session {name} and its branches hold {MOST_STATES} states; commit some snapshots"
+            if len(session.shared.states) >= STATES:
+                why = f"session {name} and its branches hold {STATES} states; commit some snapshots"
                 raise SessionError(Trouble.TOO_MANY, why)
             return session.head.snapshot()
 

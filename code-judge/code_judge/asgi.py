@@ -1,7 +1,7 @@
 """HTTP on plain ASGI: requests and replies, routes, bodies up to a size, clients that disconnect."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -73,6 +73,12 @@ class Routes:
                 handlers[method] = handler
                 return
         self._patterns.append((pattern, {method: handler}))
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """Method and path of each."""
+        patterns = {"/".join(pattern): handlers for pattern, handlers in self._patterns}
+        for path, handlers in (self._exact | patterns).items():
+            yield from ((method, path) for method in handlers)
 
     def find(self, method: str, path: str) -> tuple[Handler | None, dict[str, str], list[str]]:
         """The handler, the parts that the path names, and the path's methods: none where there is no such path."""

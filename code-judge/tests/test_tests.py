@@ -208,33 +208,37 @@ async def test_which_results_are_returned_does_not_depend_on_the_room(
     assert most == min(max(1, room), len(outcomes))
 
 
-@pytest.mark.parametrize("room", [1, 2, 5])
-async def test_tests_that_end_in_the_same_moment(room: int) -> None:
-    """One ends while the end of another is being noticed: its place is left a moment later, so that for the next test
-    there is none at first."""
-    used = 0
+@pytest.mark.parametrize("turns", [(0, 2), (2, 0), (3, 1), (4, 2)], ids=str)
+async def test_tests_that_end_in_the_same_moment(turns: tuple[int, int]) -> None:
+    """One ends while the end of the other is noticed. The other's place is somebody else's by then, and its own is left
+    a moment later, so that for the next test there is none at first. turns: of the event loop that each takes."""
+    used, others, refused = False, 1, 0
 
     async def run(number: int) -> RunResult:
-        for _ in range(1 + number % 3):
+        for _ in range(turns[number] if number < 2 else 1):
             await asyncio.sleep(0)
         return RunResult(sub_id=None, success=True, run_success=True, cost=0, reason=Reason.NONE, stdout=str(number))
 
     def start(number: int) -> "asyncio.Task[RunResult] | None":
-        nonlocal used
-        if used >= room:
-            return None
-        used += 1
-        task = asyncio.create_task(run(number))
-        task.add_done_callback(leave)
-        return task
+        nonlocal used, others, refused
+        if not used:
+            used = True
+            task = asyncio.create_task(run(number))
+            task.add_done_callback(leave)
+            return task
+        if others:
+            others -= 1
+            return asyncio.create_task(run(number))
+        refused += 1
+        return None
 
     def leave(_: object) -> None:
         nonlocal used
-        used -= 1
+        used = False
 
-    for count in range(1, 12):
-        found = await run_tests(count, start, early_stop=False)
-        assert [result.stdout for result in found] == [str(number) for number in range(count)]
+    found = await run_tests(6, start, early_stop=False)
+    assert [result.stdout for result in found] == [str(number) for number in range(6)]
+    assert refused
 
 
 async def test_a_judge_without_tests_is_told_from_one_with() -> None:

@@ -5,14 +5,16 @@ The page is made here and loads nothing from elsewhere, so that it works in a cl
 
 import html
 import json
+import re
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from code_judge.asgi import HTML, Reply, Request, Routes
 from code_judge.fronts.sandbox_fusion import RunCode, RunCodeResult
+from code_judge.sessions.wire import CellResult, GoTo, OpenSession, RunCell, SessionInfo, TakeSnapshot
 from code_judge.wire import Batch, BatchResult, JudgeResult, RunBatchResult, RunResult, Submission
 
 _EXTRA: dict[str, Any] = {
@@ -22,21 +24,46 @@ _EXTRA: dict[str, Any] = {
     "schema": {"type": "integer"},
     "description": "1: also the keys beyond the public contract (for results kind and line)",
 }
-_POSTS: tuple[tuple[str, type[BaseModel], type[BaseModel], str], ...] = (
-    ("/judge", Submission, JudgeResult, "Run one program and compare what it prints"),
-    ("/run", Submission, RunResult, "Run one program and return what it prints"),
-    ("/run_code", RunCode, RunCodeResult, "Run one program, as SandboxFusion does"),
-    ("/judge/batch", Batch, BatchResult, "Several; what cannot start soon is answered queue_timeout"),
-    ("/run/batch", Batch, RunBatchResult, "Several, with what they print"),
-    ("/judge/long-batch", Batch, BatchResult, "Several, in turn, however long it takes"),
-    ("/run/long-batch", Batch, RunBatchResult, "Several, with what they print, however long it takes"),
+
+
+class Endpoint(NamedTuple):
+    """takes: what its body is. gives: a model, or an example of JSON; none: text."""
+
+    method: str
+    path: str
+    summary: str
+    takes: type[BaseModel] | None
+    gives: type[BaseModel] | str | None
+
+
+ENDPOINTS = (
+    Endpoint("post", "/judge", "Run one program and compare what it prints", Submission, JudgeResult),
+    Endpoint("post", "/run", "Run one program and return what it prints", Submission, RunResult),
+    Endpoint("post", "/judge/batch", "Several; what cannot start soon is queue_timeout", Batch, BatchResult),
+    Endpoint("post", "/run/batch", "Several, with what they print", Batch, RunBatchResult),
+    Endpoint("post", "/judge/long-batch", "Several, however long it takes", Batch, BatchResult),
+    Endpoint("post", "/run/long-batch", "Several, with what they print, however long it takes", Batch, RunBatchResult),
+    Endpoint("post", "/run_code", "Run one program, as SandboxFusion does", RunCode, RunCodeResult),
+    Endpoint("post", "/session", "Open a session", OpenSession, SessionInfo),
+    Endpoint("get", "/session", "How many sessions are open", None, '{"sessions": 0}'),
+    Endpoint("get", "/session/{id}", "What there is to know of a session", None, SessionInfo),
+    Endpoint("delete", "/session/{id}", "End a session", None, '{"deleted": true}'),
+    Endpoint("post", "/session/{id}/run", "Run a cell", RunCell, CellResult),
+    Endpoint("post", "/session/{id}/snapshot", "Remember the state", TakeSnapshot, '{"snapshot": "name"}'),
+    Endpoint("post", "/session/{id}/rollback", "Go back to a snapshot", GoTo, '{"snapshot": "name"}'),
+    Endpoint("post", "/session/{id}/commit", "Give up a snapshot", GoTo, '{"committed": true}'),
+    Endpoint("post", "/session/{id}/branch", "Open another session with that state", GoTo, SessionInfo),
+    Endpoint("get", "/ping", "Whether this process can run programs", None, '"pong"'),
+    Endpoint("get", "/ready", "Whether a submission would get a verdict", None, '{"ready": true}'),
+    Endpoint("get", "/status", "Jobs not yet started; programs at a time", None, '{"queue": 0, "num_workers": 16}'),
+    Endpoint("get", "/metrics", "For Prometheus", None, None),
 )
-_GETS = (
-    ("/ping", "Whether this process can run programs", '"pong"'),
-    ("/ready", "Whether a submission would get a verdict", '{"ready": true}'),
-    ("/status", "Jobs not yet started, and programs that can run at a time", '{"queue": 0, "num_workers": 16}'),
-    ("/metrics", "For Prometheus", None),
-)
+_WITH_EXTRA = re.compile("/(judge|run|status)(/.*)?")
+_REFUSALS = {
+    "413": "the body is too large",
+    "422": "the body does not fit; detail says where",
+    "429": "the queue is full; Retry-After says when to come back",
+}
 _EXAMPLE = {"type": "python", "solution": "print(int(input()) * 2)", "input": "21", "expected_output": "42"}
 
 
@@ -59,27 +86,25 @@ class OpenApi:
 
 def describe() -> dict[str, Any]:
     """The OpenAPI document."""
-    models = {model for _, given, returned, _ in _POSTS for model in (given, returned)}
-    modes: Any = [(model, "validation") for model in sorted(models, key=lambda model: model.__name__)]
+    used = {model for one in ENDPOINTS for model in (one.takes, one.gives) if isinstance(model, type)}
+    modes: Any = [(model, "validation") for model in sorted(used, key=lambda model: model.__name__)]
     _, found = models_json_schema(modes, ref_template="#/components/schemas/{model}")
     paths: dict[str, Any] = {}
-    for path, given, returned, summary in _POSTS:
-        paths[path] = {
-            "post": {
-                "summary": summary,
-                "parameters": [_EXTRA],
-                "requestBody": {"required": True, "content": _content(given)},
-                "responses": {
-                    "200": {"description": "one result a program", "content": _content(returned)},
-                    "413": {"description": "the body is too large"},
-                    "422": {"description": "not a submission; detail says where"},
-                },
-            }
+    for one in ENDPOINTS:
+        operation: dict[str, Any] = {
+            "summary": one.summary,
+            "parameters": [
+                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+                for name in re.findall(r"{(\w+)}", one.path)
+            ],
+            "responses": {"200": {"description": "OK", "content": _content(one.gives)}},
         }
-    for path, summary, example in _GETS:
-        content = {"application/json": {"example": json.loads(example)}} if example else {"text/plain": {}}
-        paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": "OK", "content": content}}}}
-    paths["/status"]["get"]["parameters"] = [_EXTRA]
+        if _WITH_EXTRA.fullmatch(one.path):
+            operation["parameters"].append(_EXTRA)
+        if one.takes is not None:
+            operation["requestBody"] = {"required": True, "content": _content(one.takes)}
+            operation["responses"] |= {status: {"description": text} for status, text in _REFUSALS.items()}
+        paths.setdefault(one.path, {})[one.method] = operation
     return {
         "openapi": "3.1.0",
         "info": {"title": "code-judge", "version": _version()},
@@ -103,7 +128,8 @@ def page(description: dict[str, Any]) -> str:
         for name, schema in sorted(description["components"]["schemas"].items())
         if "properties" in schema
     )
-    paths = "".join(f"<option>{path}</option>" for path, methods in description["paths"].items() if "post" in methods)
+    posts = (path for path, methods in description["paths"].items() if "post" in methods and "{" not in path)
+    paths = "".join(f"<option>{path}</option>" for path in posts)
     return _PAGE.format(rows="".join(rows), schemas=schemas, paths=paths, example=html.escape(json.dumps(_EXAMPLE)))
 
 
@@ -114,8 +140,12 @@ def _version() -> str:
         return "0"
 
 
-def _content(model: type[BaseModel]) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}
+def _content(what: type[BaseModel] | str | None) -> dict[str, Any]:
+    if what is None:
+        return {"text/plain": {}}
+    if isinstance(what, str):
+        return {"application/json": {"example": json.loads(what)}}
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{what.__name__}"}}}
 
 
 def _name(content: dict[str, Any]) -> str:

@@ -60,3 +60,16 @@ def test_the_costs_of_sessions(served: Judge) -> None:
     each = re.fullmatch(r"bare   idle:  3 sessions \d+ MB in all, (\d+) kB each \(PSS\)", idle)
     assert each is not None, idle
     assert 100 < int(each[1]) < 5000
+
+
+def test_bench_of_many_tests(served: Judge) -> None:
+    done = subprocess.run(
+        command("bench", "--url", served.url, "--tests", "4", "--rounds", "1"),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert {row[0] for row in rows} >= {"short", "long"}
+    assert all(float(row[1]) > 0 and row[-4].startswith("x") for row in rows)

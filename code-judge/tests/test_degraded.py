@@ -229,3 +229,16 @@ def test_a_fork_bomb_comes_to_its_end(lesser: Judge) -> None:
 def test_a_program_that_makes_itself_unreadable_is_counted_all_the_same(lesser: Judge) -> None:
     solution = "import ctypes, time\nctypes.CDLL(None).prctl(4, 0, 0, 0, 0)\nx = bytearray(600 << 20)\ntime.sleep(60)"
     assert lesser.run(solution)["kind"] == "memory"
+
+
+def test_sessions_run_with_all_layers_that_they_need_or_are_refused(lesser: Judge) -> None:
+    reply = lesser.http.post("/session")
+    missing = {"pid", "mount", "tmpfs", "uid", "seccomp"} - layers_of(lesser)
+    if missing:
+        assert (reply.status_code, reply.json()["detail"]["error"]) == (501, "sessions_unavailable")
+        assert all(layer in reply.json()["detail"]["message"] for layer in missing)
+        return
+    session = reply.json()["session"]
+    assert lesser.post(f"/session/{session}/run", code="x = 1")["committed"]
+    assert not lesser.post(f"/session/{session}/run", code="x = 2\n1 / 0")["committed"]
+    assert lesser.post(f"/session/{session}/run", code="x")["stdout"] == "1\n"

@@ -158,7 +158,8 @@ class Endings(Warden):
                 self._ended.remove(cell)
                 self._conclude(cell)
             elif now - cell.end > END_SECONDS:
-                self._lose(cell.family, "what a cell has started cannot be ended", fault=False)
+                # A process that says it is at rest and cannot be stopped has done so itself.
+                self._lose(cell.family, "what a cell has started cannot be ended", fault=not left)
             elif now >= cell.next_sweep:
                 cell.next_sweep = now + SWEEP_PAUSE_SECONDS
                 self._end_strangers(cell, left)

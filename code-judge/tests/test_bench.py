@@ -44,10 +44,11 @@ def test_bench(served: Judge, tmp_path: Path) -> None:
 
 
 def test_a_short_soak() -> None:
-    arguments = command("soak", "--seconds", "6", "--every", "2")
+    arguments = command("soak", "--seconds", "6", "--every", "2", "--kill-every", "1.5")
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no process, zombie or folder left" in done.stdout
+    assert " 3 kills" in done.stdout
 
 
 def test_the_costs_of_sessions(served: Judge) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _CHUNK = 65536
+_PATIENCE_SECONDS = 0.05
+"""Age of a program from which its pipes are watched. Most programs end sooner, and what they wrote is in the pipe."""
 
 
 @contextmanager
@@ -34,6 +36,7 @@ class Capture:
         self._limit = limit
         self._on_overflow = on_overflow
         self._data = bytearray()
+        self._waiting: asyncio.TimerHandle | None = None
         self._reading = False
         self._read_fd, self.write_fd = os.pipe()
         os.set_blocking(self._read_fd, False)
@@ -51,8 +54,8 @@ class Capture:
         """Call once the program has the writing end."""
         os.close(self.write_fd)
         self.write_fd = -1
-        asyncio.get_running_loop().add_reader(self._read_fd, self._read)
         self._reading = True
+        self._waiting = asyncio.get_running_loop().call_later(_PATIENCE_SECONDS, self._watch)
 
     def finish(self) -> bytes:
         """Call once the program has ended."""
@@ -60,6 +63,10 @@ class Capture:
             pass
         self._stop()
         return bytes(self._data)
+
+    def _watch(self) -> None:
+        self._waiting = None
+        asyncio.get_running_loop().add_reader(self._read_fd, self._read)
 
     def _read(self) -> bool:
         """True if there may be more."""
@@ -77,6 +84,9 @@ class Capture:
         return self._reading
 
     def _stop(self) -> None:
-        if self._reading:
-            self._reading = False
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+        elif self._reading:
             asyncio.get_running_loop().remove_reader(self._read_fd)
+        self._reading = False

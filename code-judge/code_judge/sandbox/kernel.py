@@ -196,19 +196,6 @@ def collapse_heap() -> None:
                     _collapse(page, pagemap.fileno())
 
 
-def keep_code_mapped() -> None:
-    """Make one page of each mapping of the interpreter's and the C library's code the process's own, by writing a byte
-    that is there. A fork copies the page table of such a mapping, and else meets its pages one by one, by faults."""
-    inside = [ctypes.cast(function, ctypes.c_void_p).value or 0 for function in (ctypes.pythonapi.Py_IncRef, _prctl)]
-    with contextlib.suppress(OSError), open("/proc/self/maps") as file, open("/proc/self/mem", "r+b", 0) as memory:
-        maps = [line.split() for line in file.readlines()]
-        ranges = [[int(address, 16) for address in area.split("-")] for area, *_ in maps]
-        hot = {map[4] for map, (start, end) in zip(maps, ranges, strict=True) if any(start <= a < end for a in inside)}
-        for (_, rights, _, _, inode, *_), (start, _) in zip(maps, ranges, strict=True):
-            if inode in hot and rights in ("r-xp", "r--p"):
-                os.pwrite(memory.fileno(), os.pread(memory.fileno(), 1, start), start)
-
-
 def _collapse(start: int, pagemap: int) -> None:
     """A huge page's worth of memory, unless most of it is not in use."""
     entries = memoryview(os.pread(pagemap, _HUGE // 512, start // 512)).cast("Q")

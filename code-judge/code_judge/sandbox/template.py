@@ -66,9 +66,6 @@ def serve(orders: socket, flavour: str, *, for_sessions: bool = False) -> NoRetu
     immortalize()
     gc.freeze()
     kernel.collapse_heap()
-    if flavour == flavours.BARE:
-        # Not worth it where there are more pages to copy.
-        kernel.keep_code_mapped()
     orders.send(b"0")
     if for_sessions:
         rights = [(SOL_SOCKET, SCM_RIGHTS, FIRST_FD.to_bytes(4, sys.byteorder))] if guard is not None else []

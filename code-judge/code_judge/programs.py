@@ -54,6 +54,7 @@ async def prepared(sandbox: Sandbox, submission: Submission, settings: Settings)
         source=submission.solution,
         stdin="",
         seconds=seconds,
+        cpu=None if submission.limits is None else submission.limits.cpu,
         memory=memory << 20,
         output=settings.max_output_size,
         echo=submission.options.echo_last_expression,
@@ -67,6 +68,7 @@ async def prepared(sandbox: Sandbox, submission: Submission, settings: Settings)
             replace(
                 program,
                 seconds=settings.cpp_compile_time,
+                cpu=None,
                 memory=settings.cpp_compile_memory << 20,
                 compiler=compile_command(settings.cpp_compile_command),
                 binary=binary,

@@ -36,12 +36,13 @@ class Options(BaseModel, frozen=True):
     early_stop: bool = False
 
 
-class Limits(BaseModel):
-    """Lower limits than the service's own; none is higher. seconds: as MAX_EXECUTION_TIME. memory: MB, as MAX_MEMORY.
-    output: characters returned of stdout and of stderr, up to MAX_OUTPUT_SIZE, so it may be above
-    MAX_STDOUT_ERROR_LENGTH."""
+class Limits(BaseModel, extra="forbid"):
+    """Lower limits than the service's own; none is higher. seconds: as MAX_EXECUTION_TIME, CPU time and time that the
+    program sleeps or waits for input. cpu: seconds of CPU time alone. memory: MB, as MAX_MEMORY. output: characters
+    returned of stdout and of stderr, up to MAX_OUTPUT_SIZE, so it may be above MAX_STDOUT_ERROR_LENGTH."""
 
     seconds: float | None = Field(default=None, gt=0)
+    cpu: float | None = Field(default=None, gt=0)
     memory: int | None = Field(default=None, ge=1)
     output: int | None = Field(default=None, ge=0)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from judge_harness import EXTRA, Judge, descendants, environment
+from judge_harness import EXTRA, Judge, descendants, environment, on_this_machine
 from redis_harness import ROOT, Redis, api, ended_at_the_end, free_port, needs_redis, redis_server, wait_until, workers
 
 pytestmark = needs_redis
@@ -81,6 +81,13 @@ def test_contract(pool: Judge) -> None:
     for path in ("/run/batch", "/run/long-batch"):
         assert [r["stdout"] for r in pool.run_all(solutions, path)] == [f"{i}\n" for i in range(100)]
     assert pool.run("while True: pass")["reason"] == "worker_timeout"
+
+
+def test_a_submissions_own_limits_come_along(pool: Judge) -> None:
+    result = pool.run("while True: pass", limits={"cpu": 0.3, "seconds": 3.5, "output": 2})
+    assert result["kind"] == "timeout"
+    assert 0.25 < result["cost"] < on_this_machine(3)
+    assert pool.run("print('x' * 9)", limits={"output": 2})["stdout"] == "xx"
 
 
 def test_services_with_different_prefixes_share_nothing_but_redis(redis: Redis, pool: Judge) -> None:

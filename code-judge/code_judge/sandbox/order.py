@@ -60,7 +60,7 @@ def make_order(command: dict[str, Any], fds: list[int], box: Box) -> tuple[Order
     order = Order(
         echo=command["echo"],
         memory=address_space(command["memory"]),
-        cpu_seconds=int(command["seconds"]) + 1,
+        cpu_seconds=int(command["cpu"]) + 1,
         path=box.path,
         uid=box.uid,
         command=command["command"],

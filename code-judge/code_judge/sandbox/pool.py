@@ -23,8 +23,9 @@ LATE_SECONDS = 60.0
 class Program:
     """A script, or with `compiler` a C++ source to compile into `binary`, or else, with `binary`, what was compiled.
 
-    seconds: the limit of limits.py. memory: bytes. output: bytes of stdout, and of stderr, after which the program is
-    killed. echo: print the value of a last expression. binary: a file descriptor.
+    seconds: the limit of limits.py. cpu: the most of it in CPU time; None: all. memory: bytes. output: bytes of
+    stdout, and of stderr, after which the program is killed. echo: print the value of a last expression. binary: a file
+    descriptor.
     """
 
     source: str
@@ -35,6 +36,7 @@ class Program:
     echo: bool = False
     compiler: tuple[str, ...] = ()
     binary: int | None = None
+    cpu: float | None = None
 
     @property
     def do(self) -> str:
@@ -93,6 +95,7 @@ class Sandbox:
             "run": number,
             "do": program.do,
             "seconds": program.seconds,
+            "cpu": program.seconds if program.cpu is None else min(program.cpu, program.seconds),
             "memory": program.memory,
             "echo": program.echo,
             "command": program.compiler,

@@ -2,7 +2,7 @@
 
 Speaks JSON over a SOCK_SEQPACKET socket with the service:
     out  {"layers": [...], "missing": {layer: reason}}, once it is ready
-    in   {"run": id, "do": script | compile | execute, "seconds", "memory", "echo", "command"}
+    in   {"run": id, "do": script | compile | execute, "seconds", "cpu", "memory", "echo", "command"}
          with the fds source or binary, stdin, stdout, stderr, status, and to compile, one for the binary
          {"kill": id, "why": kind}
          {"ping": number}
@@ -153,7 +153,7 @@ class Warden:
         now = time.monotonic()
         # A compiler takes its time, and has its own limit.
         may_be_old = command["do"] != "compile"
-        clock = Clock(command["seconds"], start=now, seen=now)
+        clock = Clock(command["seconds"], start=now, seen=now, most_cpu=command["cpu"])
         self._running[pid] = Job(command["run"], pid, box, clock, command["memory"], may_be_old)
 
     def _refuse(self, command: dict[str, Any], error: OSError) -> None:

@@ -28,6 +28,7 @@ from code_judge.bench.loads import LOADS
 from code_judge.wire import Reason
 
 GROWTH = 1.25
+LEAVE_SECONDS = 5.0
 CONCURRENCY = 16
 TROUBLE = (
     "while True: pass",
@@ -69,7 +70,10 @@ def main(options: argparse.Namespace) -> None:
                 process.send_signal(signal.SIGTERM)
             for process in started:
                 process.wait(30)
-        left = [pid for pid in below if Path(f"/proc/{pid}").exists()]
+        # Python's own resource tracker ends a moment after the workers that it serves.
+        latest = time.monotonic() + LEAVE_SECONDS
+        while (left := [pid for pid in below if Path(f"/proc/{pid}").exists()]) and time.monotonic() < latest:
+            time.sleep(0.1)
         folders = os.listdir(folder)
     # What was just killed has no memory, so with kills the first tenth says too little.
     start, end = max(memory[: max(2, len(memory) // (2 if options.kill_every else 10))]), memory[-1]

@@ -1,7 +1,10 @@
 """What the driver does for runs that choose CLEANER, under VeRL's own mains."""
 
+import json
+
 import pytest
 from omegaconf import OmegaConf
+from ray._private.worker import _merge_runtime_env
 from verl.trainer.main_ppo import get_ppo_ray_runtime_env
 
 from verl_cleaner import driver
@@ -29,6 +32,20 @@ def test_rays_workers_are_told_where_the_judge_is_and_where_logs_go(monkeypatch)
         "VERL_FILE_LOGGER_PATH": "/shared/metrics.jsonl",
         "TENSORBOARD_DIR": None,
     }
+
+
+def test_what_a_job_of_the_cluster_hands_on_is_not_said_twice(monkeypatch):
+    """Ray refuses the same variable in the environments of the job and of its driver."""
+    monkeypatch.setenv("TENSORBOARD_DIR", "/shared/tensorboard")
+    job = {"runtime_env": {"env_vars": {"CODE_JUDGE_URL": JUDGE}, "working_dir": "gcs://package.zip"}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job))
+    environment = get_ppo_ray_runtime_env(config())
+    assert driver.job_variables() == {"CODE_JUDGE_URL"}
+    assert environment["env_vars"]["TENSORBOARD_DIR"] == "/shared/tensorboard"
+    # Ray's own check, which says None where they disagree.
+    assert _merge_runtime_env(job["runtime_env"], environment, override=False) is not None
+    environment["env_vars"]["CODE_JUDGE_URL"] = JUDGE
+    assert _merge_runtime_env(job["runtime_env"], environment, override=False) is None
 
 
 def test_a_run_without_cleaner_gets_what_verl_gives_it():

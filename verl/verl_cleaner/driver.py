@@ -5,6 +5,7 @@ with. What is set for the command alone gets there only if the driver hands it o
 """
 
 import functools
+import json
 import os
 from typing import Any
 
@@ -17,8 +18,15 @@ FORWARDED = ("CODE_JUDGE_URL", "VERL_FILE_LOGGER_PATH", "TENSORBOARD_DIR")
 
 
 def forwarded() -> dict[str, str]:
-    """Those that are set."""
-    return {name: os.environ[name] for name in FORWARDED if name in os.environ}
+    """Those that are set, but for those that the cluster's job hands on."""
+    return {name: os.environ[name] for name in FORWARDED if name in os.environ.keys() - job_variables()}
+
+
+def job_variables() -> set[str]:
+    """Variables of the runtime environment that `ray job submit` was given, if this driver is such a job. The workers
+    have them, and Ray refuses a second value, even an equal one."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    return set((job.get("runtime_env") or {}).get("env_vars") or ())
 
 
 def chosen(config: Any) -> bool:

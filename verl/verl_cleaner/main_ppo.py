@@ -13,6 +13,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from verl_cleaner import preflight
+from verl_cleaner.driver import job_variables
 from verl_cleaner.records.run_info import command_line
 from verl_cleaner.rollout.lost_trajectory import RolloutError
 from verl_cleaner.saar.outcome import InfrastructureError
@@ -91,7 +92,7 @@ def _join_cluster(config: DictConfig) -> None:
     ray_init = config.ray_kwargs.ray_init
     with open_dict(ray_init):
         ray_init.num_cpus = ray_init.num_gpus = None
-        for variable in ("VERL_PLATFORM", "OMP_NUM_THREADS", "TQ_NUM_THREADS"):
+        for variable in {"VERL_PLATFORM", "OMP_NUM_THREADS", "TQ_NUM_THREADS"} - job_variables():
             OmegaConf.update(ray_init, f"runtime_env.env_vars.{variable}", os.environ[variable])
 
 

@@ -52,8 +52,8 @@ KILLERS = {
     "its group": "os.killpg(0, signal.SIGSTOP)",
     "every process": "for p in range(1, 600):\n    if p != os.getpid(): attempt(os.kill, p, 9)",
     "every group": "for p in range(2, 600):\n    if p != os.getpid(): attempt(os.kill, -p, 9)",
-    "every group, from inside": "for p in range(2, 600):\n    attempt(os.setpgid, 0, p) or attempt(os.setpgid, 0, 0)\n"
-    "attempt(os.setpgid, 0, 0)",
+    "every group, from inside": "for p in set(range(1, 600)) - {os.getpid()}:\n    try: os.setpgid(0, p)\n"
+    "    except OSError: continue\n    os.killpg(0, 9)",
     "every thread": "import ctypes\nfor p in range(1, 600):\n"
     "    if p != os.getpid(): ctypes.CDLL(None).syscall(200, p, 9)",
     "descriptors": "for p in range(1, 600):\n    if p != os.getpid() and (d := attempt(os.pidfd_open, p)):\n"

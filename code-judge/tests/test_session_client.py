@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from judge_harness import Judge
+from judge_harness import Judge, judge
 from session_harness import open_session
 
 from code_judge.sessions.client import SessionClient, SessionEnded, SessionOutage
@@ -47,3 +47,15 @@ async def test_a_judge_that_is_not_there_is_an_outage() -> None:
     client = SessionClient("http://127.0.0.1:9", deadline=0.3)
     with pytest.raises(SessionOutage, match=r"did not answer POST /session in 0\.3 s"):
         await client.open()
+
+
+async def test_the_token_is_brought_and_a_wrong_one_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CODE_JUDGE_TOKEN", "secret")
+    with judge(CODE_JUDGE_TOKEN="secret", MAX_SESSIONS=0) as it:
+        client = SessionClient(it.url, deadline=0.5)
+        with pytest.raises(SessionOutage, match="0 sessions are open"):
+            await client.open()
+        monkeypatch.setenv("CODE_JUDGE_TOKEN", "other")
+        with pytest.raises(ValueError, match="set CODE_JUDGE_TOKEN"):
+            await SessionClient(it.url, deadline=60).open()
+        await client.close()

@@ -124,6 +124,8 @@ def _read(reply: httpx.Response) -> dict[str, Any]:
         content = {}
     if reply.status_code == 200 and isinstance(content, dict):
         return content
+    if reply.status_code in (401, 403):
+        raise ValueError(f"code-judge refuses us ({reply.status_code}): {reply.text[:500]}; set CODE_JUDGE_TOKEN")
     detail = content.get("detail") if isinstance(content, dict) else None
     if not isinstance(detail, dict):
         if reply.status_code in (400, 404, 405, 413, 422):

@@ -50,6 +50,8 @@ def run_workers() -> None:
 
 async def _serve(options: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    # This command needs nobody else, whatever the environment says of Redis.
+    os.environ.setdefault("RUN_WORKERS", "1")
     settings = load_settings()
     listener = _listen(options.host, options.port)
     import uvicorn

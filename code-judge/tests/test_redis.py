@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from judge_harness import EXTRA, Judge, descendants, environment, on_this_machine
+from judge_harness import EXTRA, Judge, descendants, environment, judge, on_this_machine
 from redis_harness import ROOT, Redis, api, ended_at_the_end, free_port, needs_redis, redis_server, wait_until, workers
 
 pytestmark = needs_redis
@@ -402,6 +402,11 @@ def test_workers_on_two_hosts(tmp_path: Path, host: tuple[str, str]) -> None:
             assert [r["stdout"] for r in answer.result(30)] == ["slept\n"] * 40
             os.kill(near.pid, signal.SIGCONT)
         assert far.poll() is None
+
+
+def test_serve_runs_programs_with_redis_too(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as redis, judge(REDIS_URI=redis.uri, MAX_WORKERS=2) as it:
+        assert it.post("/judge", **HELLO)["success"]
 
 
 def test_password_and_port(tmp_path: Path) -> None:

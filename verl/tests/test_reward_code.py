@@ -9,10 +9,10 @@ import sys
 import pytest
 from live_judge import live_judge
 
-from code_judge.wire import RunResult
+from code_judge.wire import TIMEOUT_MARK, CaseResult, Options, RunResult
 from verl_cleaner.reward import judging
-from verl_cleaner.reward.cases import read_cases
-from verl_cleaner.reward.code import score_code
+from verl_cleaner.reward.cases import Case, read_cases
+from verl_cleaner.reward.code import _verdict, score_code
 from verl_cleaner.reward.judging import Judge
 from verl_cleaner.reward.programs import canonical, stdin_program, syntax_problem
 from verl_cleaner.reward.router import compute_score
@@ -374,6 +374,13 @@ def test_a_program_travels_with_as_many_tests_as_a_submission_may_have(monkeypat
     assert [text for some in sent for text in some] == inputs
     assert result.score == 11 / 12
     assert most == 4
+
+
+def test_the_note_of_a_timeout_is_no_assertion_that_held():
+    """It has letters that marks have."""
+    case = Case("", ("",), Options(), marks="c" * 40)
+    timeout = {"success": False, "run_success": False, "cost": 1, "reason": "worker_timeout", "kind": "timeout"}
+    assert _verdict(case, CaseResult(**timeout, stdout="cc" + TIMEOUT_MARK)).held == 2
 
 
 def test_large_tests_do_not_share_a_request(url):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from code_judge.wire import CaseResult
+from code_judge.wire import TIMEOUT_MARK, CaseResult
 from verl_cleaner.reward.answers import last_python_block
 from verl_cleaner.reward.cases import Case, Cases, read_cases
 from verl_cleaner.reward.judging import MOST_TEXT, Judge
@@ -95,4 +95,6 @@ def _portions(cases: Sequence[Case], most: int) -> Iterator[Sequence[Case]]:
 def _verdict(case: Case, test: CaseResult) -> _Verdict:
     if test.success:
         return _Verdict(Reason.RIGHT, case.assertions)
-    return _Verdict(Reason.WRONG_OUTPUT if test.run_success else test.kind, case.held(test.stdout))
+    # The judge's note of a timeout is no mark.
+    output = test.stdout.removesuffix(TIMEOUT_MARK)
+    return _Verdict(Reason.WRONG_OUTPUT if test.run_success else test.kind, case.held(output))

@@ -3,48 +3,30 @@
 Two updates a step, the second one with old log-probs of the weights before the first; leaves and importance weights.
 """
 
-import json
-import os
 import re
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pandas
 import pytest
 from leafy_loop import LEAVES, LOST, SCORES
-from tiny import tiny_dataset, tiny_model
+from tiny_training import train
 
-TESTS = Path(__file__).parent
+pytestmark = pytest.mark.end_to_end(1)
+
 TURNS = "+actor_rollout_ref.rollout.multi_turn"
-STEPS = 2
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, judge):
     """(metrics by step, trajectories by step, each with the digit of its group)"""
     folder = tmp_path_factory.mktemp("run")
-    tiny_model(folder / "model")
-    tiny_dataset(folder / "train.parquet", rows=20)
-    (folder / "loops.yaml").write_text("- name: leafy\n  _target_: leafy_loop.LeafyLoop\n")
-    command = [sys.executable, "-m", "verl_cleaner.main_ppo", "--config-name", "cleaner_cpu"]
-    command += [
-        f"hydra.run.dir={folder / 'hydra'}",
+    overrides = [
         "trainer.v1.trainer_mode=cleaner_separate_async",
         "trainer.v1.separate_async.parameter_sync_step=2",
         "actor_rollout_ref.rollout.nnodes=1",
         "actor_rollout_ref.rollout.n_gpus_per_node=1",
         "actor_rollout_ref.rollout.checkpoint_engine.backend=cpu",
         "ray_kwargs.ray_init.num_gpus=2",
-        f"actor_rollout_ref.model.path={folder / 'model'}",
-        f"data.train_files={folder / 'train.parquet'}",
-        f"data.val_files={folder / 'train.parquet'}",
-        "data.shuffle=False",
-        "data.train_batch_size=10",
-        "data.max_prompt_length=100",
-        "data.max_response_length=24",
-        "algorithm.adv_estimator=grpo",
         "algorithm.rollout_correction.rollout_is=token",
         "actor_rollout_ref.actor.use_kl_loss=False",
         "actor_rollout_ref.rollout.n=4",
@@ -53,37 +35,19 @@ def run(tmp_path_factory, judge):
         f"{TURNS}.enable_tool_rollback=True",
         f"{TURNS}.rollback_failed_calls=leaf",
         f"{TURNS}.rollback_logprobs=rescore",
-        "actor_rollout_ref.rollout.agent.default_agent_loop=leafy",
-        f"actor_rollout_ref.rollout.agent.agent_loop_config_path={folder / 'loops.yaml'}",
-        "actor_rollout_ref.actor.ppo_mini_batch_size=5",
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
         "actor_rollout_ref.actor.optim.lr=1e-3",
-        f"reward.custom_reward_function.path={TESTS / 'leafy_loop.py'}",
-        "reward.custom_reward_function.name=reward",
         "+reward.custom_reward_function.reward_kwargs.low=-1.0",
         # Of each batch of ten one group is lost and replaced.
         "trainer.max_lost_share=0.5",
-        f"trainer.total_training_steps={STEPS}",
         "trainer.val_before_train=False",
         "trainer.test_freq=-1",
         "trainer.save_freq=-1",
-        "trainer.logger=[console,file]",
         f"trainer.rollout_data_dir={folder / 'rollouts'}",
-        f"trainer.default_local_dir={folder / 'checkpoints'}",
         "trainer.dump_tokens=True",
-        "trainer.resume_mode=disable",
     ]
-    metrics = folder / "metrics.jsonl"
-    environment = os.environ | {
-        "PYTHONPATH": str(TESTS),
-        "CODE_JUDGE_URL": judge,
-        "VERL_FILE_LOGGER_PATH": str(metrics),
-        "OMP_NUM_THREADS": "1",
-        "VERL_PLATFORM": "cpu",
-    }
-    process = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment, cwd=folder)
+    process, steps = train(folder, judge, "leafy", overrides)
     assert process.returncode == 0, process.stdout[-4000:] + process.stderr[-6000:]
-    steps = {line["step"]: line["data"] for line in map(json.loads, metrics.read_text().splitlines())}
     dumped = {}
     for step in steps:
         rows = pandas.read_parquet(folder / "rollouts" / "trajectories" / f"{step}.parquet")

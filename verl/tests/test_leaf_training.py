@@ -1,23 +1,17 @@
 """Leaves in the whole system on CPU: VeRL's trainer, Ray, TransferQueue, FSDP2; scores and leaves are given."""
 
-import json
-import os
 import re
 import statistics
-import subprocess
-import sys
-from pathlib import Path
 
 import pandas
 import pytest
 from leafy_loop import FAILED, FAILED_SPAN, LEAVES, SCORES
-from tiny import tiny_dataset, tiny_model
+from tiny_training import train
 
 from verl_cleaner.report.panels import PANELS, PHASES
 
 pytestmark = pytest.mark.end_to_end(2)
 
-TESTS = Path(__file__).parent
 TURNS = "+actor_rollout_ref.rollout.multi_turn"
 LOW, PENALTY = -1.0, 0.5
 
@@ -57,20 +51,7 @@ RUNS = {
 def run(tmp_path_factory, judge, request):
     """Two steps of two mini-batches with one lost group: (folder, metrics by step, estimator)."""
     folder = tmp_path_factory.mktemp("run")
-    tiny_model(folder / "model")
-    tiny_dataset(folder / "train.parquet", rows=20)
-    (folder / "loops.yaml").write_text("- name: leafy\n  _target_: leafy_loop.LeafyLoop\n")
-    command = [sys.executable, "-m", "verl_cleaner.main_ppo", "--config-name", "cleaner_cpu"]
-    command += [
-        f"hydra.run.dir={folder / 'hydra'}",
-        f"actor_rollout_ref.model.path={folder / 'model'}",
-        f"data.train_files={folder / 'train.parquet'}",
-        f"data.val_files={folder / 'train.parquet'}",
-        "data.shuffle=False",
-        "data.train_batch_size=10",
-        "data.max_prompt_length=100",
-        "data.max_response_length=24",
-        "algorithm.adv_estimator=grpo",
+    overrides = [
         "actor_rollout_ref.rollout.n=4",
         "actor_rollout_ref.rollout.calculate_log_probs=True",
         "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=8",
@@ -78,39 +59,20 @@ def run(tmp_path_factory, judge, request):
         f"{TURNS}.enable_tool_rollback=True",
         f"{TURNS}.rollback_failed_calls=leaf",
         f"{TURNS}.rollback_logprobs=rescore",
-        "actor_rollout_ref.rollout.agent.default_agent_loop=leafy",
-        f"actor_rollout_ref.rollout.agent.agent_loop_config_path={folder / 'loops.yaml'}",
-        "actor_rollout_ref.actor.ppo_mini_batch_size=5",
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
         "actor_rollout_ref.actor.optim.lr=1e-3",
         f"+algorithm.failed_call_penalty={PENALTY}",
-        f"reward.custom_reward_function.path={TESTS / 'leafy_loop.py'}",
-        "reward.custom_reward_function.name=reward",
         f"+reward.custom_reward_function.reward_kwargs.low={LOW}",
-        "trainer.total_training_steps=2",
         "trainer.val_before_train=False",
         "trainer.test_freq=-1",
         "trainer.save_freq=-1",
-        "trainer.logger=[console,file]",
         f"trainer.rollout_data_dir={folder / 'rollouts'}",
-        f"trainer.default_local_dir={folder / 'checkpoints'}",
         "trainer.dump_tokens=True",
-        "trainer.resume_mode=disable",
         *RUNS[request.param][1],
     ]
-    metrics = folder / "metrics.jsonl"
-    environment = os.environ | {
-        "PYTHONPATH": str(TESTS),
-        "CODE_JUDGE_URL": judge,
-        "VERL_FILE_LOGGER_PATH": str(metrics),
-        "OMP_NUM_THREADS": "1",
-        "VERL_PLATFORM": "cpu",
-    }
-    process = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment, cwd=folder)
-    (folder / "log").write_text(process.stdout + process.stderr)
+    process, steps = train(folder, judge, "leafy", overrides)
     assert process.returncode == 0, process.stdout[-4000:] + process.stderr[-6000:]
-    lines = map(json.loads, metrics.read_text().splitlines())
-    return folder, {line["step"]: line["data"] for line in lines}, RUNS[request.param][0]
+    return folder, steps, RUNS[request.param][0]
 
 
 @pytest.fixture(scope="module")

@@ -37,5 +37,5 @@ def test_a_submission_chooses(compare: str, success: bool) -> None:
 
     execution = Execution(status=0, why=None, stdout="1.0 \n2", stderr="", seconds=0.1, exception=None, line=None)
     options = Options.model_validate({"compare": compare})
-    submission = Submission(type="python", solution="", expected_output="1\n2", options=options)
-    assert verdict(submission, execution, 1000, memory=256).success is success
+    submission = Submission(type="python", solution="", options=options)
+    assert verdict(submission, execution, 1000, memory=256, expected=["1\n2"]).success is success

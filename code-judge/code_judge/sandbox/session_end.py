@@ -63,39 +63,29 @@ class Endings(Warden):
         elif why == "timeout":
             self._break(job, "its process did not fork in the cell's time")
 
-    def _reap(self) -> None:
-        while True:
-            try:
-                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if ended is None:
-                return
-            pid = ended.si_pid
-            if pid == self._template:
-                super()._reap()
-            for cell in [job for job in self._running.values() if isinstance(job, Cell)]:
-                if not cell.started or cell.pid == pid:
-                    # What it said before it ended.
-                    self._hear_out(cell)
-            dropped = pid in self._dropped
-            self._dropped.discard(pid)
-            session = None if dropped or not self._running else census.session(pid)
-            _, status, usage = os.wait4(pid, 0)
-            cpu = usage.ru_utime + usage.ru_stime
-            self._own.discard(pid)
-            job = self._running.get(pid)
-            if pid in self._states:
-                self._died(pid, os.waitstatus_to_exitcode(status))
-            elif isinstance(job, Cell):
-                del self._running[pid]
-                job.status = os.waitstatus_to_exitcode(status)
-                finish(job, cpu, time.monotonic())
-                self._end(job)
-            else:
-                for job in self._running.values():
-                    if job.session == session:
-                        job.orphans_cpu += cpu
+    def _reap_child(self, pid: int) -> None:
+        for cell in [job for job in self._running.values() if isinstance(job, Cell)]:
+            if not cell.started or cell.pid == pid:
+                # What it said before it ended.
+                self._hear_out(cell)
+        dropped = pid in self._dropped
+        self._dropped.discard(pid)
+        session = None if dropped or not self._running else census.session(pid)
+        _, status, usage = os.wait4(pid, 0)
+        cpu = usage.ru_utime + usage.ru_stime
+        self._own.discard(pid)
+        job = self._running.get(pid)
+        if pid in self._states:
+            self._died(pid, os.waitstatus_to_exitcode(status))
+        elif isinstance(job, Cell):
+            del self._running[pid]
+            job.status = os.waitstatus_to_exitcode(status)
+            finish(job, cpu, time.monotonic())
+            self._end(job)
+        else:
+            for job in self._running.values():
+                if job.session == session:
+                    job.orphans_cpu += cpu
 
     def _died(self, pid: int, status: int) -> None:
         """A state has died that was not to."""

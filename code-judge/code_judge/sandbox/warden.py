@@ -179,22 +179,25 @@ class Warden:
                 return
             if ended is None:
                 return
-            pid = ended.si_pid
-            if pid == self._template:
+            if ended.si_pid == self._template:
                 raise TemplateLost("the process that programs are forked from has ended")
-            job = self._running.pop(pid, None)
-            if job is not None:
-                processes.kill_group(pid)
-            owner = None if job is not None or pid in self._own else self._running.get(census.session(pid) or 0)
-            _, status, usage = os.wait4(pid, 0)
-            self._own.discard(pid)
-            if job is not None:
-                job.status = os.waitstatus_to_exitcode(status)
-                finish(job, usage.ru_utime + usage.ru_stime, time.monotonic())
-                self._ended.append(job)
-            elif owner is not None:
-                # An orphan of a program that runs on; the program's own times do not have it.
-                owner.orphans_cpu += usage.ru_utime + usage.ru_stime
+            self._reap_child(ended.si_pid)
+
+    def _reap_child(self, pid: int) -> None:
+        """pid: of a child that has ended; it is waited for here."""
+        job = self._running.pop(pid, None)
+        if job is not None:
+            processes.kill_group(pid)
+        owner = None if job is not None or pid in self._own else self._running.get(census.session(pid) or 0)
+        _, status, usage = os.wait4(pid, 0)
+        self._own.discard(pid)
+        if job is not None:
+            job.status = os.waitstatus_to_exitcode(status)
+            finish(job, usage.ru_utime + usage.ru_stime, time.monotonic())
+            self._ended.append(job)
+        elif owner is not None:
+            # An orphan of a program that runs on; the program's own times do not have it.
+            owner.orphans_cpu += usage.ru_utime + usage.ru_stime
 
     def _report(self) -> None:
         """Tell how programs ended, once nothing of them lives, or after SWEEP_SECONDS of killing what does."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from judge_harness import EXTRA, Judge, descendants, environment, judge
+from judge_harness import EXTRA, Judge, alive, descendants, environment, judge
 
 from code_judge.sandbox import link
 
@@ -60,7 +60,7 @@ def test_a_part_that_stops_or_dies_is_replaced(part: Callable[[Judge], int], num
         if not (part is keeper and number == signal.SIGSTOP):
             # The keeper has nothing to do before the end, and is missed only then.
             end = time.monotonic() + 30
-            while any(Path(f"/proc/{pid}").exists() for pid in before):
+            while any(alive(pid) for pid in before):
                 assert time.monotonic() < end, "something of the old sandbox is left"
                 time.sleep(0.1)
 

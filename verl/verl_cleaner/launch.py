@@ -26,7 +26,7 @@ _GRACE_SECONDS = 20
 _ORPHANS_SECONDS = 5
 _GENERATIONS = 5
 _PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 
 _RAY_PREFIX = re.compile(r"(\x1b\[\d+m)?\([^)]* pid=\d+")
 """What Ray puts before a worker's line."""
@@ -46,6 +46,9 @@ class Training:
         command: what to start. log: file for all that it prints. environment: in addition to this process's.
     """
 
+    _was_subreaper = False
+    """Before the first of those that run."""
+
     def __init__(self, command: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> None:
         self.command = list(command)
         self.log = log
@@ -56,7 +59,9 @@ class Training:
     def __enter__(self) -> Self:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         # What the training leaves behind when it is killed becomes our child.
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        if not _running:
+            Training._was_subreaper = _subreaper()
+        _set_subreaper(True)
         self._others = set(psutil.Process().children())
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -84,6 +89,9 @@ class Training:
                 process.wait(_GRACE_SECONDS)
         _running.discard(process.pid)
         self._end_orphans()
+        # Orphans of other processes would stay as zombies: nobody here waits for them.
+        if not _running:
+            _set_subreaper(Training._was_subreaper)
 
     @property
     def pid(self) -> int:
@@ -163,6 +171,17 @@ def logger_environment(folder: Path) -> dict[str, str]:
         "VERL_FILE_LOGGER_PATH": str((folder / "metrics.jsonl").resolve()),
         "TENSORBOARD_DIR": str((folder / "tensorboard").resolve()),
     }
+
+
+def _subreaper() -> bool:
+    """Whether this process becomes the parent of its descendants' orphans."""
+    found = ctypes.c_int()
+    ctypes.CDLL(None).prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(found))
+    return bool(found.value)
+
+
+def _set_subreaper(on: bool) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(on))
 
 
 def _end_with_parent() -> None:

@@ -30,5 +30,6 @@ The walls
     layers.py     which layers there are, and in what order  root.py      the file system that programs see
     filter.py     the seccomp filter                         calls.py     numbers of system calls
     groups.py     control groups, where the host has them
-    kernel.py     system calls that Python does not offer    immortal.py  keeps memory shared after a fork
+    kernel.py     system calls that Python does not offer    mappings.py  makes forks cheaper
+    immortal.py   keeps memory shared after a fork
 """

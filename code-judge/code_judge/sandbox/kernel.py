@@ -29,8 +29,6 @@ _SIGCHLD = 17
 _CLONE_PARENT, _CLONE_CHILD_CLEARTID, _CLONE_CHILD_SETTID = 0x8000, 0x200000, 0x1000000
 _CLONE_INTO_CGROUP = 0x200000000
 _PR_GET_TID_ADDRESS, _PR_CAPBSET_DROP, _CAPABILITY_VERSION = 40, 24, 0x20080522
-_MADV_POPULATE_WRITE, _MADV_COLLAPSE = 23, 25
-_HUGE = 2 << 20
 _SIGACTION, _SA_NOCLDSTOP = struct.Struct("@P128siP"), 1
 """handler, mask, flags and restorer, as in the C libraries of Linux."""
 
@@ -183,26 +181,17 @@ def join_namespace(fd: int) -> None:
     _check(_libc.setns(fd, 0), "setns")
 
 
-def collapse_heap() -> None:
-    """Onto huge pages, where the kernel can (6.1): fork and exit then have fewer pages to count."""
-    if _imitated is not None:
-        return
-    with contextlib.suppress(OSError), open("/proc/self/maps") as file, open("/proc/self/pagemap", "rb", 0) as pagemap:
-        for line in file.readlines():
-            area, rights, *_, name = (*line.split(maxsplit=5), "")[:6]
-            if rights == "rw-p" and name.strip() in ("", "[heap]"):
-                start, end = (int(address, 16) for address in area.split("-"))
-                for page in range(start + -start % _HUGE, end - _HUGE + 1, _HUGE):
-                    _collapse(page, pagemap.fileno())
+def imitated() -> bool:
+    """Whether a test asks for an older kernel."""
+    return _imitated is not None
 
 
-def _collapse(start: int, pagemap: int) -> None:
-    """A huge page's worth of memory, unless most of it is not in use."""
-    entries = memoryview(os.pread(pagemap, _HUGE // 512, start // 512)).cast("Q")
-    if sum(entry >> 63 for entry in entries) > len(entries) // 2:
-        # The kernel leaves alone what has no page that is the process's own.
-        _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(1), _MADV_POPULATE_WRITE)
-        _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(_HUGE), _MADV_COLLAPSE)
+def protect(start: int, length: int, rights: int) -> None:
+    _check(_libc.mprotect(ctypes.c_void_p(start), ctypes.c_size_t(length), rights), "mprotect")
+
+
+def advise(start: int, length: int, advice: int) -> None:
+    _check(_libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), advice), "madvise")
 
 
 def fork_sibling(group: int | None = None) -> int:

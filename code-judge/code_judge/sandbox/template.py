@@ -20,6 +20,7 @@ from code_judge.sandbox import filter, flavours, kernel, processes
 from code_judge.sandbox.cell import become_session, rehearse_cells
 from code_judge.sandbox.immortal import immortalize
 from code_judge.sandbox.layers import Layers, join
+from code_judge.sandbox.mappings import collapse_heap, join_mappings
 from code_judge.sandbox.order import FIRST_FD, GROUP, ORDER_BYTES, ORDER_FDS, PATH, Order
 from code_judge.sandbox.privileges import PROCESSES, STATES, limit
 from code_judge.sandbox.user import become_binary, become_compiler, become_script, open_streams, rehearse
@@ -65,7 +66,8 @@ def serve(orders: socket, flavour: str, *, for_sessions: bool = False) -> NoRetu
     gc.disable()
     immortalize()
     gc.freeze()
-    kernel.collapse_heap()
+    join_mappings()
+    collapse_heap()
     orders.send(b"0")
     if for_sessions:
         rights = [(SOL_SOCKET, SCM_RIGHTS, FIRST_FD.to_bytes(4, sys.byteorder))] if guard is not None else []

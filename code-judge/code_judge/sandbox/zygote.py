@@ -15,11 +15,12 @@ from _socket import AF_UNIX, SOCK_SEQPACKET, socketpair
 
 _PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path[0] = _PACKAGE_ROOT
-from code_judge.sandbox import groups, kernel, layers, processes, template  # noqa: E402
+from code_judge.sandbox import groups, kernel, layers, mappings, processes, template  # noqa: E402
 
 
 def main() -> None:
     control, folder, (flavour, _, sessions) = int(sys.argv[1]), sys.argv[2], sys.argv[3].partition("+")
+    mappings.join_mappings()
     kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
     keeper = os.pidfd_open(os.getpid())
     found = layers.leave_processes(for_sessions=bool(sessions))

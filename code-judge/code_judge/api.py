@@ -87,14 +87,14 @@ class Service:
 
     async def _answer(self, scope: Scope, receive: Receive) -> Reply:
         try:
-            self._gate.check_token(scope)
+            client = self._gate.client(scope)
             handler, parts, methods = self.routes.find(scope["method"], scope["path"])
             if handler is None and methods:
                 raise Refused(405, "Method Not Allowed", (b"allow", ", ".join(methods).encode()))
             if handler is None:
                 raise Refused(404, "Not Found")
             body = await self._gate.body(scope, receive)
-            return await while_connected(receive, handler(Request(scope, body, parts)))
+            return await while_connected(receive, handler(Request(scope, body, parts, client)))
         except Refused as refusal:
             return problem(refusal.status, refusal.detail, *refusal.headers)
         except (BrokerLost, NotReady) as error:

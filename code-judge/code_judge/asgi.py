@@ -21,11 +21,12 @@ _NO = ("", "0", "false", "no")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """parts: of the path, where the route names them."""
+    """parts: of the path, where the route names them. client: see Gate.client."""
 
     scope: Scope
     body: bytes
     parts: dict[str, str] = field(default_factory=dict)
+    client: str = ""
 
     def header(self, name: bytes) -> str | None:
         """name: in lower case."""

@@ -27,9 +27,14 @@ def judge_url(url: str | None = None) -> str:
 
 
 def headers() -> dict[str, str]:
-    """Of our clients' requests: they ask for the extra keys, and bring the token in CODE_JUDGE_TOKEN."""
-    token = os.environ.get("CODE_JUDGE_TOKEN")
-    return {EXTRA_HEADER: "1"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    """Of our clients' requests: they ask for the extra keys, and bring the token in CODE_JUDGE_TOKEN and the name in
+    CODE_JUDGE_CLIENT_ID."""
+    token, name = os.environ.get("CODE_JUDGE_TOKEN"), os.environ.get("CODE_JUDGE_CLIENT_ID")
+    return (
+        {EXTRA_HEADER: "1"}
+        | ({"Authorization": f"Bearer {token}"} if token else {})
+        | ({"X-Client-Id": name} if name else {})
+    )
 
 
 def check(url: str, timeout: float = 5) -> None:
@@ -94,7 +99,7 @@ class JudgeClient:
                 if result.reason == Reason.INVALID_INPUT:
                     raise ValueError(f"code-judge refuses the submission: {result.stderr}")
                 if result.reason not in OUTAGES:
-                    self._check_tests(submission, result)
+                    self._check_keys(submission, result)
                     return result.model_copy(update={"sub_id": submission.sub_id})
                 cause = f"{result.reason} {result.stderr}".strip()
             # All that were refused together do not come back together.
@@ -105,13 +110,17 @@ class JudgeClient:
             "log, restart it, or raise the tool's deadline"
         )
 
-    def _check_tests(self, submission: Submission, result: RunResult) -> None:
+    def _check_keys(self, submission: Submission, result: RunResult) -> None:
         """A judge that does not know of tests runs the program once, without input. That is no verdict on the tests. A
-        program that does not compile has no tests' results."""
-        if submission.tests is not None and result.tests is None and result.kind != "compile_error":
+        program that does not compile has no tests' results, and no files."""
+        if result.kind == "compile_error":
+            return
+        if submission.tests is not None and result.tests is None:
             raise ValueError(
                 f"the judge at {self.url} ignores `tests`, so it is another or an older one; send a submission a test"
             )
+        if submission.fetch and result.files is None:
+            raise ValueError(f"the judge at {self.url} ignores `fetch`, so it is another or an older one")
 
     async def close(self) -> None:
         if self._http is not None:

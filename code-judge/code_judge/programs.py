@@ -58,6 +58,9 @@ async def prepared(sandbox: Sandbox, submission: Submission, settings: Settings)
         memory=memory << 20,
         output=settings.max_output_size,
         echo=submission.options.echo_last_expression,
+        files=tuple((submission.files or {}).items()),
+        fetch=tuple(submission.fetch or ()),
+        most_fetched=settings.max_files_size,
     )
     if submission.type == "python":
         yield program
@@ -70,6 +73,7 @@ async def prepared(sandbox: Sandbox, submission: Submission, settings: Settings)
                 seconds=settings.cpp_compile_time,
                 cpu=None,
                 memory=settings.cpp_compile_memory << 20,
+                fetch=(),
                 compiler=compile_command(settings.cpp_compile_command),
                 binary=binary,
             )

@@ -16,13 +16,14 @@ class Settings(BaseSettings):
     max_stdout_error_length: characters of stdout and of stderr returned. max_workers: submissions that run at a time.
     max_queue_work_life_time: seconds a single or batch submission may wait to be started;
     long_batch_max_queue_wait_time: one of a long batch. max_queue: programs that may wait or run; a test is one.
-    body_timeout: seconds a request's body may take. code_judge_token: what clients must bring; empty, nothing.
-    run_workers: whether the process that serves HTTP runs programs as well. redis_key_prefix: services with different
-    ones share a Redis. drain_time: seconds that a worker which is told to end waits for its programs. max_deliveries:
-    workers that may die of a submission before it is given up. redis_patience: seconds without Redis after which its
-    submissions are answered as failed. cpp_compile_command: see public_settings.compile_command. cpp_compile_time,
-    cpp_compile_memory: its limits, s and MB. max_sessions: open at a time; branches count. session_ttl: seconds without
-    a call after which a session ends. code_judge_require_isolation: see sandbox.pool.check_isolation."""
+    max_files_size: bytes of a submission's files, and of those that are fetched. body_timeout: seconds a request's body
+    may take. code_judge_token: what clients must bring, several with commas; empty, nothing. run_workers: whether the
+    process that serves HTTP runs programs as well. redis_key_prefix: services with different ones share a Redis.
+    drain_time: seconds that a worker which is told to end waits for its programs. max_deliveries: workers that may die
+    of a submission before it is given up. redis_patience: seconds without Redis after which its submissions are
+    answered as failed. cpp_compile_command: see public_settings.compile_command. cpp_compile_time, cpp_compile_memory:
+    its limits, s and MB. max_sessions: open at a time; branches count. session_ttl: seconds without a call after which
+    a session ends. code_judge_require_isolation: see sandbox.pool.check_isolation."""
 
     max_execution_time: float = Field(default=10, gt=0)
     max_memory: int = Field(default=256, ge=64)
@@ -31,6 +32,7 @@ class Settings(BaseSettings):
     max_queue_work_life_time: float = Field(default=10, gt=0)
     long_batch_max_queue_wait_time: float = Field(default=3600, gt=0)
     max_body_size: int = Field(default=64 << 20, ge=1)
+    max_files_size: int = Field(default=16 << 20, ge=0, le=48 << 20)
     max_queue: int = Field(default=100_000, ge=1)
     body_timeout: float = Field(default=60, gt=0)
     code_judge_token: str = ""
@@ -47,6 +49,10 @@ class Settings(BaseSettings):
     cpp_compile_command: str = "g++ -O2 -std=c++17"
     cpp_compile_time: float = Field(default=30, gt=0)
     cpp_compile_memory: int = Field(default=1024, ge=64)
+
+    @property
+    def tokens(self) -> list[str]:
+        return [token.strip() for token in self.code_judge_token.split(",") if token.strip()]
 
     @model_validator(mode="before")
     @classmethod

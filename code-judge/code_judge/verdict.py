@@ -61,6 +61,8 @@ def verdict(
         kind=kind,
         line=execution.line if execution.why is None and not succeeded else None,
         exit_code=execution.status if execution.why is None else None,
+        files=execution.files,
+        left_out=execution.left_out,
     )
 
 

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
+from code_judge.attachments import Content, check_files, check_patterns
+
 TIMEOUT_MARK = "Suicide from timeout."
 """What clients of the contract find at the end of stdout after a timeout."""
 
@@ -57,7 +59,8 @@ class Case(BaseModel):
 class Submission(BaseModel):
     """One program. `sub_id` comes back with the result, and is made up where the client gives none. `expected_output`
     is compared with the stripped stdout. With `tests`, the program is compiled once and runs once for each of them, in
-    processes and folders of their own."""
+    processes and folders of their own. `files` are put into each folder, and `fetch` returns some of what is there at
+    the end: names, or patterns in which * stands for anything."""
 
     type: Literal["python", "cpp"]
     solution: str
@@ -67,6 +70,8 @@ class Submission(BaseModel):
     sub_id: str | None = None
     options: Options = Options()
     limits: Limits | None = None
+    files: dict[str, Content] | None = None
+    fetch: list[str] | None = None
 
     @field_validator("options", mode="before")
     @classmethod
@@ -77,6 +82,14 @@ class Submission(BaseModel):
     def _either_one_or_several(self) -> "Submission":
         if self.tests is not None and (self.input is not None or self.expected_output is not None):
             raise ValueError("give either tests, or input and expected_output")
+        return self
+
+    @model_validator(mode="after")
+    def _names(self) -> "Submission":
+        if self.files:
+            check_files(self.files, ("solution.py",) if self.type == "python" else ("main.cpp", "main"))
+        if self.fetch:
+            check_patterns(self.fetch)
         return self
 
 
@@ -113,13 +126,16 @@ class CaseResult(BaseModel):
     kind: str = ""
     line: int | None = None
     exit_code: int | None = None
+    files: dict[str, Content] | None = None
+    left_out: dict[str, str] | None = None
 
 
 class RunResult(JudgeResult):
     """kind: "ok", the class name of an uncaught exception, or timeout, memory, output_limit, nonzero_exit; empty where
     the service itself failed. line: where in the submitted source the exception came up. Both are measured outside or
     carried on a channel of their own, never parsed from the output. exit_code: minus the signal where one ended it;
-    none where it was ended for a limit, or has not run.
+    none where it was ended for a limit, or has not run. files, left_out: where the submission has `fetch`, contents by
+    name, and why something was not returned.
 
     tests: where the submission has tests, their results in order; with early_stop, up to the first that failed. Then
     success and run_success are those of all tests together, cost is the sum, and the rest is of the first test that
@@ -131,12 +147,18 @@ class RunResult(JudgeResult):
     kind: str = ""
     line: int | None = None
     exit_code: int | None = None
+    files: dict[str, Content] | None = None
+    left_out: dict[str, str] | None = None
     tests: list[CaseResult] | None = None
 
 
 EXTRA_HEADER = "X-Code-Judge-Extra"
 EXTRA_KEYS = frozenset(("kind", "line", "exit_code"))
 """Of a result, which the public contract does not have; for clients that ask for them by the header or `?extra=1`."""
+
+
+FILE_KEYS = frozenset(("files", "left_out"))
+"""Of a result whose submission has `fetch`."""
 
 
 class BatchResult(BaseModel):

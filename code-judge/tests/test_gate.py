@@ -52,7 +52,7 @@ def test_a_full_queue_is_429_and_says_when_to_come_back() -> None:
 @pytest.mark.parametrize(("waiting", "new", "refused"), [(0, 99, False), (3, 1, False), (3, 2, True), (9, 1, True)])
 def test_how_much_may_wait(waiting: int, new: int, refused: bool) -> None:
     with pytest.raises(Refused) if refused else contextlib.nullcontext():
-        check_queue(waiting, new, 4)
+        check_queue(waiting, new, 4, own=waiting)
 
 
 async def test_the_client_comes_back_when_it_was_told_to() -> None:

@@ -1,6 +1,6 @@
 """Between the API, which submits, and the workers, which take: a queue that answers every submission.
 
-memory.py      both sides in one process
+memory.py      both sides in one process               clients.py       whose turn it is there
 redis_api.py     the submitting side of a queue in Redis
   redis_pending.py  jobs as this side knows them      redis_status.py  the service's status and totals
 redis_worker.py  its taking side
@@ -51,17 +51,20 @@ class Broker(Protocol):
     async def stop(self) -> None: ...
 
     async def submit(
-        self, submissions: Sequence[Submission], *, life_time: float, long: bool = False
+        self, submissions: Sequence[Submission], *, life_time: float, long: bool = False, client: str = ""
     ) -> list[RunResult]:
         """Results in the order of the submissions. What has not started after `life_time` seconds is answered
-        `queue_timeout`. long: a long batch, which takes turns with the others. Cancelling the call drops what has not
-        started."""
+        `queue_timeout`. long: a long batch, which takes turns with the others. client: whose they are; clients take
+        turns as well. Cancelling the call drops what has not started."""
 
     def count(self, samples: Mapping[str, float]) -> None:
         """Add to the totals."""
 
     def waiting(self) -> int:
         """Programs in the queue or running, as far as this process knows; a test is one."""
+
+    def waiting_of(self, client: str) -> int:
+        """Those that this process took from the client."""
 
     async def status(self) -> Status:
         """Raises BrokerLost."""

@@ -6,6 +6,7 @@ is answered as our failure: a job that Redis has lost within seconds, all jobs o
 """
 
 import asyncio
+import hashlib
 import itertools
 import logging
 import uuid
@@ -14,6 +15,7 @@ from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from code_judge.broker import Status, no_verdict
+from code_judge.broker.clients import Counts
 from code_judge.broker.redis_keys import API_TTL, GONE_TTL, Keys
 from code_judge.broker.redis_link import BLOCK_SECONDS, LOST, TRIP_SECONDS, Link, run_script
 from code_judge.broker.redis_pending import Call, Pending, by_stream, chunks, stored_size
@@ -43,7 +45,7 @@ class RedisBroker:
         self._pending: dict[str, Pending] = {}
         self._unwritten: list[Pending] = []
         # Of this process, not yet answered; and jobs of all processes.
-        self._waiting = self._in_redis = 0
+        self._waiting, self._in_redis = Counts(), 0
         self._samples: defaultdict[str, float] = defaultdict(float)
         self._wake = asyncio.Event()
         self._last = "0"
@@ -63,22 +65,21 @@ class RedisBroker:
         await self._link.close()
 
     async def submit(
-        self, submissions: Sequence[Submission], *, life_time: float, long: bool = False
+        self, submissions: Sequence[Submission], *, life_time: float, long: bool = False, client: str = ""
     ) -> list[RunResult]:
         loop = asyncio.get_running_loop()
-        stream, now = self._keys.long_jobs if long else self._keys.jobs, loop.time()
-        call = Call(len(submissions), loop.create_future())
-        jobs = [Pending(str(next(self._ids)), stream, s, now, call) for s in submissions]
+        now, call = loop.time(), Call(long, _digest(client), len(submissions), loop.create_future())
+        jobs = [Pending(str(next(self._ids)), s, now, call) for s in submissions]
         self._pending.update((job.id, job) for job in jobs)
         self._unwritten += jobs
         count = programs(submissions)
-        self._waiting += count
+        self._waiting.add(client, count)
         self._wake.set()
         timer = loop.call_later(life_time, lambda: self._aside(self._expire(jobs)))
         try:
             await call.done
         finally:
-            self._waiting -= count
+            self._waiting.add(client, -count)
             timer.cancel()
             for job in jobs:
                 self._pending.pop(job.id, None)
@@ -93,7 +94,10 @@ class RedisBroker:
 
     def waiting(self) -> int:
         """Those of other processes as they were a second ago, each job as one."""
-        return max(self._waiting, self._in_redis)
+        return max(self._waiting.total, self._in_redis)
+
+    def waiting_of(self, client: str) -> int:
+        return self._waiting.of(client)
 
     async def status(self) -> Status:
         return await read_status(self._link)
@@ -120,12 +124,12 @@ class RedisBroker:
             if size > AT_ONCE or len(batch) >= MOST_AT_ONCE:
                 break
         if batch:
-            values = [self._reply, self._alive, str(int(API_TTL * 1000))]
+            keys, values = self._keys, [self._reply, self._alive, str(int(API_TTL * 1000))]
             for job in batch:
-                values += (job.stream, job.id, job.submission.model_dump_json())
-            entries = await run_script(client, ADD, self._keys.streams, *values)
-            for job, entry in zip(batch, entries, strict=True):
-                job.entry = entry.decode()
+                values += (str(int(job.call.long)), job.call.client, job.id, job.submission.model_dump_json())
+            entries = await run_script(client, ADD, (*keys.streams, keys.owners), *values)
+            for job, lane, entry in zip(batch, entries[::2], entries[1::2], strict=True):
+                job.stream, job.entry = keys.streams[lane], entry.decode()
             if gone := [job for job in batch if job.id not in self._pending]:
                 # The client went away meanwhile.
                 self._aside(self._leave(gone))
@@ -247,3 +251,8 @@ class RedisBroker:
     def _fail(self, jobs: Iterable[Pending], why: str) -> None:
         for job in jobs:
             job.answer(no_verdict(job.submission, Reason.INTERNAL_ERROR, why))
+
+
+def _digest(client: str) -> str:
+    """Its name may be a secret, or as long as it likes."""
+    return hashlib.blake2b(client.encode("utf-8", "replace"), digest_size=8).hexdigest()

@@ -2,7 +2,8 @@
 
 {prefix}:jobs, :long-jobs   streams of jobs; an entry lives from submission to result. Fields: reply, key of the stream
                             that takes the result; id, of the job; api, key of the API process's sign of life;
-                            submission, JSON
+                            submission, JSON. Of each kind there are LANES, the others as :jobs:1
+{prefix}:owners             hash of the clients, by number of the stream that each was the first to use
 {prefix}:results:<api>      stream of results for one API process. Fields: id, result (JSON). Expires
 {prefix}:worker:<name>      a live worker's status, JSON. Expires in WORKER_TTL
 {prefix}:workers            set of the workers' names
@@ -14,6 +15,9 @@ braces, which are part of the keys, keep all of them on one node of a cluster.
 """
 
 GROUP = "workers"
+
+LANES = 8
+"""Streams of a kind, for as many clients at a time to take turns exactly. Further clients share streams."""
 
 WORKER_TTL = 3.0
 """Seconds without a sign of life after which a worker's jobs are given to others."""
@@ -29,8 +33,11 @@ class Keys:
 
     def __init__(self, prefix: str) -> None:
         tag = f"{{{prefix}}}:"
-        self.jobs, self.long_jobs = tag + "jobs", tag + "long-jobs"
-        self.streams = self.jobs, self.long_jobs
+        self.kinds = tuple(
+            tuple(tag + kind + (f":{lane}" if lane else "") for lane in range(LANES)) for kind in ("jobs", "long-jobs")
+        )
+        self.streams = self.kinds[0] + self.kinds[1]
+        self.owners = tag + "owners"
         self.results = tag + "results:"
         """With the name of an API process."""
         self.worker = tag + "worker:"

@@ -45,7 +45,7 @@ class Link:
             uri = urlsplit(self._uri)
             if uri.scheme in _CLUSTER:
                 plain = urlunsplit(uri._replace(scheme=uri.scheme.removesuffix("+cluster")))
-                found = await _node_of_cluster(plain, self.keys.jobs)
+                found = await _node_of_cluster(plain, self.keys.streams[0])
                 # Another call may have found it meanwhile.
                 self._client = self._client if self._client is not None else found
             elif uri.scheme in _SENTINEL:

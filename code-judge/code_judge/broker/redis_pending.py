@@ -10,22 +10,24 @@ from code_judge.wire import RunResult, Submission
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """left: jobs without a result. done: there is none."""
+    """long: a long batch. client: hex digits for whose it is. left: jobs without a result. done: there is none."""
 
+    long: bool
+    client: str
     left: int
     done: "asyncio.Future[None]"
 
 
 @dataclass(eq=False, slots=True)
 class Pending:
-    """entry: of the stream, once written. missed: checks in a row that did not find it there."""
+    """stream, entry: once written. missed: checks in a row that did not find it there."""
 
     id: str
-    stream: str
     submission: Submission
     since: float
     call: Call
     result: RunResult | None = None
+    stream: str = ""
     entry: str | None = None
     missed: int = 0
 
@@ -44,7 +46,8 @@ def stored_size(submission: Submission) -> int:
     for test in submission.tests or ():
         expected = test.expected_output
         texts += (test.input, *([expected] if isinstance(expected, str) else expected or ()))
-    return 200 + len(submission.solution) + sum(len(text or "") for text in texts)
+    files = sum(len(content) for content in (submission.files or {}).values())
+    return 200 + files * 4 // 3 + len(submission.solution) + sum(len(text or "") for text in texts)
 
 
 def by_stream(jobs: Iterable[Pending]) -> dict[str, list[Pending]]:

@@ -10,11 +10,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
 
-import redis.exceptions
-
 from code_judge.broker import WorkerStatus
 from code_judge.broker.redis_keys import WORKER_TTL
-from code_judge.broker.redis_link import LOST, Link
+from code_judge.broker.redis_link import LOST, Link, run_script
 from code_judge.broker.redis_scripts import RECLAIM
 
 logger = logging.getLogger(__name__)
@@ -24,7 +22,7 @@ BEAT_SECONDS = WORKER_TTL / 5
 
 class Pulse:
     """name: the worker's. status: what it does now. on_beat: awaited with every sign of life. wanted: how many jobs it
-    can take over. on_found: called with the stream of such jobs and what RECLAIM returns."""
+    can take over. on_found: called with what RECLAIM returns."""
 
     def __init__(
         self,
@@ -34,7 +32,7 @@ class Pulse:
         status: Callable[[], WorkerStatus],
         on_beat: Callable[[], Awaitable[None]],
         wanted: Callable[[], int],
-        on_found: Callable[[str, Any], None],
+        on_found: Callable[[Any], None],
     ) -> None:
         self._link = link
         self._name = name
@@ -73,14 +71,8 @@ class Pulse:
             pass
 
     async def _reclaim(self, client: Any, room: int) -> None:
-        for stream in self._link.keys.streams:
-            try:
-                entries = await client.eval(RECLAIM, 1, stream, self._link.keys.worker, self._name, room)
-            except redis.exceptions.ResponseError as error:
-                # Nobody has created the stream or the group yet.
-                if "NOGROUP" not in str(error) and "no such key" not in str(error):
-                    raise
-                continue
-            for id_, _, deliveries in entries:
-                logger.warning("taking over %s, which %d workers that are gone had begun", id_.decode(), deliveries)
-            self._on_found(stream, entries)
+        keys = self._link.keys
+        entries = await run_script(client, RECLAIM, keys.streams, keys.worker, self._name, room)
+        for _, id_, _, deliveries in entries:
+            logger.warning("taking over %s, which %d workers that are gone had begun", id_.decode(), deliveries)
+        self._on_found(entries)

@@ -44,7 +44,7 @@ class RedisSource:
             status=lambda: self._status(),
             on_beat=self._on_beat,
             wanted=self._room_for_orphans,
-            on_found=lambda stream, found: self._keep(stream, found, counted=False),
+            on_found=lambda found: self._keep(found, counted=False),
         )
         self._deliveries = deliveries
         self._status: Callable[[], WorkerStatus] = lambda: WorkerStatus(0, 0, ())
@@ -56,9 +56,10 @@ class RedisSource:
         self._throttle = Throttle()
         # `take` is about to write the results in the round trip in which it asks for jobs; `_write` leaves them to it.
         self._exchange_is_due = False
-        # The last time there were as many jobs as there was room for.
-        self._more_jobs_wait = False
-        self._turns = deque(self._streams)
+        # The last time there were as many jobs as there was room for; at the start, there may be.
+        self._more_jobs_wait = True
+        # The streams by kind, in the order in which it is their turn.
+        self._turns = deque(list(streams) for streams in self._link.keys.kinds)
         self._exchange_lock = asyncio.Lock()
         self._wake = asyncio.Event()
         self._written = asyncio.Event()
@@ -117,7 +118,8 @@ class RedisSource:
 
         async def give_back(client: Any) -> None:
             for stream in self._streams:
-                keeps, others = self._known(stream), [entry.id for entry in uncounted if entry.stream == stream]
+                keeps = [id_ for of, id_ in self._known() if of == stream]
+                others = [entry.id for entry in uncounted if entry.stream == stream]
                 await run_script(client, RELEASE, [stream], self.name, len(keeps), *keeps, *others)
 
         try:
@@ -192,10 +194,10 @@ class RedisSource:
         try:
             if self._recover:
                 self._recover = False
-                for stream in self._streams:
-                    found = await run_script(client, RECOVER, [stream], self.name, *self._known(stream))
-                    # Counted when they were sent to this worker.
-                    self._keep(stream, found, counted=True)
+                known = [stream + id_ for stream, id_ in self._known()]
+                found = await run_script(client, RECOVER, self._streams, self.name, *known)
+                # Counted when they were sent to this worker.
+                self._keep(found, counted=True)
                 if self._orphans:
                     return []
             entries = await self._exchange(client, most) if self._unwritten or self._more_jobs_wait else []
@@ -205,9 +207,16 @@ class RedisSource:
             if "NOGROUP" not in str(error):
                 raise
             await create_groups(client, self._streams)
+            self._more_jobs_wait = True
             return []
         self._more_jobs_wait = len(entries) >= most
         self._orphans += entries
+        # Those that were served have their next turn after the others.
+        for stream in {entry.stream for entry in entries}:
+            for streams in self._turns:
+                if stream in streams:
+                    streams.remove(stream)
+                    streams.append(stream)
         return self._adopt(most)
 
     async def _wait_for_jobs(self, client: Any, most: int) -> list[Entry]:
@@ -217,16 +226,16 @@ class RedisSource:
             await client.xreadgroup(GROUP, self.name, dict.fromkeys(self._streams, ">"), count=half, block=block)
         )
 
-    def _known(self, stream: str) -> list[str]:
-        places = self._mine.keys() | {(entry.stream, entry.id) for entry in self._orphans}
-        return [id_ for of, id_ in places if of == stream]
+    def _known(self) -> set[tuple[str, str]]:
+        return self._mine.keys() | {(entry.stream, entry.id) for entry in self._orphans}
 
-    def _keep(self, stream: str, found: Any, *, counted: bool) -> None:
+    def _keep(self, found: Any, *, counted: bool) -> None:
         """Entries of RECOVER and RECLAIM, which may find the same."""
-        known = set(self._known(stream))
-        for entry, fields, deliveries in found:
-            if (id_ := entry.decode()) not in known:
-                self._orphans.append(Entry(stream, id_, pairs(fields), deliveries, counted))
+        known = self._known()
+        for stream, entry, fields, deliveries in found:
+            place = stream.decode(), entry.decode()
+            if place not in known:
+                self._orphans.append(Entry(*place, pairs(fields), deliveries, counted))
 
     async def _write(self) -> None:
         while True:
@@ -248,7 +257,7 @@ class RedisSource:
                 values += (*job.ticket, result.model_dump_json())
             if most:
                 self._turns.rotate()
-            jobs = await run_script(client, EXCHANGE, self._turns, *values)
+            jobs = await run_script(client, EXCHANGE, [*self._turns[0], *self._turns[1]], *values)
             del self._unwritten[: len(batch)]
             for job, _ in batch:
                 self._mine.pop(job.ticket[:2], None)

@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field
 
 from code_judge.asgi import Reply, Request, Routes
+from code_judge.attachments import Content
 from code_judge.settings import Settings
 from code_judge.wire import TIMEOUT_MARK, Limits, Reason, RunResult, Submission
 
@@ -34,7 +35,8 @@ class CommandStatus(StrEnum):
 
 
 class RunCode(BaseModel):
-    """compile_timeout, run_timeout: s. memory_limit_MB: none or a negative one is this service's."""
+    """compile_timeout, run_timeout: s. memory_limit_MB: none or a negative one is this service's. files: see
+    Submission; without content, none. fetch_files: those of which there are none are left out."""
 
     code: str
     language: Literal["python", "cpp"]
@@ -42,15 +44,8 @@ class RunCode(BaseModel):
     compile_timeout: float = Field(default=10, gt=0)
     run_timeout: float = Field(default=10, gt=0)
     memory_limit_MB: int | None = None
-    files: dict[str, str | None] = {}
+    files: dict[str, Content | None] = {}
     fetch_files: list[str] = []
-
-    @field_validator("files", "fetch_files")
-    @classmethod
-    def _none(cls, value: dict[str, str | None] | list[str]) -> dict[str, str | None] | list[str]:
-        if value:
-            raise ValueError("this service neither takes nor returns files; leave it empty")
-        return value
 
 
 class CommandResult(BaseModel):
@@ -69,7 +64,7 @@ class RunCodeResult(BaseModel):
     compile_result: CommandResult | None = None
     run_result: CommandResult | None = None
     executor_pod_name: str | None = None
-    files: dict[str, str] = {}
+    files: dict[str, Content] = {}
 
 
 class SandboxFusion:
@@ -90,8 +85,16 @@ class SandboxFusion:
         memory = asked.memory_limit_MB if asked.memory_limit_MB and asked.memory_limit_MB > 0 else settings.max_memory
         self._tell("memory_limit_MB", memory, settings.max_memory, "MAX_MEMORY")
         limits = Limits(seconds=asked.run_timeout, memory=memory, output=settings.max_output_size)
-        submission = Submission(type=asked.language, solution=asked.code, input=asked.stdin, limits=limits)
-        result = (await self._run([submission], wait=False))[0]
+        files = {name: content for name, content in asked.files.items() if content is not None}
+        submission = Submission(
+            type=asked.language,
+            solution=asked.code,
+            input=asked.stdin,
+            limits=limits,
+            files=files,
+            fetch=asked.fetch_files,
+        )
+        result = (await self._run([submission], client=request.client, wait=False))[0]
         if result.reason in (Reason.QUEUE_TIMEOUT, Reason.INTERNAL_ERROR):
             return Reply(json.dumps({"detail": f"{result.reason}: {result.stderr}"}).encode(), 504)
         return Reply(answer(result, asked.language).model_dump_json().encode())
@@ -128,4 +131,5 @@ def answer(result: RunResult, language: str) -> RunCodeResult:
         status=RunStatus.SUCCESS if result.run_success else RunStatus.FAILED,
         compile_result=compiled if language == "cpp" else None,
         run_result=run,
+        files=result.files or {},
     )

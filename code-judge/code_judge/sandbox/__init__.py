@@ -13,7 +13,7 @@ The zygote's side: standard library only, because every fork pays for what is lo
     watch.py      keeps the limits of running programs       limits.py    time, pure arithmetic
     census.py     what programs use, from /proc              processes.py killing, priorities
     box.py        a slot: user, folder, ruleset              users.py     which users there are
-    order.py      what the template is told to start
+    order.py      what the template is told to start        parcel.py    files in and out
     template.py   the warm interpreter that programs are forked from
     privileges.py the fork gives up its privileges           user.py      and becomes the submitted script
     cpp.py        or the compiler, or what was compiled

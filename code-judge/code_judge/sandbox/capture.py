@@ -11,11 +11,11 @@ _PATIENCE_SECONDS = 0.05
 
 
 @contextmanager
-def memory_file(text: str) -> Iterator[int]:
-    """The text as a file descriptor that reads from the start, whatever the text's size."""
+def memory_file(content: str | bytes) -> Iterator[int]:
+    """The content as a file descriptor that reads from the start, whatever its size."""
     fd = os.memfd_create("code-judge", os.MFD_CLOEXEC)
     try:
-        data = memoryview(text.encode("utf-8", "surrogatepass"))
+        data = memoryview(content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content)
         while data:
             data = data[os.write(fd, data) :]
         os.lseek(fd, 0, os.SEEK_SET)

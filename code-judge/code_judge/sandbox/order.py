@@ -8,17 +8,18 @@ from typing import Any, NamedTuple
 from code_judge.sandbox.box import Box
 
 FIRST_FD = 4
-ORDER_BYTES, ORDER_FDS = 1 << 16, 8
+ORDER_BYTES, ORDER_FDS = 1 << 16, 9
 _ADDRESS_SPACE_TIMES, _LEAST_ADDRESS_SPACE = 16, 8 << 30
 """Address space that is not used costs nothing, so a program may have much of it. More than this is taken for a
 mistake, and meets a MemoryError."""
-_KEPT = {"ruleset", "binary", "artefact"}
+_KEPT = {"ruleset", "binary", "artefact", "files"}
 
 
 class Order(NamedTuple):
     """memory: bytes of address space. path, uid: of the box. command: of the compiler. The others are descriptors, as
     numbers in the template. source: of a script or for the compiler. binary: to execute instead. artefact: for what is
-    compiled. group: the control group to start in. The first `kept` of them stay open until the program starts."""
+    compiled. group: the control group to start in. files: to put into the folder (parcel.py). The first `kept` of them
+    stay open until the program starts."""
 
     echo: bool
     memory: int
@@ -36,6 +37,7 @@ class Order(NamedTuple):
     artefact: int | None
     group: int | None
     kept: int
+    files: int | None = None
 
 
 PATH, GROUP = Order._fields.index("path"), Order._fields.index("group")
@@ -49,7 +51,9 @@ def address_space(memory: int) -> int:
 def make_order(command: dict[str, Any], fds: list[int], box: Box) -> tuple[Order, list[int]]:
     """The order, and the descriptors to send with it, those that stay open first."""
     first = "binary" if command["do"] == "execute" else "source"
-    given = dict(zip((first, "stdin", "stdout", "stderr", "status", "artefact"), fds, strict=False))
+    # What comes last may be the warden's: see Warden._start.
+    given = dict(zip((first, "stdin", "stdout", "stderr", "status", *command["more"]), fds, strict=True))
+    given.pop("fetch", None)
     if box.ruleset is not None:
         given["ruleset"] = box.ruleset
     if box.group is not None:
@@ -74,5 +78,6 @@ def make_order(command: dict[str, Any], fds: list[int], box: Box) -> tuple[Order
         artefact=there.get("artefact"),
         group=there.get("group"),
         kept=len(kept),
+        files=there.get("files"),
     )
     return order, [given[name] for name in names]

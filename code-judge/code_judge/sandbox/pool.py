@@ -13,6 +13,7 @@ from code_judge.sandbox.flavours import BARE, choose
 from code_judge.sandbox.layers import FULL, LAYERS
 from code_judge.sandbox.limits import MOST_WALL
 from code_judge.sandbox.link import Link, SandboxLost
+from code_judge.sandbox.parcel import answer, ask, pack
 from code_judge.sandbox.status import StatusChannel
 
 LATE_SECONDS = 60.0
@@ -25,7 +26,8 @@ class Program:
 
     seconds: the limit of limits.py. cpu: the most of it in CPU time; None: all. memory: bytes. output: bytes of
     stdout, and of stderr, after which the program is killed. echo: print the value of a last expression. binary: a file
-    descriptor.
+    descriptor. files: put into its folder, by name. fetch: names and patterns of what is returned of it, of at most
+    `most_fetched` bytes.
     """
 
     source: str
@@ -37,10 +39,19 @@ class Program:
     compiler: tuple[str, ...] = ()
     binary: int | None = None
     cpu: float | None = None
+    files: tuple[tuple[str, bytes], ...] = ()
+    fetch: tuple[str, ...] = ()
+    most_fetched: int = 0
 
     @property
     def do(self) -> str:
         return "compile" if self.compiler else "execute" if self.binary is not None else "script"
+
+    @property
+    def more(self) -> list[str]:
+        """Descriptors that not every program has."""
+        names = {"artefact": self.compiler, "files": self.files, "fetch": self.fetch}
+        return [name for name, given in names.items() if given]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +60,8 @@ class Execution:
 
     status: exit status, or minus the signal. why: timeout, memory or output_limit if it was killed for that.
     exception, line: class name and source line of the uncaught exception, as the program's process reported them. A
-    program can forge these two, within the bounds of status.py; it cannot forge the others.
+    program can forge these two, within the bounds of status.py; it cannot forge the others. files, left_out: by name,
+    what was fetched, and why something was not.
     """
 
     status: int
@@ -59,6 +71,8 @@ class Execution:
     stderr: str
     exception: str | None
     line: int | None
+    files: dict[str, bytes] | None = None
+    left_out: dict[str, str] | None = None
 
 
 class Sandbox:
@@ -99,6 +113,7 @@ class Sandbox:
             "memory": program.memory,
             "echo": program.echo,
             "command": program.compiler,
+            "more": program.more,
         }
         try:
             with contextlib.ExitStack() as files:
@@ -107,8 +122,12 @@ class Sandbox:
                 outputs = [files.enter_context(Capture(program.output, overflow)) for _ in range(2)]
                 status = files.enter_context(StatusChannel())
                 inputs = [source if program.do != "execute" or program.binary is None else program.binary, stdin]
-                artefact = [program.binary] if program.do == "compile" and program.binary is not None else []
-                return await _execute(link, command, inputs, outputs, status, artefact, on_idle)
+                more = [program.binary] if program.do == "compile" and program.binary is not None else []
+                if program.files:
+                    more.append(files.enter_context(memory_file(pack(program.files))))
+                if program.fetch:
+                    more.append(files.enter_context(memory_file(ask(program.fetch, program.most_fetched))))
+                return await _execute(link, command, inputs, outputs, status, more, on_idle)
         finally:
             link.forget(number)
 
@@ -149,11 +168,11 @@ async def _execute(
     inputs: list[int],
     outputs: list[Capture],
     status: StatusChannel,
-    artefact: list[int],
+    more: list[int],
     on_idle: Callable[[bool], None],
 ) -> Execution:
     ended = link.begin(command["run"], on_idle, MOST_WALL * command["seconds"] + LATE_SECONDS)
-    await link.send(command, [*inputs, *(output.write_fd for output in outputs), status.write_fd, *artefact])
+    await link.send(command, [*inputs, *(output.write_fd for output in outputs), status.write_fd, *more])
     for output in outputs:
         output.start()
     status.start()
@@ -172,6 +191,7 @@ async def _execute(
         )
     if report["why"] is None and not started:
         raise SandboxLost(f"the program could not be started: {report.get('error') or text.strip() or 'killed'}")
+    files, left_out = answer(more[-1]) if "fetch" in command["more"] else (None, None)
     return Execution(
         status=report["status"],
         why=report["why"] or ("output_limit" if overflowed else None),
@@ -180,4 +200,6 @@ async def _execute(
         stderr=text,
         exception=exception,
         line=line,
+        files=files,
+        left_out=left_out,
     )

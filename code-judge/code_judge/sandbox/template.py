@@ -113,7 +113,7 @@ def _become_program(
         setsid()
         (
             echo, memory, cpu_seconds, path, uid, command,
-            stdin, stdout, stderr, status, ruleset, source, binary, artefact, _, kept,
+            stdin, stdout, stderr, status, ruleset, source, binary, artefact, _, kept, files,
         ) = order  # fmt: skip
         dup2(stdin, 0)
         dup2(stdout, 1)
@@ -124,13 +124,13 @@ def _become_program(
         # The interpreter's own share is ours to give.
         place = path, uid, ruleset, memory + base_memory, cpu_seconds, filter_address, keeps_signals, dies_with_parent
         if binary is not None:
-            become_binary(binary, place)
+            become_binary(binary, place, files)
         elif artefact is not None:
-            become_compiler(text, place, command, artefact)
+            become_compiler(text, place, command, artefact, files)
         elif source is None:
             become_session(place)
         else:
-            become_script(text, place, echo)
+            become_script(text, place, echo, files)
     except BaseException:
         os.write(2, traceback.format_exc().encode())
     finally:

@@ -26,6 +26,7 @@ from types import FrameType, ModuleType, TracebackType
 
 from code_judge.sandbox import cpp
 from code_judge.sandbox.box import FILENAME
+from code_judge.sandbox.parcel import unpack
 from code_judge.sandbox.privileges import Place, enter
 from code_judge.sandbox.status import STARTED, exception_packet
 
@@ -40,10 +41,11 @@ REHEARSALS = 20
 _STREAMS = (("stdin", "r", "surrogateescape"), ("stdout", "w", "surrogateescape"), ("stderr", "w", "backslashreplace"))
 
 
-def become_script(source: bytes, place: Place, echo: bool) -> None:
+def become_script(source: bytes, place: Place, echo: bool, files: int | None) -> None:
     """Never returns, unless it raises before the program has started.
 
     stdin, stdout and stderr are in place. STATUS_FD is told that the program started, then what exception ended it.
+    files: see parcel.py.
     """
     chdir(place[0])
     # Tracebacks, `inspect` and the program itself read it.
@@ -52,7 +54,7 @@ def become_script(source: bytes, place: Place, echo: bool) -> None:
     while rest:
         rest = rest[write(file, rest) :]
     close(file)
-    enter(place)
+    _enter(place, files)
     renew_random()
     write(STATUS_FD, STARTED)
     code = 1
@@ -62,20 +64,28 @@ def become_script(source: bytes, place: Place, echo: bool) -> None:
         _leave(code)
 
 
-def become_compiler(source: bytes, place: Place, command: list[str], artefact_fd: int) -> None:
+def become_compiler(source: bytes, place: Place, command: list[str], artefact_fd: int, files: int | None) -> None:
     """As become_script. The compiled program goes to `artefact_fd`."""
     chdir(place[0])
-    enter(place)
+    _enter(place, files)
     write(STATUS_FD, STARTED)
     _leave(cpp.compile_source(source, command, artefact_fd))
 
 
-def become_binary(binary_fd: int, place: Place) -> None:
+def become_binary(binary_fd: int, place: Place, files: int | None) -> None:
     """As become_script."""
     chdir(place[0])
-    enter(place)
+    _enter(place, files)
     write(STATUS_FD, STARTED)
     cpp.execute(binary_fd)
+
+
+def _enter(place: Place, files: int | None) -> None:
+    """Give up all privileges, and then put the files into the folder."""
+    enter(place)
+    if files is not None:
+        unpack(files)
+        close(files)
 
 
 def rehearse() -> None:

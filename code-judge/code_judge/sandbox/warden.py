@@ -2,8 +2,10 @@
 
 Speaks JSON over a SOCK_SEQPACKET socket with the service:
     out  {"layers": [...], "missing": {layer: reason}}, once it is ready
-    in   {"run": id, "do": script | compile | execute, "seconds", "cpu", "memory", "echo", "command"}
-         with the fds source or binary, stdin, stdout, stderr, status, and to compile, one for the binary
+    in   {"run": id, "do": script | compile | execute, "seconds", "cpu", "memory", "echo", "command",
+          "more"}
+         with the fds source or binary, stdin, stdout, stderr, status, and those that "more" names: artefact, files,
+         fetch, in this order
          {"kill": id, "why": kind}
          {"ping": number}
     out  {"id": id, "status": exit status or -signal, "why": kind or null, "seconds": wall time}
@@ -27,7 +29,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from code_judge.sandbox import census, layers, processes
+from code_judge.sandbox import census, layers, parcel, processes
 from code_judge.sandbox.box import Boxes
 from code_judge.sandbox.limits import Clock
 from code_judge.sandbox.order import make_order
@@ -113,7 +115,7 @@ class Warden:
 
     def _command(self) -> bool:
         try:
-            data, fds, _, _ = socket.recv_fds(self._control, 65536, 6)
+            data, fds, _, _ = socket.recv_fds(self._control, 65536, 8)
         except ConnectionResetError:
             # The service went without reading what was sent to it.
             return False
@@ -154,7 +156,9 @@ class Warden:
         # A compiler takes its time, and has its own limit.
         may_be_old = command["do"] != "compile"
         clock = Clock(command["seconds"], start=now, seen=now, most_cpu=command["cpu"])
-        self._running[pid] = Job(command["run"], pid, box, clock, command["memory"], may_be_old)
+        job = self._running[pid] = Job(command["run"], pid, box, clock, command["memory"], may_be_old)
+        if "fetch" in command["more"]:
+            job.fetch = os.dup(fds[-1])
 
     def _refuse(self, command: dict[str, Any], error: OSError) -> None:
         self._send({"id": command["run"], "status": 1, "why": None, "seconds": 0, "error": str(error)})
@@ -212,12 +216,28 @@ class Warden:
                 self._sweep(job, left)
             if left and now - job.end < SWEEP_SECONDS:
                 continue
+            if job.fetch is not None and not self._has_fetched(job, job.fetch):
+                continue
             if not job.reported:
                 job.reported = True
                 self._tell_end(job)
             if not left:
                 self._ended.remove(job)
                 self._put_back(job.box)
+
+    def _has_fetched(self, job: Job, fetch: int) -> bool:
+        """Whether it is done, or cannot be. Begins with it the first time."""
+        if job.collector is None:
+            try:
+                job.collector = parcel.start(job.box.path, job.box.uid, fetch)
+                self._own.add(job.collector)
+            except OSError:
+                job.collector = 0
+        if job.collector in self._own:
+            return False
+        os.close(fetch)
+        job.fetch = None
+        return True
 
     def _kill(self, job: Job, why: str) -> None:
         job.why = job.why or why

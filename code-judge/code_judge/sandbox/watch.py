@@ -27,7 +27,8 @@ other; the rest get what the others leave."""
 class Job:
     """A program that was started. pid: of its first process, and its session's number. memory: bytes.
 
-    why: what it was killed for. idle: none of its threads was runnable when it was last looked at.
+    why: what it was killed for. idle: none of its threads was runnable when it was last looked at. fetch: descriptor of
+    what is to be taken out of its folder (parcel.py). collector: the process that does it.
     """
 
     id: int
@@ -44,6 +45,8 @@ class Job:
     end: float = 0.0
     next_sweep: float = 0.0
     reported: bool = False
+    fetch: int | None = None
+    collector: int | None = None
     pids: list[int] = field(default_factory=list)
 
     @property

@@ -101,12 +101,23 @@ def test_a_requests_limits_hold_below_the_services(url):
     assert answers == [-9, 0, 0, 0]
 
 
+def test_files_in_and_out(url):
+    """As SandboxFusion does: one without content is none, and one that is not there is left out."""
+    source = "open('out/b', 'wb').write(open('in/a', 'rb').read() * 2)"
+    sent = {"in/a": base64.b64encode(b"\xff\n").decode(), "out/empty": "", "none": None}
+    body = {"code": source, "language": "python", "files": sent, "fetch_files": ["out/b", "none", "in/a"]}
+    reply = httpx.post(url, json=body).json()
+    files = {name: base64.b64decode(content) for name, content in reply["files"].items()}
+    assert (reply["status"], files) == ("Success", {"out/b": b"\xff\n\xff\n", "in/a": b"\xff\n"})
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         ({"language": "rust"}, "'python' or 'cpp'"),
-        ({"files": {"a.txt": base64.b64encode(b"x").decode()}}, "neither takes nor returns files"),
-        ({"fetch_files": ["a.txt"]}, "neither takes nor returns files"),
+        ({"files": {"../a.txt": base64.b64encode(b"x").decode()}}, "below the program's folder"),
+        ({"files": {"a.txt": "no base64!"}}, "base64"),
+        ({"fetch_files": ["/etc/passwd"]}, "below the program's folder"),
         ({"run_timeout": 0}, "greater than 0"),
     ],
 )

@@ -26,8 +26,8 @@ from code_judge.fronts.operations import Operations
 from code_judge.fronts.sandbox_fusion import SandboxFusion
 from code_judge.gate import REQUEST_ID, Gate, request_id
 from code_judge.health import NotReady
-from code_judge.sessions.manager import Sessions
 from code_judge.sessions.routes import SessionFront
+from code_judge.sessions.setup import Held, service
 from code_judge.settings import Settings, load_settings
 from code_judge.tasks import spare_the_collector
 from code_judge.worker import Worker
@@ -42,17 +42,16 @@ class Service:
         self.settings = settings
         self.broker, source = _queue(settings)
         self.worker = Worker(source, settings) if source is not None else None
-        # A session has a process as its home; behind a queue that others share, a request may reach another one.
-        home = self.worker if settings.redis_uri is None else None
-        self.sessions = Sessions(settings, home.admitted) if home is not None else None
+        self._held = Held(settings, self.worker.admitted) if self.worker is not None else None
+        self._sessions = service(settings, self._held)
         self._gate = Gate(settings)
         self.routes = Routes()
         contract = Contract(self.broker, settings)
         for front in (
             contract,
             SandboxFusion(contract.run, settings),
-            SessionFront(self.sessions, self.broker),
-            Operations(self.broker, self.worker),
+            SessionFront(self._sessions, self.broker),
+            Operations(self.broker, self.worker, self._sessions),
             OpenApi(),
         ):
             front.add_to(self.routes)
@@ -74,13 +73,15 @@ class Service:
         await self.broker.start()
         if self.worker is not None:
             await self.worker.start()
-        if self.sessions is not None:
-            await self.sessions.start()
+        if self._held is not None:
+            await self._held.start()
+        await self._sessions.start()
         spare_the_collector()
 
     async def stop(self) -> None:
-        if self.sessions is not None:
-            await self.sessions.stop()
+        await self._sessions.stop()
+        if self._held is not None:
+            await self._held.stop()
         if self.worker is not None:
             await self.worker.stop()
         await self.broker.stop()

@@ -9,6 +9,7 @@ from code_judge.wire import RunResult
 
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """seconds"""
+CELLS, SESSIONS_LOST = "code_judge_cells_total", "code_judge_sessions_lost_total"
 _HELP = {
     "code_judge_verdicts_total": (
         "counter",
@@ -23,6 +24,10 @@ _HELP = {
     "code_judge_workers": ("gauge", "Live workers."),
     "code_judge_slots": ("gauge", "Programs that can run at a time."),
     "code_judge_slots_busy": ("gauge", "Programs running."),
+    "code_judge_sessions_open": ("gauge", "Sessions open."),
+    "code_judge_sessions_most": ("gauge", "Sessions that may be open."),
+    CELLS: ("counter", "Cells of sessions that were answered."),
+    SESSIONS_LOST: ("counter", "Sessions that callers have found lost."),
 }
 _KINDS = ("ok", "timeout", "memory", "output_limit", "nonzero_exit", "compile_error")
 
@@ -41,13 +46,15 @@ def samples(results: Iterable[RunResult], seconds: float) -> dict[str, float]:
     return found
 
 
-def render(status: Status) -> str:
-    """In Prometheus' text format."""
+def render(status: Status, sessions: tuple[int, int]) -> str:
+    """In Prometheus' text format. sessions: open, and that may be open."""
     gauges = {
         "code_judge_queued": status.queued,
         "code_judge_workers": len(status.workers),
         "code_judge_slots": sum(worker.slots for worker in status.workers),
         "code_judge_slots_busy": sum(worker.busy for worker in status.workers),
+        "code_judge_sessions_open": sessions[0],
+        "code_judge_sessions_most": sessions[1],
     }
     lines = []
     for name, (kind, text) in _HELP.items():

@@ -22,8 +22,9 @@ class Settings(BaseSettings):
     drain_time: seconds that a worker which is told to end waits for its programs. max_deliveries: workers that may die
     of a submission before it is given up. redis_patience: seconds without Redis after which its submissions are
     answered as failed. cpp_compile_command: see public_settings.compile_command. cpp_compile_time, cpp_compile_memory:
-    its limits, s and MB. max_sessions: open at a time; branches count. session_ttl: seconds without a call after which
-    a session ends. code_judge_require_isolation: see sandbox.pool.check_isolation."""
+    its limits, s and MB. max_sessions: open at a time; branches count; the processes of run_workers.py share them.
+    session_ttl: seconds without a call after which a session ends. code_judge_require_isolation: see
+    sandbox.pool.check_isolation."""
 
     max_execution_time: float = Field(default=10, gt=0)
     max_memory: int = Field(default=256, ge=64)

@@ -15,19 +15,19 @@ from code_judge.sessions.client import SessionClient, SessionEnded, SessionOutag
 GUIDE = Path(__file__).parents[2] / "docs" / "judge-sessions.md"
 
 
-def test_the_example_of_the_guide(served: Judge) -> None:
-    open_session(served).delete()
+def test_the_example_of_the_guide(holder: Judge) -> None:
+    open_session(holder).delete()
     text = GUIDE.read_text()
     example = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
-    environment = {**os.environ, "CODE_JUDGE_URL": served.url}
+    environment = {**os.environ, "CODE_JUDGE_URL": holder.url}
     done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, env=environment, timeout=60)
     assert "It prints `ZeroDivisionError 2 False`, then `[3, 4]`, then `7` and `107`." in text
     assert done.stdout.split() == ["ZeroDivisionError", "2", "False", "[3,", "4]", "7", "107"], done.stderr
 
 
-async def test_whose_fault_an_end_is(served: Judge) -> None:
-    open_session(served).delete()
-    client = SessionClient(served.url, deadline=20)
+async def test_whose_fault_an_end_is(holder: Judge) -> None:
+    open_session(holder).delete()
+    client = SessionClient(holder.url, deadline=20)
     session = await client.open()
     await session.run("import resource; resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))")
     with pytest.raises(SessionEnded, match="session_ended"):

@@ -5,21 +5,19 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 from judge_harness import Judge, judge
-from redis_harness import redis_server
 from session_harness import Session, open_session
 from test_supervision import children
 
 
 @pytest.fixture
-def session(served: Judge) -> Iterator[Session]:
-    it = open_session(served)
+def session(holder: Judge) -> Iterator[Session]:
+    it = open_session(holder)
     yield it
-    served.http.delete(f"/session/{it.id}")
+    holder.http.delete(f"/session/{it.id}")
 
 
 def test_cells_share_variables_imports_definitions_and_files(session: Session) -> None:
@@ -122,8 +120,8 @@ def test_a_branch_goes_its_own_way(session: Session) -> None:
     other.delete()
 
 
-def test_random_numbers_go_on_and_differ_between_sessions(served: Judge, session: Session) -> None:
-    other = open_session(served)
+def test_random_numbers_go_on_and_differ_between_sessions(holder: Judge, session: Session) -> None:
+    other = open_session(holder)
     draw = "import random\nrandom.random()"
     assert session.value(draw) != other.value(draw)
     session.run("random.seed(1)")
@@ -179,23 +177,23 @@ def test_a_caller_that_leaves_stops_its_cell_and_takes_its_effects_back(session:
     assert time.monotonic() - start < 1.5
 
 
-def test_deleted_and_unknown_sessions(served: Judge) -> None:
-    it = open_session(served)
+def test_deleted_and_unknown_sessions(holder: Judge) -> None:
+    it = open_session(holder)
     it.delete()
-    for unknown in (it, Session(served, "nonsense")):
+    for unknown in (it, Session(holder, "nonsense")):
         status, detail = unknown.trouble("POST", "run", code="1")
         assert (status, detail["error"]) == (404, "unknown_session")
         assert (detail["retriable"], detail["infrastructure"]) == (False, True)
-    status, detail = Session(served, "0" * 32).trouble()
+    status, detail = Session(holder, "0" * 32).trouble()
     assert (status, detail["error"]) == (410, "session_lost")
 
 
-def test_requests_that_make_no_sense(served: Judge, session: Session) -> None:
+def test_requests_that_make_no_sense(holder: Judge, session: Session) -> None:
     assert session.trouble("POST", "run", code="1", commit="maybe")[0] == 422
     assert session.trouble("POST", "run", code="1", commits="always")[0] == 422
     assert session.trouble("PUT")[0] == 405
     assert session.trouble("POST", "fly")[0] == 404
-    assert served.http.post("/session", json={"warm": "pandas"}).status_code == 422
+    assert holder.http.post("/session", json={"warm": "pandas"}).status_code == 422
 
 
 def test_idle_sessions_expire_and_their_number_is_limited() -> None:
@@ -227,9 +225,3 @@ def test_a_session_that_the_sandbox_loses_is_our_outage() -> None:
         detail = reply.json()["detail"]
         assert (reply.status_code, detail["error"], detail["infrastructure"]) == (410, "session_lost", True)
         assert open_session(it).value("1 + 1") == "2"
-
-
-def test_a_service_with_its_queue_in_redis_refuses_sessions(tmp_path: Path) -> None:
-    with redis_server(tmp_path) as redis, judge(REDIS_URI=redis.uri) as it:
-        reply = it.http.post("/session")
-        assert (reply.status_code, reply.json()["detail"]["error"]) == (501, "sessions_unavailable")

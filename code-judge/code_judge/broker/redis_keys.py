@@ -10,6 +10,11 @@
 {prefix}:api:<api>          a live API process. Expires in API_TTL
 {prefix}:gone               set of stream + entry of jobs that run though their client has gone. Expires in GONE_TTL
 {prefix}:totals             hash of metric samples
+{prefix}:session-homes      set of the names of processes that hold sessions
+{prefix}:session-home:<home>     hash of one: state, LIVE, DRAINING or ENDED; open, sessions; most; free, places for new
+                                 ones. Expires in HOME_TTL
+{prefix}:session-calls:<home>    stream of calls of its sessions; an entry lives from call to answer. Expires
+{prefix}:session-replies:<api>   stream of answers for one API process. Expires
 All workers are consumers of one group, so that a job is with one worker at a time until its result is written. The
 braces, which are part of the keys, keep all of them on one node of a cluster.
 """
@@ -25,7 +30,10 @@ API_TTL = 15.0
 """Seconds without a sign of life after which an API process's jobs are dropped."""
 GONE_TTL = 60
 RESULTS_TTL = 600
-"""Seconds that results wait for an API process."""
+"""Seconds that results wait for an API process, and calls for a home of sessions."""
+HOME_TTL = 4.0
+"""Seconds without a sign of life after which a home of sessions is missing."""
+LIVE, DRAINING, ENDED = "live", "draining", "ended"
 
 
 class Keys:
@@ -47,3 +55,8 @@ class Keys:
         self.gone = tag + "gone"
         self.workers = tag + "workers"
         self.totals = tag + "totals"
+        self.session_homes = tag + "session-homes"
+        self.session_home, self.session_calls = tag + "session-home:", tag + "session-calls:"
+        """With the name of a home."""
+        self.session_replies = tag + "session-replies:"
+        """With the name of an API process."""

@@ -8,13 +8,15 @@ from code_judge.broker import Broker
 from code_judge.health import PROBE_SECONDS, SOURCE, Probe
 from code_judge.metrics import render
 from code_judge.sandbox.layers import LAYERS
+from code_judge.sessions.actions import Service
 from code_judge.wire import Submission
 from code_judge.worker import Worker
 
 
 class Operations:
-    def __init__(self, broker: Broker, worker: Worker | None) -> None:
+    def __init__(self, broker: Broker, worker: Worker | None, sessions: Service) -> None:
         """worker: of this process."""
+        self._sessions = sessions
         self._broker = broker
         self._alive = None if worker is None else Probe(worker.run_probe)
         self._can_serve = Probe(self._run_probe)
@@ -50,7 +52,10 @@ class Operations:
         if request.wants_extra:
             # Of several workers, the layers that all of them have.
             layers = {layer: all(layer in worker.isolation for worker in status.workers) for layer in LAYERS}
+            places = await self._sessions.places()
             reply |= {
+                "sessions": places.open,
+                "max_sessions": places.most,
                 "busy": sum(worker.busy for worker in status.workers),
                 "workers": len(status.workers),
                 "isolation": [layer for layer, everywhere in layers.items() if everywhere and status.workers],
@@ -58,4 +63,7 @@ class Operations:
         return Reply(json.dumps(reply).encode())
 
     async def _metrics(self, _: Request) -> Reply:
-        return Reply(render(await self._broker.status()).encode(), content_type=b"text/plain; version=0.0.4")
+        return Reply(
+            render(await self._broker.status(), await self._sessions.places()).encode(),
+            content_type=b"text/plain; version=0.0.4",
+        )

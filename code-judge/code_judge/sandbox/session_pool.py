@@ -100,6 +100,11 @@ class SessionPool:
         try:
             await link.send({"open": number, "family": family, "memory": limits.memory, "seconds": limits.seconds}, [])
             report = await opened
+        except asyncio.CancelledError:
+            # Nobody would ever end it.
+            link.forget(family)
+            _tell(link, {"close": True, "family": family})
+            raise
         finally:
             link.forget(number)
         if report["status"]:

@@ -64,7 +64,8 @@ class SessionClient:
                 return _read(reply)
             except (httpx.TransportError, _TryAgain) as error:
                 cause = f"{type(error).__name__}: {error}".removesuffix(": ")
-            await asyncio.sleep(min(pause * random.uniform(0.5, 1), max(0.0, end - loop.time())))
+                pause = max(pause, getattr(error, "seconds", 0.0))
+            await asyncio.sleep(min(pause * random.uniform(1, 1.5), max(0.0, end - loop.time())))
             pause = min(2 * pause, _MOST_PAUSE_SECONDS)
         raise SessionOutage(
             f"code-judge at {self.url} did not answer {method} {path} in {self.deadline:g} s, last cause: {cause}; see "
@@ -110,7 +111,11 @@ class RemoteSession:
 
 
 class _TryAgain(Exception):
-    """The judge asks for it."""
+    """The judge asks for it. seconds: after which, at least."""
+
+    def __init__(self, message: str, seconds: str = "") -> None:
+        super().__init__(message)
+        self.seconds = float(seconds) if seconds.isdigit() else 0.0
 
 
 class _Gone(SessionOutage):
@@ -130,10 +135,10 @@ def _read(reply: httpx.Response) -> dict[str, Any]:
     if not isinstance(detail, dict):
         if reply.status_code in (400, 404, 405, 413, 422):
             raise ValueError(f"code-judge refuses the request ({reply.status_code}): {reply.text[:500]}")
-        raise _TryAgain(f"HTTP status {reply.status_code}: {reply.text[:200]}")
+        raise _TryAgain(f"HTTP status {reply.status_code}: {reply.text[:200]}", reply.headers.get("retry-after", ""))
     message = f"{detail.get('error')}: {detail.get('message')}"
     if detail.get("retriable"):
-        raise _TryAgain(message)
+        raise _TryAgain(message, reply.headers.get("retry-after", ""))
     if not detail.get("infrastructure", True):
         raise SessionEnded(message)
     raise (_Gone if reply.status_code in (404, 410) else SessionOutage)(message)

@@ -1,77 +1,30 @@
-"""Opens sessions, runs their cells one after the other, and ends them when they have been idle for too long."""
+"""Opens sessions, moves them between their states, and ends them when they have been idle for too long."""
 
 import asyncio
-import re
-import secrets
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
 
 from code_judge.sandbox.link import SandboxLost
 from code_judge.sandbox.privileges import STATES
-from code_judge.sandbox.session_pool import (
-    CellExecution,
-    Family,
-    FamilyEnded,
-    Limits,
-    SessionPool,
-    SessionsImpossible,
-    StateBroken,
-)
-from code_judge.sessions.states import Head, States
-from code_judge.sessions.wire import CellResult, OpenSession, RunCell, SessionError, SessionInfo, Trouble
+from code_judge.sandbox.session_pool import FamilyEnded, Limits, SessionPool, SessionsImpossible
+from code_judge.sessions.cells import Admit, Cells
+from code_judge.sessions.register import Register, Session, Shared
+from code_judge.sessions.states import Head
+from code_judge.sessions.wire import CellResult, OpenSession, Places, RunCell, SessionError, SessionInfo, Trouble
 from code_judge.settings import Settings
 from code_judge.tasks import background, end
-from code_judge.verdict import verdict
-from code_judge.wire import Options, Submission
 
-REMEMBERED = 10_000
-"""Sessions that have ended and whose end can be told."""
 SWEEP_SECONDS = 0.5
-_BOOT_LENGTH = 8
-_NAME = re.compile(r"[0-9a-f]{32}")
-
-Admit = Callable[[Hashable], AbstractAsyncContextManager[Callable[[bool], None]]]
-
-
-@dataclass(eq=False, slots=True)
-class _Shared:
-    """What a session and its branches have together. lock: one cell of them runs at a time, in order of arrival."""
-
-    family: Family
-    states: States = field(default_factory=States)
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-
-@dataclass(eq=False, slots=True)
-class _Session:
-    """calls: under way. last: the id and the result of the last cell that had an id; running: of the one that runs."""
-
-    id: str
-    shared: _Shared
-    head: Head
-    ttl: float
-    used: float
-    calls: int = 0
-    cells: int = 0
-    cpu: float = 0.0
-    last: tuple[str, CellResult] | None = None
-    running: "dict[str, asyncio.Task[CellResult]]" = field(default_factory=dict)
 
 
 class Sessions:
-    """admit: entered while a cell runs; yields what is told when the cell waits for something else than a core."""
+    """Those that this process holds. admit: see Cells."""
 
     def __init__(self, settings: Settings, admit: Admit) -> None:
         self._settings = settings
-        self._admit = admit
         self._pool = SessionPool()
-        self._sessions: dict[str, _Session] = {}
+        self._register = Register()
+        self._cells = Cells(settings, self._pool, self._register, admit=admit, lose=self._lose)
         self._opening = 0
-        self._ended: OrderedDict[str, SessionError] = OrderedDict()
-        self._boot = secrets.token_hex(_BOOT_LENGTH // 2)
         self._sweeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -81,16 +34,20 @@ class Sessions:
         await end([self._sweeping] if self._sweeping is not None else [])
         await self._pool.close()
 
-    def __len__(self) -> int:
-        return len(self._sessions)
+    @property
+    def home(self) -> str:
+        """With which the names of these sessions begin."""
+        return self._register.home
+
+    @property
+    def places(self) -> Places:
+        """A session that is being opened has its place already."""
+        return Places(len(self._register) + self._opening, self._settings.max_sessions)
 
     async def open(self, wanted: OpenSession) -> SessionInfo:
         """Raises SessionError."""
         settings = self._settings
-        if len(self._sessions) + self._opening >= settings.max_sessions:
-            raise SessionError(
-                Trouble.TOO_MANY, f"{settings.max_sessions} sessions are open (MAX_SESSIONS); delete some"
-            )
+        self._check_room()
         limits = Limits(settings.max_execution_time, settings.max_memory << 20, settings.max_output_size)
         self._opening += 1
         try:
@@ -102,36 +59,20 @@ class Sessions:
         finally:
             self._opening -= 1
         ttl = min(wanted.ttl or settings.session_ttl, settings.session_ttl)
-        shared = _Shared(family)
-        session = self._add(shared, Head(shared.states, 0), ttl)
-        return self.info(session.id)
+        shared = Shared(family)
+        return self.info(self._register.add(shared, Head(shared.states, 0), ttl).id)
 
-    async def run(self, name: str, cell: RunCell) -> CellResult:
-        """A caller that goes away stops its cell. Raises SessionError."""
-        session = self._get(name)
-        if cell.run_id is not None and session.last is not None and session.last[0] == cell.run_id:
-            return session.last[1]
-        task = session.running.get(cell.run_id) if cell.run_id is not None else None
-        if task is None:
-            task = asyncio.create_task(self._run(session, cell))
-            if cell.run_id is not None:
-                session.running[cell.run_id] = task
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            # What has begun is killed and comes to its end; what has not, never begins.
-            if not self._pool.kill(session.shared.family, task):
-                task.cancel()
-            raise
-        finally:
-            if cell.run_id is not None and task.done():
-                session.running.pop(cell.run_id, None)
+    async def run(self, name: str, cell: RunCell, *, within: float | None = None) -> CellResult:
+        """As Cells.run. within: MAX_QUEUE_WORK_LIFE_TIME if it is not given."""
+        return await self._cells.run(
+            name, cell, within=self._settings.max_queue_work_life_time if within is None else within
+        )
 
     async def snapshot(self, name: str, *, replace: bool = False) -> str:
         """replace: give up the earlier ones."""
-        session = self._get(name)
+        session = self._register.get(name)
         async with session.shared.lock:
-            self._get(name)
+            self._register.get(name)
             if replace:
                 self._pool.drop(session.shared.family, session.head.forget(None))
             if len(session.shared.states) >= STATES:
@@ -141,145 +82,54 @@ class Sessions:
 
     async def rollback(self, name: str, snapshot: str | None) -> str:
         """Returns the snapshot's name."""
-        session = self._get(name)
+        session = self._register.get(name)
         async with session.shared.lock:
-            self._get(name)
+            self._register.get(name)
             found = _find(session, snapshot)
             self._pool.drop(session.shared.family, session.head.rollback(found))
             return found
 
     async def commit(self, name: str, snapshot: str | None) -> None:
         """Give up a snapshot, or all."""
-        session = self._get(name)
+        session = self._register.get(name)
         async with session.shared.lock:
-            self._get(name)
+            self._register.get(name)
             found = None if snapshot is None else _find(session, snapshot)
             self._pool.drop(session.shared.family, session.head.forget(found))
 
     async def branch(self, name: str, snapshot: str | None) -> SessionInfo:
         """Another session that stands where this one stands, or at a snapshot of it."""
-        session = self._get(name)
-        if len(self._sessions) >= self._settings.max_sessions:
-            raise SessionError(Trouble.TOO_MANY, f"{self._settings.max_sessions} sessions are open (MAX_SESSIONS)")
+        session = self._register.get(name)
+        self._check_room()
         async with session.shared.lock:
-            self._get(name)
+            self._register.get(name)
             head = session.head
             state = head.state if snapshot is None else head.snapshots[_find(session, snapshot)]
-            return self.info(self._add(session.shared, Head(session.shared.states, state), session.ttl).id)
+            return self.info(self._register.add(session.shared, Head(session.shared.states, state), session.ttl).id)
 
-    async def delete(self, name: str) -> None:
-        self._finish(self._get(name), SessionError(Trouble.UNKNOWN, f"session {name} was deleted"))
+    def delete(self, name: str) -> None:
+        self._finish(self._register.get(name), SessionError(Trouble.UNKNOWN, f"session {name} was deleted"))
 
     def info(self, name: str) -> SessionInfo:
-        session = self._get(name)
+        session = self._register.get(name)
         left = session.ttl - (time.monotonic() - session.used if not session.calls else 0)
         snapshots = list(session.head.snapshots)
         return SessionInfo(session=name, cells=session.cells, cpu=session.cpu, expires_in=left, snapshots=snapshots)
 
-    # ---- cells -----------------------------------------------------------------------------------------------------
+    def _check_room(self) -> None:
+        taken, most = self.places
+        if taken >= most:
+            raise SessionError(Trouble.TOO_MANY, f"{most} sessions are open (MAX_SESSIONS); delete some")
 
-    async def _run(self, session: _Session, cell: RunCell) -> CellResult:
-        session.calls += 1
-        try:
-            async with session.shared.lock:
-                self._get(session.id)
-                result = await self._admitted(session, cell)
-        finally:
-            session.calls -= 1
-            session.used = time.monotonic()
-        if cell.run_id is not None:
-            session.last = cell.run_id, result
-        return result
-
-    async def _admitted(self, session: _Session, cell: RunCell) -> CellResult:
-        entered = self._admit(object())
-        wait = self._settings.max_queue_work_life_time
-        try:
-            on_idle = await asyncio.wait_for(entered.__aenter__(), wait)
-        except TimeoutError:
-            raise SessionError(Trouble.QUEUE_TIMEOUT, f"the cell could not be started within {wait:g} s") from None
-        try:
-            return await self._execute(session, cell, on_idle)
-        finally:
-            await entered.__aexit__(None, None, None)
-
-    async def _execute(self, session: _Session, cell: RunCell, on_idle: Callable[[bool], None]) -> CellResult:
-        shared, head = session.shared, session.head
-        session.cells += 1
-        number, target = session.cells, shared.states.new()
-        try:
-            done = await self._pool.run(
-                shared.family,
-                head.state,
-                target,
-                cell.code,
-                number=number,
-                echo=cell.echo,
-                keep=cell.commit.value,
-                drop=shared.states.held_once(head.state),
-                on_idle=on_idle,
-            )
-        except FamilyEnded as error:
-            raise self._lose(
-                shared, Trouble.ENDED, f"session {session.id} was ended by its own cells: {error}"
-            ) from error
-        except StateBroken as error:
-            why = f"session {session.id} was broken by its own cells: {error}; go back to a snapshot, or open another"
-            raise SessionError(Trouble.ENDED, why) from error
-        except (SandboxLost, OSError) as error:
-            raise self._lose(shared, Trouble.LOST, f"session {session.id} is lost: {error}") from error
-        session.cpu += done.cpu
-        if done.kept:
-            # The state that nobody holds any longer has gone with the cell.
-            head.move(target)
-        return self._result(cell, number, done)
-
-    def _result(self, cell: RunCell, number: int, done: CellExecution) -> CellResult:
-        settings = self._settings
-        options = Options(cut_middle=cell.cut_middle)
-        submission = Submission(type="python", solution="", sub_id=cell.run_id, options=options)
-        found = verdict(submission, done.execution, settings.max_stdout_error_length, memory=settings.max_memory)
-        if done.execution.why == "exited":
-            found.stderr += "the cell has ended its process, so its effects are gone\n"
-        if done.note:
-            found.stderr += f"the cell's effects cannot be kept: {done.note}\n"
-        return CellResult(**found.model_dump(), cell=number, committed=done.kept, cpu=done.cpu)
-
-    # ---- beginning and end -----------------------------------------------------------------------------------------
-
-    def _add(self, shared: _Shared, head: Head, ttl: float) -> _Session:
-        session = _Session(f"{self._boot}{secrets.token_hex(12)}", shared, head, ttl, time.monotonic())
-        self._sessions[session.id] = session
-        return session
-
-    def _get(self, name: str) -> _Session:
-        session = self._sessions.get(name)
-        if session is None:
-            raise self._ended.get(name) or self._unknown(name)
-        session.used = time.monotonic()
-        return session
-
-    def _unknown(self, name: str) -> SessionError:
-        if name.startswith(self._boot) or not _NAME.fullmatch(name):
-            return SessionError(Trouble.UNKNOWN, f"there is no session {name}")
-        return SessionError(
-            Trouble.LOST,
-            f"session {name} was not opened in this process of the service: that one has ended, or there are several; "
-            "serve sessions with one process",
-        )
-
-    def _lose(self, shared: _Shared, trouble: Trouble, why: str) -> SessionError:
+    def _lose(self, shared: Shared, trouble: Trouble, why: str) -> SessionError:
         """All sessions of the family have ended."""
         error = SessionError(trouble, why)
-        for session in [session for session in self._sessions.values() if session.shared is shared]:
+        for session in self._register.family(shared):
             self._finish(session, error)
         return error
 
-    def _finish(self, session: _Session, error: SessionError) -> None:
-        del self._sessions[session.id]
-        self._ended[session.id] = error
-        while len(self._ended) > REMEMBERED:
-            self._ended.popitem(last=False)
+    def _finish(self, session: Session, error: SessionError) -> None:
+        self._register.remove(session, error)
         shared = session.shared
         gone = session.head.end()
         if len(shared.states):
@@ -292,8 +142,8 @@ class Sessions:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             now = time.monotonic()
-            for session in list(self._sessions.values()):
-                if session.id not in self._sessions or session.calls:
+            for session in self._register:
+                if session not in self._register or session.calls:
                     continue
                 try:
                     session.shared.family.check()
@@ -309,7 +159,7 @@ class Sessions:
                         self._finish(session, SessionError(Trouble.EXPIRED, why))
 
 
-def _find(session: _Session, snapshot: str | None) -> str:
+def _find(session: Session, snapshot: str | None) -> str:
     try:
         return session.head.find(snapshot)
     except KeyError:

@@ -1,92 +1,70 @@
-"""/session: which call of the session manager answers which request."""
+"""/session: which action answers which request."""
 
 import json
-from collections.abc import Awaitable, Callable
+import logging
+from collections import OrderedDict
 
 from code_judge.asgi import Handler, Reply, Request, Routes
 from code_judge.broker import Broker
-from code_judge.metrics import samples
-from code_judge.sessions.manager import Sessions
-from code_judge.sessions.wire import GoTo, OpenSession, RunCell, SessionError, TakeSnapshot, Trouble
+from code_judge.gate import REQUEST_ID, RETRY_SECONDS
+from code_judge.metrics import CELLS, SESSIONS_LOST, samples
+from code_judge.sessions.actions import ACTIONS, Nothing, Service
+from code_judge.sessions.wire import CellResult, SessionError, Trouble
 
-ELSEWHERE = (
-    "sessions live in the process that serves HTTP, which has none where the queue is in Redis; for sessions run "
-    '"code-judge serve" without REDIS_URI'
+logger = logging.getLogger(__name__)
+
+_REMEMBERED = 10_000
+_OURS = (Trouble.LOST, Trouble.NOT_OPENED, Trouble.QUEUE_TIMEOUT, Trouble.INTERNAL_ERROR)
+_ENDPOINTS = (
+    ("POST", "/session", "open"),
+    ("GET", "/session/{id}", "info"),
+    ("DELETE", "/session/{id}", "delete"),
+    *(("POST", f"/session/{{id}}/{name}", name) for name in ("run", "snapshot", "rollback", "commit", "branch")),
 )
 
 
 class SessionFront:
-    """sessions: None where this process cannot have any. broker: counts cells with the other submissions."""
+    """broker: counts cells with the other submissions."""
 
-    def __init__(self, sessions: Sessions | None, broker: Broker) -> None:
-        self._sessions = sessions
+    def __init__(self, service: Service, broker: Broker) -> None:
+        self._service = service
         self._broker = broker
+        self._lost: OrderedDict[str, None] = OrderedDict()
 
     def add_to(self, routes: Routes) -> None:
-        for method, path, answer in (
-            ("POST", "/session", self._open),
-            ("GET", "/session", self._overview),
-            ("GET", "/session/{id}", self._info),
-            ("DELETE", "/session/{id}", self._delete),
-            ("POST", "/session/{id}/run", self._run),
-            ("POST", "/session/{id}/snapshot", self._snapshot),
-            ("POST", "/session/{id}/rollback", self._rollback),
-            ("POST", "/session/{id}/commit", self._commit),
-            ("POST", "/session/{id}/branch", self._branch),
-        ):
-            routes.add(method, path, _handler(answer))
+        for method, path, action in _ENDPOINTS:
+            routes.add(method, path, self._handler(action))
+        routes.add("GET", "/session", self._overview)
 
-    @property
-    def _there(self) -> Sessions:
-        if self._sessions is None:
-            raise SessionError(Trouble.UNAVAILABLE, ELSEWHERE)
-        return self._sessions
+    def _handler(self, action: str) -> Handler:
+        takes = ACTIONS[action].takes
 
-    async def _open(self, request: Request) -> bytes:
-        opened = await self._there.open(OpenSession.model_validate_json(request.body or b"{}"))
-        return opened.model_dump_json().encode()
+        async def handler(request: Request) -> Reply:
+            name = request.parts.get("id", "")
+            body = takes.model_validate_json((takes is not Nothing and request.body) or b"{}")
+            try:
+                reply = await self._service.call(action, name, body)
+            except SessionError as error:
+                if error.trouble in _OURS:
+                    logger.warning("request %s: session %s: %s: %s", REQUEST_ID.get(), name, error.trouble, error)
+                if error.trouble is Trouble.LOST:
+                    self._count_lost(name)
+                again = ((b"retry-after", str(RETRY_SECONDS).encode()),) if error.trouble is Trouble.TOO_MANY else ()
+                return Reply(json.dumps({"detail": error.detail}).encode(), error.status, headers=again)
+            if action == "run":
+                result = CellResult.model_validate_json(reply)
+                self._broker.count(samples([result], result.cost) | {CELLS: 1})
+            return Reply(reply)
 
-    async def _overview(self, _: Request) -> bytes:
-        return json.dumps({"sessions": len(self._there)}).encode()
+        return handler
 
-    async def _info(self, request: Request) -> bytes:
-        return self._there.info(request.parts["id"]).model_dump_json().encode()
+    async def _overview(self, _: Request) -> Reply:
+        return Reply(json.dumps({"sessions": (await self._service.places()).open}).encode())
 
-    async def _delete(self, request: Request) -> bytes:
-        await self._there.delete(request.parts["id"])
-        return b'{"deleted": true}'
-
-    async def _run(self, request: Request) -> bytes:
-        result = await self._there.run(request.parts["id"], RunCell.model_validate_json(request.body))
-        self._broker.count(samples([result], result.cost))
-        return result.model_dump_json(exclude={"tests"}).encode()
-
-    async def _snapshot(self, request: Request) -> bytes:
-        replace = TakeSnapshot.model_validate_json(request.body or b"{}").replace
-        name = await self._there.snapshot(request.parts["id"], replace=replace)
-        return json.dumps({"snapshot": name}).encode()
-
-    async def _rollback(self, request: Request) -> bytes:
-        name = await self._there.rollback(request.parts["id"], _target(request))
-        return json.dumps({"snapshot": name}).encode()
-
-    async def _commit(self, request: Request) -> bytes:
-        await self._there.commit(request.parts["id"], _target(request))
-        return b'{"committed": true}'
-
-    async def _branch(self, request: Request) -> bytes:
-        return (await self._there.branch(request.parts["id"], _target(request))).model_dump_json().encode()
-
-
-def _handler(answer: Callable[[Request], Awaitable[bytes]]) -> Handler:
-    async def handler(request: Request) -> Reply:
-        try:
-            return Reply(await answer(request))
-        except SessionError as error:
-            return Reply(json.dumps({"detail": error.detail}).encode(), error.status)
-
-    return handler
-
-
-def _target(request: Request) -> str | None:
-    return GoTo.model_validate_json(request.body or b"{}").snapshot
+    def _count_lost(self, name: str) -> None:
+        """Each once, as far as this process knows."""
+        if name not in self._lost:
+            self._lost[name] = None
+            self._broker.count({SESSIONS_LOST: 1})
+        while len(self._lost) > _REMEMBERED:
+            self._lost.popitem(last=False)

@@ -1,11 +1,21 @@
 """What travels over HTTP for sessions. docs/judge-sessions.md is the guide."""
 
+import re
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, Field
 
 from code_judge.wire import RunResult
+
+NAME_LENGTH, HOME_LENGTH = 32, 12
+"""Of a session's name, in hexadecimal digits, and of the name of its home, with which it begins."""
+_NAME = re.compile(f"[0-9a-f]{{{NAME_LENGTH}}}")
+
+
+def home_of(name: str) -> str | None:
+    """The process that holds or held the session of this name; None for what no process gives as a name."""
+    return name[:HOME_LENGTH] if _NAME.fullmatch(name) else None
 
 
 class Commit(StrEnum):
@@ -66,6 +76,13 @@ class SessionInfo(BaseModel):
     snapshots: list[str]
 
 
+class Places(NamedTuple):
+    """open: sessions. most: that may be open. Of a whole service."""
+
+    open: int
+    most: int
+
+
 class Trouble(StrEnum):
     """Why a call on a session came to nothing."""
 
@@ -78,6 +95,12 @@ class Trouble(StrEnum):
     NOT_OPENED = "not_opened"
     QUEUE_TIMEOUT = "queue_timeout"
     UNAVAILABLE = "sessions_unavailable"
+    INTERNAL_ERROR = "internal_error"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Trouble":
+        """What another version of the service calls something that this one does not know."""
+        return cls.INTERNAL_ERROR
 
 
 _STATUS = {
@@ -90,7 +113,9 @@ _STATUS = {
     Trouble.NOT_OPENED: 503,
     Trouble.QUEUE_TIMEOUT: 503,
     Trouble.UNAVAILABLE: 501,
+    Trouble.INTERNAL_ERROR: 503,
 }
+_RETRIABLE = (Trouble.TOO_MANY, Trouble.NOT_OPENED, Trouble.QUEUE_TIMEOUT, Trouble.INTERNAL_ERROR)
 
 
 class SessionError(Exception):
@@ -103,7 +128,7 @@ class SessionError(Exception):
         super().__init__(message)
         self.trouble = trouble
         self.status = _STATUS[trouble]
-        self.retriable = trouble in (Trouble.TOO_MANY, Trouble.NOT_OPENED, Trouble.QUEUE_TIMEOUT)
+        self.retriable = trouble in _RETRIABLE
         self.infrastructure = trouble is not Trouble.ENDED
 
     @property

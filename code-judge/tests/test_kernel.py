@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+
 def test_a_fork_beside_its_maker() -> None:
     script = """
 import os

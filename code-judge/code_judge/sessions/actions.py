@@ -8,6 +8,9 @@ from pydantic import BaseModel
 
 from code_judge.sessions.manager import Sessions
 from code_judge.sessions.wire import GoTo, OpenSession, Places, RunCell, TakeSnapshot
+from code_judge.wire import FILE_KEYS
+
+_NOT_OF_A_CELL = {"tests", *FILE_KEYS}
 
 
 class Nothing(BaseModel):
@@ -67,7 +70,7 @@ async def _open(sessions: Sessions, call: Call) -> str:
 
 
 async def _run(sessions: Sessions, call: Call) -> str:
-    return (await sessions.run(call.name, call.body, within=call.within)).model_dump_json(exclude={"tests"})
+    return (await sessions.run(call.name, call.body, within=call.within)).model_dump_json(exclude=_NOT_OF_A_CELL)
 
 
 async def _snapshot(sessions: Sessions, call: Call) -> str:

@@ -23,10 +23,16 @@ def main(arguments: list[str] | None = None) -> None:
     serve.add_argument("--port", type=int, default=8088, help="0 = any free port (default: 8088)")
     serve.add_argument("--port-file", type=Path, help="write the service's URL here once it listens")
     serve.add_argument("--parent-pid", type=int, help="end when this process has ended")
-    commands.add_parser("workers", help="run programs from the queue at REDIS_URI")
+    workers = commands.add_parser("workers", help="run programs from the queue at REDIS_URI")
+    for command in (serve, workers):
+        command.add_argument("--python", help="the programs' interpreter (CODE_JUDGE_PYTHON; default: this one)")
+        command.add_argument("--warm", help="modules to keep warm for them, with commas between (CODE_JUDGE_WARM)")
     bench.add_arguments(commands.add_parser("bench", help="measure a judge"))
     soak.add_arguments(commands.add_parser("soak", help="run a service under full load for long"))
     options = parser.parse_args(arguments)
+    for name in ("python", "warm"):
+        if (value := getattr(options, name, None)) is not None:
+            os.environ[f"CODE_JUDGE_{name.upper()}"] = value
     try:
         if options.command == "serve":
             run_loop(_serve(options))

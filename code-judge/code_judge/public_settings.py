@@ -35,7 +35,7 @@ def check_environment(environment: Mapping[str, str]) -> None:
         if value and not _is_this_interpreter(shlex.split(value), arguments):
             raise ValueError(
                 f"{name}={value!r} is not supported: programs are forked from the interpreter that runs the workers, "
-                f"here {sys.executable}. Start the workers with the interpreter that programs shall have. {_ISOLATED}"
+                f"here {sys.executable}. Set CODE_JUDGE_PYTHON to the path of the one that they shall have. {_ISOLATED}"
             )
     value = environment.get("CPP_EXECUTE_COMMAND")
     if value and shlex.split(value) != ["{exe}"]:

@@ -23,8 +23,8 @@ class Settings(BaseSettings):
     of a submission before it is given up. redis_patience: seconds without Redis after which its submissions are
     answered as failed. cpp_compile_command: see public_settings.compile_command. cpp_compile_time, cpp_compile_memory:
     its limits, s and MB. max_sessions: open at a time; branches count; the processes of run_workers.py share them.
-    session_ttl: seconds without a call after which a session ends. code_judge_require_isolation: see
-    sandbox.pool.check_isolation."""
+    session_ttl: seconds without a call after which a session ends. code_judge_python, code_judge_warm: see
+    sandbox/interpreter.py. code_judge_require_isolation: see sandbox.pool.check_isolation."""
 
     max_execution_time: float = Field(default=10, gt=0)
     max_memory: int = Field(default=256, ge=64)
@@ -46,6 +46,8 @@ class Settings(BaseSettings):
     redis_patience: float = Field(default=5, gt=0)
     max_sessions: int = Field(default=1000, ge=0, le=4000)
     session_ttl: float = Field(default=1800, gt=0)
+    code_judge_python: str = ""
+    code_judge_warm: str = ""
     code_judge_require_isolation: str = ""
     cpp_compile_command: str = "g++ -O2 -std=c++17"
     cpp_compile_time: float = Field(default=30, gt=0)

@@ -13,6 +13,7 @@ from code_judge.admission import YOUNG_SECONDS, Admission
 from code_judge.broker import Job, Source, WorkerStatus, no_verdict
 from code_judge.health import SOURCE
 from code_judge.programs import limits_of, outputs_of, prepared, program_for, run_tests, tests_of
+from code_judge.sandbox.interpreter import names
 from code_judge.sandbox.link import SandboxLost
 from code_judge.sandbox.pool import Program, Sandbox, check_isolation
 from code_judge.settings import Settings, cores
@@ -25,9 +26,10 @@ logger = logging.getLogger(__name__)
 
 class Worker:
     def __init__(self, source: Source, settings: Settings) -> None:
+        """Raises ValueError if the programs' interpreter is not as the settings want it."""
         self.source = source
         self.settings = settings
-        self.sandbox = Sandbox()
+        self.sandbox = Sandbox(settings.code_judge_python, names(settings.code_judge_warm))
         self._admission = Admission(slots=settings.max_workers, cores=cores())
         self._running: dict[Job, asyncio.Task[None]] = {}
         self._gone: set[Job] = set()

@@ -151,7 +151,7 @@ def _floor(load: Load, numbers: Iterator[int], seconds: float) -> Sample:
 async def _slots(load: Load, numbers: Iterator[int], options: argparse.Namespace) -> Sample:
     """The sandbox alone, a few programs a core at a time, as the worker runs them."""
     settings = load_settings()
-    sandbox, sample, right = Sandbox(), Sample(0, []), 0
+    sandbox, sample, right = Sandbox(settings.code_judge_python), Sample(0, []), 0
     source, _ = load.make(next(numbers))
     await sandbox.run(program(source, settings))
     start = time.monotonic()

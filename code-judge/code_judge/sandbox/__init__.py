@@ -5,7 +5,7 @@ The service's side
     link.py       one zygote, as the service sees it
     capture.py    a program's input and output
     status.py     what a program's process reports
-    flavours.py   which zygotes there are
+    flavours.py   which zygotes there are                   interpreter.py  and of which interpreter
 
 The zygote's side: standard library only, because every fork pays for what is loaded
     zygote.py     its three processes: keeper, zygote and template

@@ -1,16 +1,14 @@
-"""Which warm interpreter a program is forked from: the smallest one that has already imported what it imports.
+"""Which warm interpreter a program is forked from: the one that has already imported what it imports.
 
 Standard library only: the zygote imports it.
 """
 
-import importlib.util
 import re
 import sys
+from collections.abc import Container, Iterable
 
 BARE = "bare"
 _IMPORTS = re.compile(r"^[^\S\n]*(?:import|from)[^\S\n]+([^\n#;]*)", re.MULTILINE)
-_NUMPY = re.compile(r"\bnumpy\b")
-_SYMPY = re.compile(r"\b(?:sympy|mpmath)\b")
 _SCANNED = 1 << 16
 """Characters of the source that are looked at."""
 
@@ -36,17 +34,32 @@ for symbol in sympy.symbols("a:z"):
 str(sympy.Rational(1, 3) + sympy.sqrt(2)), sympy.N(sympy.pi, 20), sympy.Eq(x, y), sympy.latex(x**2)
 """
 _WORK = {BARE: "", "numpy": _NUMPY_WORK, "sympy": _SYMPY_WORK}
+KNOWN = {"sympy": r"\b(?:sympy|mpmath)\b", "numpy": r"\bnumpy\b"}
+"""What programs import that are forked from it; the first that fits is taken."""
 
 
-def choose(source: str) -> str:
-    """The flavour for a program, by the lines that begin with an import. A wrong guess costs time, nothing else."""
-    found = BARE
-    for match in _IMPORTS.finditer(source, 0, _SCANNED):
-        if _SYMPY.search(match[1]):
-            return _available("sympy")
-        if _NUMPY.search(match[1]):
-            found = "numpy"
-    return _available(found)
+class Flavours:
+    """extra: modules that are kept warm besides; they go before the others. there: packages of the interpreter."""
+
+    def __init__(self, extra: Iterable[str], there: Container[str]) -> None:
+        known = {module: rf"\b{package(module)}\b" for module in extra} | KNOWN
+        self._known = [(name, re.compile(pattern)) for name, pattern in known.items() if package(name) in there]
+
+    def choose(self, source: str) -> str:
+        """For a program, by the lines that begin with an import. A wrong guess costs time, nothing else."""
+        best = len(self._known)
+        for match in _IMPORTS.finditer(source, 0, _SCANNED):
+            for place in range(best):
+                if self._known[place][1].search(match[1]):
+                    best = place
+                    break
+            if best == 0:
+                break
+        return BARE if best == len(self._known) else self._known[best][0]
+
+
+def package(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def warm(flavour: str) -> None:
@@ -55,10 +68,6 @@ def warm(flavour: str) -> None:
     for module in _STANDARD.split():
         __import__(module)
     try:
-        exec(_WORK[flavour], {"__name__": "warm"})
+        exec(_WORK.get(flavour, f"import {flavour}"), {"__name__": "warm"})
     except Exception as error:
         print(f"code-judge: {flavour} cannot be warmed up: {type(error).__name__}: {error}", file=sys.stderr)
-
-
-def _available(flavour: str) -> str:
-    return flavour if flavour == BARE or importlib.util.find_spec(flavour) is not None else BARE

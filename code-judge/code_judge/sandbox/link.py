@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from code_judge.sandbox.interpreter import OPTIONS
 from code_judge.tasks import background
 
 ZYGOTE = Path(__file__).with_name("zygote.py")
@@ -56,7 +57,8 @@ class _Running:
 class Link:
     """One life of a zygote. `layers`, `missing`: see zygote.py. `cleaned`: done when nothing of it is left."""
 
-    def __init__(self, flavour: str) -> None:
+    def __init__(self, flavour: str, python: str = "") -> None:
+        """python: see interpreter.py."""
         self.layers: tuple[str, ...] = ()
         self.missing: dict[str, str] = {}
         self.alive = True
@@ -71,9 +73,8 @@ class Link:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._control.setblocking(False)
-            # Not -I: it would ignore PYTHONHASHSEED. Not -P: programs would see it. The environment is ours, and the
-            # zygote removes its own folder from the search path.
-            options = [sys.executable, "-s", "-X", "utf8", str(ZYGOTE)]
+            # The environment is ours, and the zygote removes its own folder from the search path.
+            options = [python or sys.executable, *OPTIONS, str(ZYGOTE)]
             self._process = subprocess.Popen(
                 [*options, str(theirs.fileno()), self._folder, flavour],
                 pass_fds=[theirs.fileno()],

@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from code_judge.sandbox.capture import Capture, memory_file
-from code_judge.sandbox.flavours import BARE, choose
+from code_judge.sandbox.flavours import BARE
+from code_judge.sandbox.interpreter import find_flavours
 from code_judge.sandbox.layers import FULL, LAYERS
 from code_judge.sandbox.limits import MOST_WALL
 from code_judge.sandbox.link import Link, SandboxLost
@@ -78,7 +79,11 @@ class Execution:
 class Sandbox:
     """Any number of programs at a time; the caller decides how many."""
 
-    def __init__(self) -> None:
+    def __init__(self, python: str = "", warm: Sequence[str] = ()) -> None:
+        """python: path of the programs' interpreter; empty, this one. warm: modules to keep warm besides. Raises
+        ValueError."""
+        self._python = python
+        self._flavours = find_flavours(python, warm)
         self._ids = itertools.count()
         self._links: dict[str, Link] = {}
         # With those that have been replaced and are not yet gone.
@@ -103,7 +108,7 @@ class Sandbox:
 
         Raises SandboxLost.
         """
-        link = await self._link(choose(program.source) if program.do == "script" else BARE)
+        link = await self._link(self._flavours.choose(program.source) if program.do == "script" else BARE)
         number = next(self._ids)
         command = {
             "run": number,
@@ -135,7 +140,7 @@ class Sandbox:
         link = self._links.get(flavour)
         if link is None or not link.alive:
             try:
-                link = self._links[flavour] = Link(flavour)
+                link = self._links[flavour] = Link(flavour, self._python)
                 self._all.add(link)
                 link.cleaned.add_done_callback(lambda _, link=link: self._all.discard(link))  # type: ignore[misc]
             except OSError as error:

@@ -71,7 +71,9 @@ class Family:
 
 
 class SessionPool:
-    def __init__(self) -> None:
+    def __init__(self, python: str = "") -> None:
+        """python: see Sandbox."""
+        self._python = python
         self._ids = itertools.count()
         self._links: dict[str, Link] = {}
         self._all: set[Link] = set()
@@ -180,7 +182,7 @@ class SessionPool:
         link = self._links.get(name)
         if link is None or not link.alive:
             try:
-                link = self._links[name] = Link(name)
+                link = self._links[name] = Link(name, self._python)
             except OSError as error:
                 raise SandboxLost(f"the sandbox's zygote could not be started: {error}") from error
             self._all.add(link)

@@ -21,7 +21,7 @@ class Sessions:
 
     def __init__(self, settings: Settings, admit: Admit) -> None:
         self._settings = settings
-        self._pool = SessionPool()
+        self._pool = SessionPool(settings.code_judge_python)
         self._register = Register()
         self._cells = Cells(settings, self._pool, self._register, admit=admit, lose=self._lose)
         self._opening = 0

@@ -46,8 +46,10 @@ def show(outcomes: Sequence[Outcome], start: Path, out: Path) -> None:
         print(f"  every repair of a step\n    .venv/bin/python -m verl_cleaner.replay {rollbacks}")
     print(f"  trajectories in the terminal\n    .venv/bin/python -m verl_cleaner.inspect {out} --repaired")
     print(f"  the metrics in a browser\n    .venv/bin/tensorboard --logdir {out}")
-    print("  against plain GRPO and leaves\n    bash recipe/cleaner/quickstart.sh --compare")
-    print("  another seed, lower rate\n    quickstart.sh --seed 1 actor_rollout_ref.actor.optim.lr=2e-4")
+    if len(outcomes) == 1:
+        print("  against plain GRPO and leaves\n    bash recipe/cleaner/quickstart.sh --compare")
+    print("  another seed, lower learning rate\n    bash recipe/cleaner/quickstart.sh --seed 1 \\")
+    print("        actor_rollout_ref.actor.optim.lr=2e-4")
 
 
 def show_repaired(outcome: Outcome) -> None:

@@ -1,6 +1,8 @@
-"""From a submission to the programs that the sandbox runs: one for each test, or one alone. C++ is compiled once."""
+"""From a submission to the programs that the sandbox runs: one for each test, or one alone. A program
+with several tests is compiled once."""
 
 import asyncio
+import fcntl
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -13,6 +15,8 @@ from code_judge.tasks import end
 from code_judge.verdict import compile_error
 from code_judge.wire import Case, Limits, Reason, RunResult, Submission
 
+WORTH_COMPILING = 4096
+"""Characters of a script times its tests from which it is compiled once for all, in a process of its own."""
 ROOM_SECONDS = 0.1
 """Time between two looks at whether there is room for one more test."""
 
@@ -63,9 +67,13 @@ async def prepared(sandbox: Sandbox, submission: Submission, settings: Settings)
         most_fetched=settings.max_files_size,
     )
     if submission.type == "python":
-        yield program
+        if len(submission.solution) * len(submission.tests or ()) < WORTH_COMPILING:
+            yield program
+            return
+        async with compiled_once(sandbox, program) as compiled:
+            yield compiled
         return
-    binary = os.memfd_create("code-judge-binary", os.MFD_CLOEXEC)
+    binary = os.memfd_create("code-judge-binary", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         compilation = await sandbox.run(
             replace(
@@ -81,6 +89,7 @@ async def prepared(sandbox: Sandbox, submission: Submission, settings: Settings)
         if compilation.why is not None or compilation.status != 0:
             yield compile_error(submission, compilation, length)
             return
+        _seal(binary)
         # What is open for writing cannot be executed.
         readable = os.open(f"/proc/self/fd/{binary}", os.O_RDONLY | os.O_CLOEXEC)
         os.close(binary)
@@ -88,6 +97,28 @@ async def prepared(sandbox: Sandbox, submission: Submission, settings: Settings)
         yield replace(program, source="", binary=binary)
     finally:
         os.close(binary)
+
+
+@asynccontextmanager
+async def compiled_once(sandbox: Sandbox, program: Program) -> AsyncIterator[Program]:
+    """The script with its code. Without it where the compiler has anything to say, so that each run says it: an error,
+    a warning, or that a limit was met. Raises SandboxLost and OSError."""
+    artefact = os.memfd_create("code-judge-code", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        compilation = await sandbox.run(replace(program, artefact=artefact, files=(), fetch=()))
+        if compilation.why is not None or compilation.status != 0 or compilation.stderr:
+            yield program
+            return
+        _seal(artefact)
+        yield replace(program, code=artefact)
+    finally:
+        os.close(artefact)
+
+
+def _seal(fd: int) -> None:
+    """No run can change what the others read or execute, nor keep it open for writing. Raises OSError."""
+    os.fchmod(fd, 0o555)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
 
 
 async def run_tests(

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -12,7 +13,9 @@ import pytest
 from judge_harness import Judge, judge
 
 from code_judge.client import JudgeClient
-from code_judge.programs import run_tests
+from code_judge.programs import WORTH_COMPILING, prepared, run_tests
+from code_judge.sandbox.pool import Program, Sandbox
+from code_judge.settings import load_settings
 from code_judge.wire import Case, Reason, RunResult, Submission
 
 DOUBLE = "print(int(input()) * 2)"
@@ -60,15 +63,20 @@ PROGRAMS = {
     "a daemon": "import os, time\nx = int(input())\nif os.fork() == 0:\n    os.setsid()\n"
     "    while True:\n        print('late', flush=True)\n        time.sleep(0.01)\n"
     "os.write(1, b'%d\\n' % (2 * x))\nos._exit(0)",
+    "a set": "x = int(input())\nprint(*[y for y in {8, 0, 16, x}], 'and', *[y for y in {24, 8, 0}])\nprint(2 * x)",
+    "a warning": "x = int(input())\nif x is 1: pass\nprint(2 * x)",
     "a global": "import builtins\nx = int(input())\nprint(getattr(builtins, 'seen', 2 * x))\nbuiltins.seen = 'seen'",
 }
 
 
+@pytest.mark.parametrize("compiled_once", [False, True])
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_each_test_has_the_verdict_that_it_would_have_alone(served: Judge, name: str) -> None:
+def test_each_test_has_the_verdict_that_it_would_have_alone(served: Judge, name: str, compiled_once: bool) -> None:
     cases = cases_of(*((str(x), str(2 * x)) for x in range(1, 5)))
-    alone = [served.post("/run", type="python", solution=PROGRAMS[name], **case) for case in cases]
-    result = together(served, PROGRAMS[name], cases)
+    solution = PROGRAMS[name] + "\n#" * (WORTH_COMPILING // 8 if compiled_once else 1)
+    assert (len(solution) * len(cases) >= WORTH_COMPILING) is compiled_once
+    alone = [served.post("/run", type="python", solution=solution, **case) for case in cases]
+    result = together(served, solution, cases)
     without = [{key: value for key, value in one.items() if key not in OUTSIDE} for one in alone]
     if name == "a daemon":
         # How often it prints before it is killed is chance.
@@ -78,6 +86,72 @@ def test_each_test_has_the_verdict_that_it_would_have_alone(served: Judge, name:
     assert [{key: value for key, value in one.items() if key not in OUTSIDE} for one in result["tests"]] == without
     if name != "a daemon":
         assert result["success"] == all(one["success"] for one in alone)
+
+
+@pytest.mark.parametrize(
+    ("source", "once"),
+    [
+        ("def f(x): return [x + k for k in range(3)]\nprint(f(int(input())), 'ü', 1e300, {1, 2, 3})", True),
+        ("print({8, 0, 16})", False),
+        ("def f():\n    for x in {8, 0}: print(x)", False),
+        ("x = 1\nprint(x is 1)", False),
+        ("print(", False),
+        ("x = " + "(" * 90 + "1" + ",)" * 90, True),
+        ("x = " + "-" * 100_000 + "1", False),
+    ],
+)
+@pytest.mark.asyncio
+async def test_python_is_compiled_once_where_the_runs_cannot_notice(source: str, once: bool) -> None:
+    submission = Submission(type="python", solution=source + "\n#" * WORTH_COMPILING, tests=[Case(), Case()])
+    sandbox = Sandbox()
+    try:
+        async with prepared(sandbox, submission, load_settings()) as program:
+            assert isinstance(program, Program)
+            assert (program.code is not None) is once
+            if program.code is not None:
+                assert_sealed(program.code)
+        one = submission.model_copy(update={"tests": None, "solution": "print(1)"})
+        async with prepared(sandbox, one, load_settings()) as program:
+            assert isinstance(program, Program)
+            assert program.code is None
+    finally:
+        await sandbox.close()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+@pytest.mark.asyncio
+async def test_a_test_cannot_change_the_binary_of_the_others() -> None:
+    sandbox = Sandbox()
+    try:
+        async with prepared(sandbox, Submission(type="cpp", solution="int main() {}"), load_settings()) as program:
+            assert isinstance(program, Program)
+            assert program.binary is not None
+            assert_sealed(program.binary)
+    finally:
+        await sandbox.close()
+
+
+def assert_sealed(fd: int) -> None:
+    """Not even by who may open it anew."""
+    writable = os.open(f"/proc/self/fd/{fd}", os.O_RDWR)
+    try:
+        for change in (lambda: os.pwrite(writable, b"x", 0), lambda: os.truncate(writable, 0)):
+            with pytest.raises(PermissionError):
+                change()
+    finally:
+        os.close(writable)
+
+
+def test_a_run_does_not_hold_the_code_of_the_others(served: Judge) -> None:
+    """It could read what the compiler left there, and hold what it cannot change."""
+    look = (
+        "import os\nfound = []\nfor name in os.listdir('/proc/self/fd'):\n"
+        "    try: found.append((name, os.readlink('/proc/self/fd/' + name).partition(':')[0]))\n"
+        "    except OSError: pass\n"
+        "print(sorted((fd, kind) for fd, kind in found if not kind.startswith('/proc')))"
+    ) + "\n#" * WORTH_COMPILING
+    alone = served.run(look)
+    assert together(served, look, cases_of(("", alone["stdout"]), ("", alone["stdout"])))["success"], alone
 
 
 def test_a_test_does_not_see_another_ones_input_or_output(served: Judge) -> None:

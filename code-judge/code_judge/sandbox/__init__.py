@@ -16,7 +16,7 @@ The zygote's side: standard library only, because every fork pays for what is lo
     order.py      what the template is told to start        parcel.py    files in and out
     template.py   the warm interpreter that programs are forked from
     privileges.py the fork gives up its privileges           user.py      and becomes the submitted script
-    cpp.py        or the compiler, or what was compiled
+    cpp.py        or the compiler, or what was compiled     precompiled.py a script that is compiled once
 
 Sessions
     session_pool.py    the service's side: opens them, runs their cells

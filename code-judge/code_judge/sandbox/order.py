@@ -18,8 +18,8 @@ _KEPT = {"ruleset", "binary", "artefact", "files"}
 class Order(NamedTuple):
     """memory: bytes of address space. path, uid: of the box. command: of the compiler. The others are descriptors, as
     numbers in the template. source: of a script or for the compiler. binary: to execute instead. artefact: for what is
-    compiled. group: the control group to start in. files: to put into the folder (parcel.py). The first `kept` of them
-    stay open until the program starts."""
+    compiled. code: of a script that was compiled before. group: the control group to start in. files: to put into the
+    folder (parcel.py). The first `kept` of them stay open until the program starts."""
 
     echo: bool
     memory: int
@@ -38,6 +38,7 @@ class Order(NamedTuple):
     group: int | None
     kept: int
     files: int | None = None
+    code: int | None = None
 
 
 PATH, GROUP = Order._fields.index("path"), Order._fields.index("group")
@@ -79,5 +80,6 @@ def make_order(command: dict[str, Any], fds: list[int], box: Box) -> tuple[Order
         group=there.get("group"),
         kept=len(kept),
         files=there.get("files"),
+        code=there.get("code"),
     )
     return order, [given[name] for name in names]

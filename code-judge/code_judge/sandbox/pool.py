@@ -24,11 +24,12 @@ LATE_SECONDS = 60.0
 @dataclass(frozen=True, slots=True)
 class Program:
     """A script, or with `compiler` a C++ source to compile into `binary`, or else, with `binary`, what was compiled.
+    With `artefact` a script to compile into it, which then is the `code` of the same script.
 
     seconds: the limit of limits.py. cpu: the most of it in CPU time; None: all. memory: bytes. output: bytes of
-    stdout, and of stderr, after which the program is killed. echo: print the value of a last expression. binary: a file
-    descriptor. files: put into its folder, by name. fetch: names and patterns of what is returned of it, of at most
-    `most_fetched` bytes.
+    stdout, and of stderr, after which the program is killed. echo: print the value of a last expression. binary,
+    artefact, code: file descriptors. files: put into its folder, by name. fetch: names and patterns of what is returned
+    of it, of at most `most_fetched` bytes.
     """
 
     source: str
@@ -39,6 +40,8 @@ class Program:
     echo: bool = False
     compiler: tuple[str, ...] = ()
     binary: int | None = None
+    artefact: int | None = None
+    code: int | None = None
     cpu: float | None = None
     files: tuple[tuple[str, bytes], ...] = ()
     fetch: tuple[str, ...] = ()
@@ -46,12 +49,19 @@ class Program:
 
     @property
     def do(self) -> str:
-        return "compile" if self.compiler else "execute" if self.binary is not None else "script"
+        if self.compiler or self.artefact is not None:
+            return "compile"
+        return "execute" if self.binary is not None else "script"
 
     @property
     def more(self) -> list[str]:
         """Descriptors that not every program has."""
-        names = {"artefact": self.compiler, "files": self.files, "fetch": self.fetch}
+        names = {
+            "artefact": self.do == "compile",
+            "code": self.code is not None,
+            "files": self.files,
+            "fetch": self.fetch,
+        }
         return [name for name, given in names.items() if given]
 
 
@@ -127,7 +137,8 @@ class Sandbox:
                 outputs = [files.enter_context(Capture(program.output, overflow)) for _ in range(2)]
                 status = files.enter_context(StatusChannel())
                 inputs = [source if program.do != "execute" or program.binary is None else program.binary, stdin]
-                more = [program.binary] if program.do == "compile" and program.binary is not None else []
+                last = program.binary if program.compiler else program.artefact or program.code
+                more = [] if last is None else [last]
                 if program.files:
                     more.append(files.enter_context(memory_file(pack(program.files))))
                 if program.fetch:

@@ -13,7 +13,7 @@ import os
 import sys
 import traceback
 from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, SCM_RIGHTS, SOL_SOCKET, socket
-from os import closerange, dup2, fstat, putenv, read, setsid
+from os import closerange, dup2, fstat, pread, putenv, read, setsid
 from typing import NoReturn
 
 from code_judge.sandbox import filter, flavours, kernel, processes
@@ -113,24 +113,26 @@ def _become_program(
         setsid()
         (
             echo, memory, cpu_seconds, path, uid, command,
-            stdin, stdout, stderr, status, ruleset, source, binary, artefact, _, kept, files,
+            stdin, stdout, stderr, status, ruleset, source, binary, artefact, _, kept, files, code,
         ) = order  # fmt: skip
         dup2(stdin, 0)
         dup2(stdout, 1)
         dup2(stderr, 2)
         dup2(status, 3, False)
         text = b"" if source is None else read(source, fstat(source)[6])
+        # Other processes read it at the same time.
+        compiled = None if code is None else pread(code, fstat(code)[6], 0)
         closerange(FIRST_FD + kept, FIRST_FD + ORDER_FDS)
         # The interpreter's own share is ours to give.
         place = path, uid, ruleset, memory + base_memory, cpu_seconds, filter_address, keeps_signals, dies_with_parent
         if binary is not None:
             become_binary(binary, place, files)
         elif artefact is not None:
-            become_compiler(text, place, command, artefact, files)
+            become_compiler(text, place, command, artefact, files, echo)
         elif source is None:
             become_session(place)
         else:
-            become_script(text, place, echo, files)
+            become_script(text, place, echo, compiled, files)
     except BaseException:
         os.write(2, traceback.format_exc().encode())
     finally:

@@ -3,7 +3,6 @@
 Imported by the template only; standard library, little of it.
 """
 
-import ast
 import builtins
 import os
 import random
@@ -24,9 +23,10 @@ from sys import path as search_path
 from threading import _shutdown as end_threads  # type: ignore[attr-defined]
 from types import FrameType, ModuleType, TracebackType
 
-from code_judge.sandbox import cpp
+from code_judge.sandbox import cpp, precompiled
 from code_judge.sandbox.box import FILENAME
 from code_judge.sandbox.parcel import unpack
+from code_judge.sandbox.precompiled import Parts, compile_script
 from code_judge.sandbox.privileges import Place, enter
 from code_judge.sandbox.status import STARTED, exception_packet
 
@@ -41,8 +41,8 @@ REHEARSALS = 20
 _STREAMS = (("stdin", "r", "surrogateescape"), ("stdout", "w", "surrogateescape"), ("stderr", "w", "backslashreplace"))
 
 
-def become_script(source: bytes, place: Place, echo: bool, files: int | None) -> None:
-    """Never returns, unless it raises before the program has started.
+def become_script(source: bytes, place: Place, echo: bool, compiled: bytes | None, files: int | None) -> None:
+    """Never returns, unless it raises before the program has started. compiled: see precompiled.py.
 
     stdin, stdout and stderr are in place. STATUS_FD is told that the program started, then what exception ended it.
     files: see parcel.py.
@@ -59,17 +59,21 @@ def become_script(source: bytes, place: Place, echo: bool, files: int | None) ->
     write(STATUS_FD, STARTED)
     code = 1
     try:
-        code = _run(source, place[0], echo)
+        code = _run(source, place[0], echo, compiled)
     finally:
         _leave(code)
 
 
-def become_compiler(source: bytes, place: Place, command: list[str], artefact_fd: int, files: int | None) -> None:
-    """As become_script. The compiled program goes to `artefact_fd`."""
+def become_compiler(
+    source: bytes, place: Place, command: list[str], artefact_fd: int, files: int | None, echo: bool
+) -> None:
+    """As become_script. The compiled program goes to `artefact_fd`. command: of the C++ compiler; none: Python."""
     chdir(place[0])
     _enter(place, files)
     write(STATUS_FD, STARTED)
-    _leave(cpp.compile_source(source, command, artefact_fd))
+    if command:
+        _leave(cpp.compile_source(source, command, artefact_fd))
+    _leave(precompiled.store(compile_script(source, echo), artefact_fd))
 
 
 def become_binary(binary_fd: int, place: Place, files: int | None) -> None:
@@ -94,7 +98,7 @@ def rehearse() -> None:
     random.seed()
     for _ in range(REHEARSALS):
         for echo in (False, True):
-            _execute(b"print('', 0)\n''", _new_main(FILENAME), echo)
+            _execute(compile_script(b"print('', 0)\n''", echo), _new_main(FILENAME))
         flush()
         _may_notice_its_end(b"")
         renew_random()
@@ -136,13 +140,14 @@ def _new_main(path: str) -> dict[str, object]:
     return namespace
 
 
-def _run(source: bytes, folder: str, echo: bool) -> int:
+def _run(source: bytes, folder: str, echo: bool, compiled: bytes | None) -> int:
     argv[:] = [FILENAME]
     search_path.insert(0, folder)
     namespace = _new_main(folder + "/" + FILENAME)
     enable_collector()
     try:
-        _execute(source, namespace, echo)
+        parts = compile_script(source, echo) if compiled is None else precompiled.load(compiled)
+        _execute(parts, namespace)
         code = 0
     except SystemExit as end:
         code = exit_code(end)
@@ -183,17 +188,11 @@ def flush() -> int:
     return 0
 
 
-def _execute(source: bytes, namespace: dict[str, object], echo: bool) -> None:
-    if not echo:
-        exec(compile(source, FILENAME, "exec", dont_inherit=True), namespace)
-        return
-    tree = ast.parse(source, FILENAME)
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-    exec(compile(tree, FILENAME, "exec", dont_inherit=True), namespace)
-    if isinstance(last, ast.Expr):
-        value = eval(compile(ast.Expression(last.value), FILENAME, "eval", dont_inherit=True), namespace)
-        if value is not None:
-            print(repr(value))
+def _execute(parts: Parts, namespace: dict[str, object]) -> None:
+    statements, last = parts
+    exec(statements, namespace)
+    if last is not None and (value := eval(last, namespace)) is not None:
+        print(repr(value))
 
 
 def exit_code(end: SystemExit) -> int:

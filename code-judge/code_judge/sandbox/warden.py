@@ -4,8 +4,8 @@ Speaks JSON over a SOCK_SEQPACKET socket with the service:
     out  {"layers": [...], "missing": {layer: reason}}, once it is ready
     in   {"run": id, "do": script | compile | execute, "seconds", "cpu", "memory", "echo", "command",
           "more"}
-         with the fds source or binary, stdin, stdout, stderr, status, and those that "more" names: artefact, files,
-         fetch, in this order
+         with the fds source or binary, stdin, stdout, stderr, status, and those that "more" names: artefact,
+         code, files, fetch, in this order
          {"kill": id, "why": kind}
          {"ping": number}
     out  {"id": id, "status": exit status or -signal, "why": kind or null, "seconds": wall time}

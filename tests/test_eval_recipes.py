@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from composing import composed as basis
+from composing import overridden
 from omegaconf import OmegaConf
 
 from verl_cleaner.evaluation.__main__ import _evaluation, _parse
@@ -41,8 +42,7 @@ def evaluation(script, *arguments, **knobs):
 
 def composed(it):
     name, *words = overrides(it, it.rollback[0])
-    with initialize_config_dir(str(REPOSITORY / "verl/verl_cleaner/conf"), version_base=None):
-        return compose(name.removeprefix("--config-name="), [word for word in words if not word.startswith("hydra.")])
+    return overridden(basis(name.removeprefix("--config-name=")), words)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

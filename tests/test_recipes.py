@@ -6,7 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from composing import composed as basis
+from composing import overridden
 from omegaconf import DictConfig, OmegaConf
 
 from cleaner_lab.experiments.grid import read_grid
@@ -69,8 +70,7 @@ def command(name: str, *arguments: str, **knobs: str) -> list[str]:
 def composed(name: str, *arguments: str, **knobs: str) -> DictConfig:
     words = command(name, *arguments, **knobs)
     assert words[1:3] == ["-m", "verl_cleaner.main_ppo"]
-    with initialize_config_dir(str(REPOSITORY / "verl/verl_cleaner/conf"), version_base=None):
-        return compose("cleaner", [word for word in words[3:] if not word.startswith("hydra.")])
+    return overridden(basis("cleaner"), words[3:])
 
 
 def check(config: DictConfig, expected: dict[str, object]) -> None:
@@ -157,8 +157,7 @@ def test_variants(name):
 def test_the_grid_on_a_gpu_has_the_recipes_settings(name, method):
     grid = read_grid(REPOSITORY / "recipe/cleaner/experiments/smollm2.yaml")
     (run_,) = grid.runs(methods=[method], seeds=[0], steps=100)
-    with initialize_config_dir(str(REPOSITORY / "verl/verl_cleaner/conf"), version_base=None):
-        config = compose(grid.config_name, list(run_.overrides))
+    config = overridden(basis(grid.config_name), run_.overrides)
     found = differences(
         OmegaConf.to_container(composed(name, ATTENTION="varlen", SEED="0")), OmegaConf.to_container(config)
     )
@@ -325,8 +324,7 @@ def test_rollout_stats_is_an_evaluation_that_samples_as_in_training():
     evaluation = stats.evaluation(options)
     assert (evaluation.samples, evaluation.rollback, evaluation.sources) == (4, ("plain",), "/p.yaml")
     arguments = [text for text in overrides(evaluation, "plain") if not text.startswith(("hydra.", "--config-name"))]
-    with initialize_config_dir(str(REPOSITORY / "verl/verl_cleaner/conf"), version_base=None):
-        config = compose("cleaner", arguments)
+    config = overridden(basis("cleaner"), arguments)
     check(
         config,
         {

@@ -7,15 +7,14 @@ import re
 import sys
 from pathlib import Path
 
-import hydra
 import pytest
+from composing import composed, overridden
 from live_judge import live_judge
 from verl.tools.schemas import OpenAIFunctionToolSchema
 from verl.tools.tool_registry import load_all_tools
 
 from cleaner_lab.experiments.grid import read_grid
 from cleaner_lab.experiments.results import of_step
-from cleaner_lab.experiments.series import CONF
 from cleaner_lab.nano import chain_data, chain_traces, chains, numkit_api, rates
 from cleaner_lab.nano import cold_start as cold
 from cleaner_lab.nano.chain_reward import compute_score, wrong_answer_score
@@ -252,8 +251,7 @@ def test_the_grids_of_chains_compose(name, monkeypatch):
     settings = cold.Settings(**grid.cold_start["nano"])
     assert (settings.calls, settings.habit > 0) == (3, name != "chain")
     assert [method.name for method in grid.methods] == ["baseline", "penalty", "cleaner", "half", "leaves"]
-    with hydra.initialize_config_dir(str(CONF), version_base=None):
-        configs = {run.method: hydra.compose(grid.config_name, run.overrides) for run in grid.runs(seeds=[0])}
+    configs = {run.method: overridden(composed(grid.config_name), run.overrides) for run in grid.runs(seeds=[0])}
     for config in configs.values():
         multi_turn = config.actor_rollout_ref.rollout.multi_turn
         assert multi_turn.max_assistant_turns == settings.calls + 4

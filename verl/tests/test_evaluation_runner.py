@@ -3,10 +3,10 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from composing import composed as basis
+from composing import overridden
 from omegaconf import OmegaConf
 from test_evaluation_statistics import trajectory
 
@@ -16,7 +16,6 @@ from verl_cleaner.evaluation.runner import PLAIN, ROLLBACK, Evaluation, Evaluati
 from verl_cleaner.evaluation.suites import read_suite
 from verl_cleaner.records import trajectories
 
-CONF = Path(runner.__file__).parents[1] / "conf"
 R = "actor_rollout_ref.rollout"
 AIME24 = synthetic.EVALUATION["aime2024"]
 
@@ -35,8 +34,7 @@ def evaluation(data, **more):
 
 def composed(it, arm):
     name, *words = runner.overrides(it, arm)
-    with initialize_config_dir(str(CONF), version_base=None):
-        return compose(name.removeprefix("--config-name="), [word for word in words if not word.startswith("hydra.")])
+    return overridden(basis(name.removeprefix("--config-name=")), words)
 
 
 @pytest.mark.parametrize("arm", [ROLLBACK, PLAIN])

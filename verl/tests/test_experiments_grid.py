@@ -10,15 +10,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import hydra
 import pytest
+from composing import composed, overridden
 from omegaconf import OmegaConf, open_dict
 
 from cleaner_lab.experiments import results, series
 from cleaner_lab.experiments.experiment import Experiment, devices
 from cleaner_lab.experiments.grid import ColdStart, GridError, read_grid
 from cleaner_lab.experiments.plan import PER_RUN, differences, of_workers, worker_part
-from cleaner_lab.experiments.series import CONF, last_logged_checkpoint
+from cleaner_lab.experiments.series import last_logged_checkpoint
 from verl_cleaner.records.metrics import read_steps
 
 NANO = Path(__file__).parents[2] / "recipe/cleaner/experiments/nano.yaml"
@@ -130,8 +130,7 @@ def test_the_cold_start_is_checked_by_its_bytes(tmp_path):
 
 def compose(path):
     grid = read_grid(path)
-    with hydra.initialize_config_dir(str(CONF), version_base=None):
-        return {run.name: hydra.compose(grid.config_name, list(run.overrides)) for run in grid.runs(seeds=[0])}
+    return {run.name: overridden(composed(grid.config_name), run.overrides) for run in grid.runs(seeds=[0])}
 
 
 @pytest.fixture(scope="module")
@@ -181,8 +180,7 @@ def test_the_methods_of_the_shipped_grid_are_what_their_names_say(configs):
 )
 def test_what_a_worker_keeps_may_not_differ(configs, override):
     grid = read_grid(NANO)
-    with hydra.initialize_config_dir(str(CONF), version_base=None):
-        other = hydra.compose(grid.config_name, [*grid.runs()[0].overrides, override])
+    other = overridden(composed(grid.config_name), [*grid.runs()[0].overrides, override])
     (found,) = differences(worker_part(configs["baseline/seed0"]), worker_part(other))
     assert found.startswith(override.split("=")[0])
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
-from loop_harness import changed, composed
+from composing import changed, composed
 from tiny import tiny_dataset, tiny_model
 
 from verl_cleaner import preflight

@@ -2,7 +2,7 @@
 
 import pytest
 import ray
-from loop_harness import changed, composed
+from composing import changed, composed
 from ray.cluster_utils import Cluster
 
 from verl_cleaner.preflight import nodes

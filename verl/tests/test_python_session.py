@@ -8,8 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
+from composing import CONF
 from live_judge import live_judge
-from loop_harness import CONF, PROMPT, ScriptedServer, make_config, make_loop, rollback, run_loop
+from loop_harness import PROMPT, ScriptedServer, make_config, make_loop, rollback, run_loop
 from omegaconf import OmegaConf
 from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop as StockToolAgentLoop
 from verl.tools.schemas import OpenAIFunctionToolSchema

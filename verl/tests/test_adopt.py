@@ -72,9 +72,22 @@ def project(tmp_path_factory):
     return folder
 
 
+# VeRL's own main, whose workers are forks of a process that has imported VeRL and nothing of ours: ten processes import
+# it once.
+MAIN = """
+import os, sys, tempfile
+from verl_cleaner.engine.cpu import forkserver
+
+tempfile.tempdir = os.getcwd()
+client = forkserver.start(["verl.trainer.ppo.v1.trainer_sync", "verl.workers.engine_workers"])
+workers = f'+ray_kwargs.ray_init.runtime_env.py_executable="{client}"'
+os.execv(sys.executable, [sys.executable, "-m", "verl.trainer.main_ppo", *sys.argv[1:], workers])
+"""
+
+
 def command(project, *lines):
     return [
-        *(sys.executable, "-m", "verl.trainer.main_ppo", f"--config-path={ADOPTED}", "--config-name=gsm8k_multiturn"),
+        *(sys.executable, "-c", MAIN, f"--config-path={ADOPTED}", "--config-name=gsm8k_multiturn"),
         *(f"data.train_files={project / 'data.parquet'}", f"data.val_files={project / 'data.parquet'}"),
         *("algorithm.adv_estimator=grpo", f"{M}.path={project / 'model'}", f"{R}.n=2", f"{R}.top_k=1"),
         *(f"{A}.ppo_mini_batch_size=2", f"{A}.ppo_micro_batch_size_per_gpu=4"),

@@ -28,6 +28,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -58,14 +59,17 @@ _WITH_RAY = (
 _PR_SET_PDEATHSIG = 1
 
 
-def start() -> str:
-    """Start the server and return Ray's `py_executable`. The clients wait for the imports; this function does not."""
+def start(modules: Sequence[str] = _WITH_RAY) -> str:
+    """Start the server and return Ray's `py_executable`. The clients wait for the imports; this function does not.
+
+    modules: what it imports with the environment of the first worker.
+    """
     path = Path(tempfile.mkdtemp(prefix="cleaner-fork-")) / "socket"
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(path))
     listener.listen(64)
     subprocess.Popen(
-        [sys.executable, "-m", "verl_cleaner.engine.cpu.forkserver", str(listener.fileno())],
+        [sys.executable, "-m", "verl_cleaner.engine.cpu.forkserver", str(listener.fileno()), *modules],
         pass_fds=[listener.fileno()],
         stdin=subprocess.DEVNULL,
         # Ctrl-C ends the driver, and the server ends with the driver.
@@ -77,7 +81,7 @@ def start() -> str:
     return shlex.join([sys.executable, "-I", "-S", str(CLIENT), str(path)])
 
 
-def serve(listener: socket.socket) -> NoReturn:
+def serve(listener: socket.socket, modules: Sequence[str]) -> NoReturn:
     _die_with_parent()
     for module in _WITHOUT_RAY:
         importlib.import_module(module)
@@ -89,7 +93,7 @@ def serve(listener: socket.socket) -> NoReturn:
         request, fds = _receive(connection)
         if "ray" not in sys.modules:
             _set_environment(request)
-            for module in _WITH_RAY:
+            for module in modules:
                 importlib.import_module(module)
         if os.fork() == 0:
             listener.close()
@@ -156,4 +160,4 @@ def _die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])

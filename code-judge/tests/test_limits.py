@@ -8,7 +8,6 @@ from judge_harness import Judge, on_this_machine
 MARK = "Suicide from timeout."
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize(
     "solution",
     [

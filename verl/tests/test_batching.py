@@ -20,13 +20,15 @@ PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14, 15], [5, 6, 7], [30, 31]]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     loaded = AutoModelForCausalLM.from_pretrained(tiny_model(tmp_path_factory.mktemp("model")), dtype=torch.float32)
     # Far enough from uniform for ties to be impossible.
     with torch.no_grad():
         for parameter in loaded.parameters():
             parameter.mul_(3)
-    return loaded.eval()
+    yield loaded.eval()
+    torch.set_num_threads(threads)
 
 
 def run(model, requests, *, slots=8, max_length=64, arrive=None):

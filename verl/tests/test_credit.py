@@ -14,11 +14,11 @@ from verl_cleaner.rollout.carried import LEAVES_FIELD, pack_leaves
 from verl_cleaner.saar.leaf import Leaf
 from verl_cleaner.saar.record import RECORD_FIELD, Attempt, Retry, RetryResult, TrajectoryRecord
 from verl_cleaner.saar.standing import standing_failures
-from verl_cleaner.training.credit import first_attempts, penalty, rows
+from verl_cleaner.training.credit import penalty, rows
 from verl_cleaner.training.credit import trainer as credit_trainer
 from verl_cleaner.training.credit.config import CreditConfig
 from verl_cleaner.training.credit.metrics import leaf_metrics
-from verl_cleaner.training.credit.minibatch import COLUMNS, VALUES_FIELD, leaf_rows, pack_values
+from verl_cleaner.training.credit.minibatch import VALUES_FIELD, leaf_rows, pack_values
 from verl_cleaner.training.credit.score import failed_call_score
 
 PAGE = (Path(__file__).parents[2] / "docs" / "credit.md").read_text()
@@ -195,7 +195,6 @@ def test_every_metric_is_documented():
     found = leaf_metrics([("a", 1.0, 1, 1.0)], [("a", 0.0, 1, -1.0)])
     names = {
         *found,
-        "leaves/first_attempts_mean",
         "leaves/sequence_tokens",
         "leaves/kl",
         "leaves/clipfrac",
@@ -206,46 +205,6 @@ def test_every_metric_is_documented():
 
 def test_attempts_travel_with_their_span():
     assert asdict(Attempt(1, (None,), (0.1,)))["span"] is None
-
-
-# ---- the baseline from first attempts --------------------------------------------------------------------------------
-
-
-def test_returns_are_compared_with_the_groups_unrepaired_first_attempts(monkeypatch):
-    """Group g: first attempts are worth -1 (repaired) and 1; group h: 0."""
-    leaf = {"old_log_probs": torch.tensor([-3.0, -4.0]), "advantages": torch.tensor([9.0, 9.0])}
-    values = pack_values([leaf])
-
-    def row(score, leaves, packed):
-        made = {
-            "rm_scores": torch.tensor([0.0, score]),
-            "response_mask": torch.tensor([1, 0]),
-            "data_source": "math_dapo",
-        }
-        return made | {LEAVES_FIELD: pack_leaves(leaves)[LEAVES_FIELD], VALUES_FIELD: packed}
-
-    none = torch.zeros(1)
-    store = Store(
-        {
-            "g_0_0": row(1.0, [Leaf(0, (1, 2))], values),
-            "g_1_0": row(1.0, [], none),
-            "h_0_0": row(0.0, [], none),
-            "pad_0_0": row(0.0, [Leaf(0, (1, 2))], none) | {"response_mask": torch.tensor([0, 0])},
-        }
-    )
-    monkeypatch.setattr(first_attempts, "tq", store)
-    tags = [{}, {}, {}, {"is_padding": True}]
-    batch = KVBatchMeta(partition_id="train", keys=list(store.rows), tags=tags, fields=["advantages"])
-    metrics = {}
-    first_attempts.FirstAttemptCredit(lambda source: -1.0).after_advantages(batch, metrics, step=1)
-    advantages = {key: row["advantages"].tolist() for key, row in store.rows.items()}
-    assert advantages == {"g_0_0": [1, 0], "g_1_0": [1, 0], "h_0_0": [0, 0], "pad_0_0": [0, 0]}
-    table = store.rows["g_0_0"][VALUES_FIELD]
-    assert table[0] == 1
-    assert table[1:].view(len(COLUMNS), 2).tolist() == [[-3, -4], [-1, -1], [1, 1], [1, 1], [0, 0]]
-    assert store.rows["g_1_0"][VALUES_FIELD].tolist() == [0]
-    assert metrics["leaves/first_attempts_mean"] == pytest.approx(0)
-    assert metrics["leaves/advantage_mean"] == -1
 
 
 # ---- from the trainer's rows to the actor's --------------------------------------------------------------------------

@@ -234,11 +234,6 @@ def test_the_gpu_config_passes_with_the_published_dtype(config):
             ["+algorithm.failed_call_penalty=1", f"{MT}.enable=False"],
             ["algorithm.failed_call_penalty=1 needs tool calls", "multi_turn.enable=False"],
         ),
-        (["+algorithm.first_attempt_baseline=1"], ["first_attempt_baseline must be True or False, got 1"]),
-        (
-            ["+algorithm.first_attempt_baseline=True"],
-            [f"needs {MT}.rollback_failed_calls=leaf, got discard", "needs algorithm.norm_adv_by_std_in_grpo=False"],
-        ),
         # Pairs of failed and repaired calls.
         ([NEGATIVES], ["save_negative_samples=True needs enable_tool_rollback=True, got False"]),
         ([ROLLBACK_ON, NEGATIVES, f"+{MT}.rollback_mode=keep"], ["needs rollback_mode=overwrite, got keep"]),

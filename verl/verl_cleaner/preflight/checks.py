@@ -38,7 +38,6 @@ CONFIGURATION: Mapping[str, Check] = {
     "pairs": pairs.pairs,
     "leaves": credit.leaves,
     "failed_call_penalty": credit.penalty,
-    "first_attempt_baseline": credit.first_attempt_baseline,
 }
 TRAINER_NODE: Mapping[str, Check] = {
     "plugin": loaded.plugin,

@@ -42,20 +42,6 @@ def penalty(config: DictConfig) -> Iterator[Finding]:
         )
 
 
-def first_attempt_baseline(config: DictConfig) -> Iterator[Finding]:
-    if config.algorithm.get("first_attempt_baseline", False) is not True:
-        return
-    needed = {
-        f"{MULTI_TURN}.rollback_failed_calls": (FailedCalls.LEAF, FailedCalls.DISCARD),
-        "algorithm.adv_estimator": ("grpo", None),
-        "algorithm.norm_adv_by_std_in_grpo": (False, True),
-    }
-    for key, (value, default) in needed.items():
-        got = OmegaConf.select(config, key, default=default)
-        if got != value:
-            yield error(f"algorithm.first_attempt_baseline=True needs {key}={value}, got {got}")
-
-
 def leaf_score(config: DictConfig) -> Iterator[Finding]:
     if not _has_leaves(config):
         return

@@ -7,7 +7,6 @@ from omegaconf import DictConfig
 from transfer_queue import KVBatchMeta
 
 from verl_cleaner.training.actor import LossTerm
-from verl_cleaner.training.credit.first_attempts import FirstAttemptCredit
 from verl_cleaner.training.credit.penalty import PenaltyCredit
 from verl_cleaner.training.pairs.credit import PairCredit
 
@@ -36,7 +35,6 @@ def credit_methods(config: DictConfig) -> Sequence[CreditMethod]:
     """Those that `config`, the whole configuration of a run, asks for. Raises ValueError for bad values."""
     methods: list[CreditMethod | None] = [
         PairCredit.of(config),
-        FirstAttemptCredit.of(config),
         PenaltyCredit.of(config),
     ]
     return [method for method in methods if method is not None]

@@ -9,21 +9,17 @@ from typing import Any
 @dataclass(frozen=True, slots=True)
 class CreditConfig:
     """failed_call_penalty: what the advantage of a failed call's tokens is lowered by; 0 leaves it as it is.
-    first_attempt_baseline: returns are compared with what the group's trajectories would have got without repair.
 
     Raises:
         ValueError: for a value out of range; names the key, the value and what is expected.
     """
 
     failed_call_penalty: float = 0.0
-    first_attempt_baseline: bool = False
 
     def __post_init__(self) -> None:
         penalty = self.failed_call_penalty
         if isinstance(penalty, bool) or not isinstance(penalty, (int, float)) or not isfinite(penalty) or penalty < 0:
             raise ValueError(f"failed_call_penalty must be a number >= 0, got {penalty!r}")
-        if not isinstance(self.first_attempt_baseline, bool):
-            raise ValueError(f"first_attempt_baseline must be True or False, got {self.first_attempt_baseline!r}")
 
 
 CREDIT_KEYS = tuple(field.name for field in fields(CreditConfig))

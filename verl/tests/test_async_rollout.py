@@ -12,9 +12,9 @@ from rollout_cases import ANSWER, CASES, FAIL, FIXED, ScoringServer, plain, run_
 from verl.workers.rollout import llm_server
 from verl.workers.rollout.replica import TokenOutput
 
-from verl_cleaner.rollout import scoring_client
-from verl_cleaner.rollout.scoring_client import ScoringClient
 from verl_cleaner.rollout.tool_agent_loop import RECORD_FIELD, ToolAgentLoop
+from verl_cleaner.training import modes
+from verl_cleaner.training.modes import ScoringClient
 
 
 class Interrupted:
@@ -72,7 +72,7 @@ def no_waiting(monkeypatch):
     async def sleep(_seconds):
         pass
 
-    for module in (llm_server, scoring_client):
+    for module in (llm_server, modes):
         monkeypatch.setattr(module, "asyncio", SimpleNamespace(sleep=sleep, gather=asyncio.gather))
 
 

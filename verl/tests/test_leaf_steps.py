@@ -10,8 +10,7 @@ import torch
 from tiny import tiny_model
 from transformers import AutoModelForCausalLM
 
-from verl_cleaner.rollout.carried import pack_leaves, unpack_leaves
-from verl_cleaner.rollout.output import MASK_FIELD
+from verl_cleaner.rollout.carried import MASK_FIELD, pack_leaves, unpack_leaves
 from verl_cleaner.saar.leaf import Leaf
 from verl_cleaner.training.credit.minibatch import COLUMNS, VALUES_FIELD, pack_values
 from verl_cleaner.training.overwritten_loss import finish_metrics

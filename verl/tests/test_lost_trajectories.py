@@ -14,9 +14,9 @@ from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop as StockT
 
 from verl_cleaner.rollout import agent_loop_worker as worker_module
 from verl_cleaner.rollout.agent_loop_worker import AgentLoopWorker, RewardError, describe
+from verl_cleaner.rollout.carried import MASK_FIELD
 from verl_cleaner.rollout.lost_trajectory import FailurePolicy, LossCause, LostTrajectory, RolloutError, check_lost
 from verl_cleaner.rollout.other_loops import as_marked, check_rows
-from verl_cleaner.rollout.output import MASK_FIELD
 from verl_cleaner.rollout.tool_agent_loop import RollbackMixin, ToolAgentLoop
 from verl_cleaner.saar.config import RollbackConfig
 from verl_cleaner.saar.outcome import InfrastructureError

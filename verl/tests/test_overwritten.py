@@ -7,7 +7,7 @@ from tensordict import TensorDict
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.utils.losses import ppo_loss
 
-from verl_cleaner.rollout.output import MASK_FIELD
+from verl_cleaner.rollout.carried import MASK_FIELD
 from verl_cleaner.rollout.tool_agent_loop import ToolAgentLoop
 from verl_cleaner.training.overwritten_loss import finish_metrics, marked_loss, token_sums
 

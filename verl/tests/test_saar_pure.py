@@ -135,7 +135,7 @@ def test_gate_meets_its_share():
 
 def policy(*, active=True, **values):
     config = RollbackConfig(enable_tool_rollback=True, **values)
-    return RetryPolicy(config, max_retries=config.max_tool_retries, active=active)
+    return RetryPolicy(config, active=active)
 
 
 def test_a_turn_is_retried_up_to_k_times():

@@ -327,3 +327,18 @@ async def test_a_loop_that_answers_some_calls_itself():
         config = configured(**{"*": {"on_text": patterns}})
         output, _ = await run_loop(Repairing, ScriptedServer(script), config, tools=[Recorder()])
         assert [a["kinds"] for a in output.extra_fields[RECORD_FIELD]["attempts"]] == kinds
+
+
+async def test_a_loop_that_selects_no_tools_for_a_trajectory_may_call_all_of_them():
+    """As in VeRL, and their contracts hold."""
+
+    class Unselected(RollbackMixin, StockToolAgentLoop):
+        async def _handle_pending_state(self, agent_data, sampling_params):
+            del agent_data._active_tools
+            return await super()._handle_pending_state(agent_data, sampling_params)
+
+    tool, script = Recorder(), [f"A. {call('recorder', 'bad')}", "Done."]
+    output, _ = await run_loop(
+        Unselected, ScriptedServer(script), configured(recorder={"idempotent": False}), tools=[tool]
+    )
+    assert (tool.ran, output.extra_fields[RECORD_FIELD]["retries"]) == (["bad"], [])

@@ -29,8 +29,9 @@ async def test_the_first_failed_attempt_is_what_the_policy_sampled_in_the_clean_
     """However often the turn is retried afterwards, and whatever becomes of it."""
     script = [f"A. {FIXED}", f"B. {FAIL}", f"C. {WORSE}", f"D. {FIXED}", "Done."]
     (first, second), server = await turns_of(script, rollback_mode=mode)
-    assert first.first_failed is None
-    failed = second.first_failed
+    assert not first.attempts[0].failed
+    failed = second.attempts[0]
+    assert failed.failed
     ids = encode(f"B. {FAIL}<|im_end|>")
     assert list(failed.tokens.ids) == ids
     assert failed.tokens.boundary == len("B. ")
@@ -44,5 +45,6 @@ async def test_the_first_failed_attempt_is_what_the_policy_sampled_in_the_clean_
 
 async def test_a_turn_that_stays_failed_keeps_its_first_attempt():
     (turn,), _ = await turns_of([f"B. {FAIL}", "I cannot."])
-    assert turn.first_failed is turn.attempt
+    assert turn.attempts == [turn.attempt]
+    assert turn.attempt.failed
     assert (turn.result, turn.recovered) == ("no_call", False)

@@ -1,25 +1,51 @@
-"""What a trajectory carries of its failed calls, as tensors beside its tokens: pairs and leaves.
+"""What a trajectory carries of its repairs, as tensors beside its tokens: which were overwritten, pairs, and leaves.
 
+MASK_FIELD          as the response's mask: 1 on overwritten tokens
 PAIRS_FIELD         int64 (1 + 3 pairs + ids,): number of pairs; start, end and failed tokens of each; all failed ids
 LEAVES_FIELD        int64 (1 + 2 leaves + ids,): number of leaves; start and tokens of each; all ids
 LEAF_SCORES_FIELD   float32 (1 + ids,): 1 and the log-probs of the leaves' tokens as sampled, or only 0 where the
                     rollout keeps none
 
-No field is ever empty and each says its own length, so they survive whatever VeRL does to a batch: jagged or padded, in
-any order, in parts. VeRL's padding rows copy them from a real row; whoever reads them has to leave padding out.
+The fields of pairs and leaves are never empty and say their own length, so they survive whatever VeRL does to a batch:
+jagged or padded, in any order, in parts. VeRL's padding rows copy them from a real row; readers leave padding out.
 """
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
 import torch
+from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 
 from verl_cleaner.saar.leaf import Leaf
 from verl_cleaner.saar.pair import Pair
 
+MASK_FIELD = "overwritten_mask"
 PAIRS_FIELD = "negative_pairs"
 LEAVES_FIELD = "failed_leaves"
 LEAF_SCORES_FIELD = "failed_leaf_logprobs"
+
+
+class MarkedOutput(AgentLoopOutput):
+    """spans: overwritten tokens [start, end) of the response. pairs, leaves: None where none are kept."""
+
+    spans: tuple[tuple[int, int], ...] = ()
+    pairs: Sequence[Pair] | None = None
+    leaves: Sequence[Leaf] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        output = super().as_dict()
+        for name in ("spans", "pairs", "leaves"):
+            output.pop(name, None)
+        mask = torch.zeros_like(output["response_mask"])
+        for start, end in self.spans:
+            mask[start:end] = 1
+        output[MASK_FIELD] = mask
+        if self.pairs is not None:
+            output[PAIRS_FIELD] = pack(self.pairs)
+        if self.leaves is not None:
+            output |= pack_leaves(self.leaves)
+        return output
 
 
 def pack(pairs: Sequence[Pair]) -> torch.Tensor:

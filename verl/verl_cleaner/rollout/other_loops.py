@@ -10,8 +10,8 @@ from typing import Any
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, _agent_loop_registry
 
+from verl_cleaner.rollout.carried import MarkedOutput
 from verl_cleaner.rollout.lost_trajectory import RolloutError
-from verl_cleaner.rollout.output import MarkedOutput
 from verl_cleaner.saar.config import FailedCalls, OtherLoops, RollbackConfig
 
 _SHOWN = 8

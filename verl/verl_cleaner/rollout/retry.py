@@ -10,11 +10,11 @@ from verl.experimental.agent_loop.tool_parser import FunctionCall
 
 from verl_cleaner.rollout import rescore
 from verl_cleaner.rollout.snapshot import Snapshot
-from verl_cleaner.rollout.tool_parser import to_tool_calls
+from verl_cleaner.rollout.tool_calls import ToolCallsMixin
+from verl_cleaner.rollout.tool_parser import CallReader, to_tool_calls
 from verl_cleaner.rollout.tools.stand_in import parsed
 from verl_cleaner.rollout.tools.state import set_since
 from verl_cleaner.rollout.turn import TurnAttempt
-from verl_cleaner.rollout.turn_tokens import TurnTokensMixin
 from verl_cleaner.saar.config import RollbackMode, SimilarityOn
 from verl_cleaner.saar.gate import derive_seed
 from verl_cleaner.saar.overwrite import Strategy, overwrite_turn
@@ -40,12 +40,13 @@ class _Retry:
     noted: dict[str, Any]
 
 
-class RetryMixin(TurnTokensMixin):
+class RetryMixin(ToolCallsMixin):
     """key: what the seeds of a trajectory's generations are derived from. rescores: the rollout engine scores
     overwritten tokens. Both are set for each trajectory before its first turn."""
 
     key: tuple[object, ...]
     rescores: bool
+    tool_parser: CallReader
 
     def _overwrites(self) -> bool:
         return self.rollback.config.rollback_mode == RollbackMode.OVERWRITE
@@ -98,7 +99,7 @@ class RetryMixin(TurnTokensMixin):
         await self._generate(agent_data, {**self._sampling_params, "max_tokens": budget}, ignore_termination=True)
         ids = agent_data.response_ids
         policy.end_retry(generated=len(ids))
-        cut_off = len(ids) >= budget and ids[-1] not in self._stop_ids()
+        cut_off = len(ids) >= budget and ids[-1] not in self.tool_parser.ending_ids()
         tokens = self._split_tool_call_segment(ids, agent_data.response_logprobs)
         calls = [] if cut_off else agent_data.tool_calls
         noted = set_since(noted_before, agent_data.extra_fields)
@@ -144,7 +145,10 @@ class RetryMixin(TurnTokensMixin):
         turn, discarded = self.turn, 0
         if self.rollback.config.rollback_mode == RollbackMode.VOID:
             discarded = len(turn.attempt.tokens)
-            self._void_tokens(agent_data, turn.start, discarded)
+            masked, logprobs = [0] * discarded, [0.0] * discarded
+            agent_data.response_mask = _spliced(agent_data.response_mask, turn.start, masked)
+            if agent_data.response_logprobs:
+                agent_data.response_logprobs = _spliced(agent_data.response_logprobs, turn.start, logprobs)
         agent_data.tool_calls = retry.calls
         size = len(side.response_mask)
         turn.before = replace(
@@ -174,3 +178,44 @@ class RetryMixin(TurnTokensMixin):
         if len(old) + len(new) < _LONG:
             return similarity(old, new)
         return await asyncio.to_thread(similarity, old, new)
+
+    # ---- the tokens of a turn ----------------------------------------------------------------------------------------
+
+    def _split_tool_call_segment(self, ids: list[int], response_logprobs: list[float]) -> Turn:
+        """The turn `ids`, with which the response ends."""
+        logprobs = tuple(response_logprobs[len(response_logprobs) - len(ids) :]) if response_logprobs else None
+        return Turn(tuple(ids), logprobs, self._find_tool_call_token_boundary(ids))
+
+    def _find_tool_call_token_boundary(self, ids: list[int]) -> int | None:
+        """Index of the first token of the first call; None where there is none, or the format is unknown."""
+        return self.tool_parser.boundary(ids)
+
+    async def _read_turn(self, turn: Turn, agent_data: AgentData) -> tuple[str, list[FunctionCall]]:
+        """The turn's text before its calls, and the calls, as VeRL reads a generated one."""
+        tools = [tool.tool_schema for tool in self._active_tools(agent_data).values()]
+        return await self.tool_parser.extract_tool_calls(list(turn.ids), tools)
+
+    async def _overwrite_last_assistant_turn(
+        self, agent_data: AgentData, before: Snapshot, turn: Turn, content: str, calls: list[FunctionCall]
+    ) -> None:
+        """Go back to before the failed turn and append `turn` in its place, as VeRL appends a generated one."""
+        before.restore(agent_data)
+        merged, agent_data.response_mask, logprobs = await self.ct_merge_assistant_token(
+            agent_data.prompt_ids,
+            list(turn.ids),
+            agent_data.response_mask,
+            None if turn.logprobs is None else agent_data.response_logprobs,
+            assistant_logprobs=None if turn.logprobs is None else list(turn.logprobs),
+        )
+        agent_data.prompt_ids = merged.token_ids
+        if logprobs is not None:
+            agent_data.response_logprobs = logprobs
+        agent_data.response_ids = list(turn.ids)
+        agent_data.assistant_turns += 1
+        agent_data.tool_calls = calls
+        agent_data.messages.append(self._build_assistant_message(content, agent_data))
+        assert not agent_data.response_logprobs or len(agent_data.response_logprobs) == len(agent_data.response_mask)
+
+
+def _spliced(values: list[Any], start: int, new: list[Any]) -> list[Any]:
+    return [*values[:start], *new, *values[start + len(new) :]]

@@ -33,7 +33,7 @@ class RollbackManager:
         # The share applies to training; at validation it is all or none.
         self.eligible = self.enable and (validate or self._may_roll_back(step, key))
         self.max_retries = config.max_tool_retries
-        self.policy = RetryPolicy(config, max_retries=self.max_retries, active=self.eligible)
+        self.policy = RetryPolicy(config, active=self.eligible)
         self.record = TrajectoryRecord(enabled=self.enable, eligible=self.eligible)
         self.pairs: list[Pair] | None = [] if config.save_negative_samples and not validate else None
         keeps_leaves = config.rollback_failed_calls == FailedCalls.LEAF and not validate

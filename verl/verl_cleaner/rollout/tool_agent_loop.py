@@ -24,7 +24,7 @@ from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop as StockT
 
 from verl_cleaner.config import rollback_config
 from verl_cleaner.rollout import rescore
-from verl_cleaner.rollout.output import MarkedOutput
+from verl_cleaner.rollout.carried import MarkedOutput
 from verl_cleaner.rollout.retry import RetryMixin
 from verl_cleaner.rollout.rollback_manager import RollbackManager
 from verl_cleaner.rollout.snapshot import Snapshot

@@ -122,8 +122,9 @@ class ToolCallsMixin(_Loop):
         return OK if verdict is None else as_outcome(verdict, f"a call was answered: {text[:200]}")
 
     def _active_tools(self, agent_data: AgentData) -> dict[str, Any]:
-        """Those of the sample, which VeRL notes on the trajectory."""
-        return getattr(agent_data, "_active_tools", None) or {}
+        """Those of the sample, which VeRL's `run` notes on the trajectory; all where a loop's own `run` notes none."""
+        tools: dict[str, Any] = getattr(agent_data, "_active_tools", self.tools)
+        return tools
 
     def _tool(self, tool_call: FunctionCall, agent_data: AgentData) -> ToolStandIn | None:
         """Also for tools that a loop has added to the trajectory."""

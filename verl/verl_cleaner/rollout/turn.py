@@ -184,12 +184,6 @@ class ToolTurn:
         return len(self.before.response_mask)
 
     @property
-    def first_failed(self) -> TurnAttempt | None:
-        """The version that the policy sampled without an error in view, if it failed. `tokens` holds its ids, log-probs
-        and boundary, `after` the trajectory that ends with it."""
-        return self.attempts[0] if self.attempts and self.attempts[0].failed else None
-
-    @property
     def recovered(self) -> bool:
         return not self.attempt.failures
 

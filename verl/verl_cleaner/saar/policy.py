@@ -14,12 +14,11 @@ from verl_cleaner.saar.config import RollbackConfig
 class RetryPolicy:
     """Pure state machine: owns no tasks and no clients.
 
-    max_retries: of a turn. active: this trajectory may still roll back.
+    active: this trajectory may still roll back.
     retries: of the turn in progress. total, tokens: of the trajectory.
     """
 
     config: RollbackConfig
-    max_retries: int
     active: bool
     retries: int = 0
     total: int = 0
@@ -31,7 +30,7 @@ class RetryPolicy:
     def triggers(self, kinds: Sequence[str]) -> bool:
         """True if the turn in progress, whose calls failed with `kinds`, is to be tried again."""
         config = self.config
-        if not self.active or self.retries >= self.max_retries or self._tokens_left() < 1:
+        if not self.active or self.retries >= config.max_tool_retries or self._tokens_left() < 1:
             return False
         if config.rollback_max_retries is not None and self.total >= config.rollback_max_retries:
             return False

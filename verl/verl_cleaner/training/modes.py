@@ -9,17 +9,36 @@ VeRL aborts and resumes below the agent loop: a turn that was interrupted, or a 
 may then span several versions of the weights, which `training/off_policy/trajectory_spans` counts.
 """
 
+import asyncio
 from typing import Any, ClassVar
 
 from omegaconf import DictConfig, open_dict
 from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient, LLMServerClient
+from verl.workers.rollout.replica import TokenOutput
 
 from verl_cleaner import TRAINERS
-from verl_cleaner.rollout.scoring_client import ScoringClient
 from verl_cleaner.training.actor import ExtendedDetachWorker
 from verl_cleaner.training.trainer import CleanerTrainerMixin
+
+_PAUSE = 1.0
+"""Seconds, as VeRL waits for the servers to come back."""
+
+
+class ScoringClient(FullyAsyncLLMServerClient):
+    """VeRL's client resumes what was aborted and joins the parts into a new reply, without fields such as the
+    `prompt_logprobs` that `rollout.rescore` reads. A request for scores has no parts: it is made again."""
+
+    async def generate(self, request_id: str, *, sampling_params: dict[str, Any], **kwargs: Any) -> TokenOutput:
+        if "prompt_logprobs" not in sampling_params:
+            return await super().generate(request_id, sampling_params=sampling_params, **kwargs)
+        while True:
+            output = await LLMServerClient.generate(self, request_id, sampling_params=sampling_params, **kwargs)
+            if output.stop_reason not in ("aborted", "abort"):
+                return output
+            await asyncio.sleep(_PAUSE)
 
 
 class _Mode(CleanerTrainerMixin):

@@ -1,7 +1,7 @@
 """KL and clip fraction on overwritten tokens, on leaves and on the others: whether training on them is stable.
 
 VeRL's PPO loss is wrapped (`marked_loss`) to sum over the kinds of tokens by the mask that came with the batch
-(`verl_cleaner.rollout.output`, `verl_cleaner.training.credit.minibatch`); the trainer divides (`finish_metrics`), so
+(`verl_cleaner.rollout.carried`, `verl_cleaner.training.credit.minibatch`); the trainer divides (`finish_metrics`), so
 that micro-batches without any do not count.
 """
 
@@ -14,7 +14,7 @@ from verl.workers.config import ActorConfig
 from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import no_padding_2_padding
 
-from verl_cleaner.rollout.output import MASK_FIELD
+from verl_cleaner.rollout.carried import MASK_FIELD
 from verl_cleaner.training.credit.minibatch import LEAF_MARK
 
 _PREFIX = "actor/"

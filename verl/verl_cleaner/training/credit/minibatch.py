@@ -15,8 +15,7 @@ import torch
 from tensordict import NonTensorData, TensorDict
 from verl.utils import tensordict_utils as tu
 
-from verl_cleaner.rollout.carried import LEAVES_FIELD, unpack_leaves
-from verl_cleaner.rollout.output import MASK_FIELD
+from verl_cleaner.rollout.carried import LEAVES_FIELD, MASK_FIELD, unpack_leaves
 
 VALUES_FIELD = "leaf_values"
 COLUMNS: dict[str, float] = {

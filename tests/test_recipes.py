@@ -314,11 +314,11 @@ def test_the_documentation_lists_every_script():
 
 def test_rollout_stats_is_an_evaluation_that_samples_as_in_training():
     from verl_cleaner.dataset import filter as data_filter
-    from verl_cleaner.dataset import stats
+    from verl_cleaner.evaluation import rollout_stats as stats
     from verl_cleaner.evaluation.runner import overrides
 
     words = command("rollout_stats", MODEL_PATH="/m", PROMPT_SOURCES="/p.yaml", ATTEMPTS="4", LIMIT="9", NUM_GPU="2")
-    assert words[1:3] == ["-m", "verl_cleaner.dataset.stats"]
+    assert words[1:3] == ["-m", "verl_cleaner.evaluation.rollout_stats"]
     options = stats.parse(words[3:])
     assert (str(options.out), options.limit) == (str(data_filter.STATISTICS), 9)
     evaluation = stats.evaluation(options)

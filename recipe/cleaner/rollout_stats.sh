@@ -38,7 +38,7 @@ words=("$MODEL_PATH") SAMPLES=$ATTEMPTS VAL_SAVE_PATH=$OUTPUT_DIR
 evaluation_settings
 # As in training, not as in evaluation.
 set_ $ROLL.val_kwargs.top_p=1.0 $ROLL.val_kwargs.temperature=1.0
-COMMAND=("$(interpreter)" -m verl_cleaner.dataset.stats "${options[@]}" "${SETTINGS[@]}" "$@")
+COMMAND=("$(interpreter)" -m verl_cleaner.evaluation.rollout_stats "${options[@]}" "${SETTINGS[@]}" "$@")
 print_if_dry "${COMMAND[@]}"
 check_cluster
 if [[ $ROLLOUT == cpu ]]; then prepare_python; else prepare_python --extra "$ROLLOUT"; fi

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from verl_cleaner.dataset import filter as data_filter
-from verl_cleaner.dataset import stats, success, synthetic
+from verl_cleaner.dataset import success, synthetic
+from verl_cleaner.evaluation import rollout_stats as stats
 from verl_cleaner.evaluation.runner import EvaluationError
 from verl_cleaner.launch import RunFailed
 from verl_cleaner.records import trajectories

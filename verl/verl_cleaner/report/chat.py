@@ -63,7 +63,8 @@ def read(row: Any) -> tuple[list[Block], list[Block], list[str]]:
     """
     messages = list(_messages(row))
     if not any(message.role in ("assistant", "call") for message in messages):
-        raise BrokenRow(f"{_key_of(row)}: expected a message of the assistant, got {len(messages)} messages without")
+        key = next((name for name in (*LISTS, "prompt") if isinstance(row, dict) and name in row), "row")
+        raise BrokenRow(f"{key}: expected a message of the assistant, got {len(messages)} messages without")
     prompt: list[Block] = []
     blocks: list[Block] = []
     kinds: list[str] = []
@@ -98,10 +99,6 @@ def question(row: Any) -> str:
 
 
 # ---- where messages stand ------------------------------------------------------------------------------------------
-
-
-def _key_of(row: Any) -> str:
-    return next((name for name in (*LISTS, "prompt") if isinstance(row, dict) and name in row), "row")
 
 
 def _messages(row: Any) -> Iterator[Message]:
@@ -172,9 +169,8 @@ def _assistant(message: Message, turn: int) -> Iterator[Block]:
         if kind == "tool_use":
             yield _call({"name": part.get("name"), "arguments": part.get("input")}, f"{key}.content[{number}]", turn)
         elif kind in ("thinking", "reasoning"):
-            yield Block(
-                Kind.THINKING, _text(part.get("thinking") or part.get("text"), f"{key}.content[{number}]"), turn
-            )
+            words = _text(part.get("thinking") or part.get("text"), f"{key}.content[{number}]")
+            yield Block(Kind.THINKING, words, turn)
         else:
             yield from conversation.of_assistant(_text(part, f"{key}.content"), turn)
     calls = fields.get("tool_calls") or []

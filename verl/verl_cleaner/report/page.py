@@ -189,23 +189,14 @@ def _block(block: Block) -> list[Any]:
 
 
 _RETRY = (
-    "turn",
-    "retry",
-    "kinds",
-    "result",
-    "strategy",
-    "similarity",
-    "threshold",
-    "generated",
-    "discarded",
-    "seconds",
+    *("turn", "retry", "kinds", "result", "strategy", "similarity", "threshold"),
+    *("generated", "discarded", "seconds", "gap"),
 )
 
 
 def _retry(row: dict[str, Any]) -> dict[str, Any]:
     lines = diff(_shorten(row["failed_call"]), _shorten(row["new_call"])) if row["new_call"] else []
     return {name: row[name] for name in _RETRY} | {
-        "gap": row["gap"],
         "error": _shorten(row["error"], 8000),
         "malformed": _shorten(row["malformed"], 8000),
         "failed": "" if lines else _shorten(row["failed_call"]),

@@ -1,6 +1,6 @@
 """How often a model solves each row of a data set: `recipe/cleaner/rollout_stats.sh` calls this.
 
-    python -m verl_cleaner.dataset.stats --dataset FILE --evaluation DIR --out FILE [--attempts 8]
+    python -m verl_cleaner.evaluation.rollout_stats --dataset FILE --evaluation DIR --out FILE [--attempts 8]
         [--model MODEL [--rollback] [--no_tools] [--sources YAML] [--chunk 256] [--limit ROWS] [key=value …]]
 
 With --model the rows are rolled out first, as an evaluation over the data set (`verl_cleaner.evaluation`) in DIR; the
@@ -118,7 +118,7 @@ def _write(options: argparse.Namespace) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m verl_cleaner.dataset.stats",
+        prog="python -m verl_cleaner.evaluation.rollout_stats",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -27,7 +27,6 @@ from verl_cleaner.training.pairs.config import DpoConfig
 from verl_cleaner.training.pairs.grant import GRANTED_FIELD
 from verl_cleaner.training.pairs.rows import pair_rows, to_batch
 from verl_cleaner.training.pairs.step import means_of, pair_weights, weighted_loss
-from verl_cleaner.training.pairs.term import PairTerm
 
 LOOSE = DpoConfig(use_dpo_on_tool_calls=True, dpo_beta=0.3, dpo_max_adjustment_ratio=1.0)
 TIGHT = DpoConfig(use_dpo_on_tool_calls=True, dpo_beta=0.3, dpo_max_adjustment_ratio=0.01)
@@ -144,7 +143,7 @@ def run_step(worker: ExtendedActorWorker, rows: list[dict], settings: dict) -> d
     rows = [row | {GRANTED_FIELD: torch.tensor(count)} for row, count in zip(rows, granted, strict=True)]
     if settings.get("bare"):
         rows = [{key: row[key] for key in row if key not in (PAIRS_FIELD, GRANTED_FIELD)} for row in rows]
-    worker.set_loss_terms([PairTerm(settings.get("dpo", LOOSE))])
+    worker.set_pairs(settings.get("dpo", LOOSE))
     worker.actor.__class__ = TrainingWorker if settings.get("stock") else ExtendedTrainingWorker
     gradients: list[dict] = []
 

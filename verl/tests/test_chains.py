@@ -25,7 +25,7 @@ from cleaner_lab.nano.solutions import solve
 from cleaner_lab.nano.tasks import TOOL
 from cleaner_lab.nano.tokenizer import train_tokenizer
 from verl_cleaner.config import rollback_config
-from verl_cleaner.training.credit.config import credit_config
+from verl_cleaner.training.credit.penalty import failed_call_penalty
 
 CHAINS = chains.make_chains("cold_start", 60, seed=3, calls=3)
 PARTS = [part for chain in CHAINS for part in chain.parts]
@@ -264,7 +264,7 @@ def test_the_grids_of_chains_compose(name, monkeypatch):
     assert (leaves.rollback_failed_calls, leaves.rollback_at_validation) == ("leaf", False)
     half = rollback_config(configs["half"].actor_rollout_ref.rollout.multi_turn)
     assert (half.rollback_probability, half.rollback_stratified) == (0.5, True)
-    assert credit_config(configs["penalty"].algorithm).failed_call_penalty == 1
+    assert failed_call_penalty(configs["penalty"].algorithm) == 1
     assert not rollback_config(configs["baseline"].actor_rollout_ref.rollout.multi_turn).enable_tool_rollback
 
 

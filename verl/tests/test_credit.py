@@ -1,7 +1,7 @@
 """The parts of credit for failed calls that need no trainer: scores, penalty, metrics, and what docs/credit.md says."""
 
 import re
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,11 +12,9 @@ from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from verl_cleaner.rollout.carried import LEAVES_FIELD, pack_leaves
 from verl_cleaner.saar.leaf import Leaf
-from verl_cleaner.saar.record import RECORD_FIELD, Attempt, Retry, RetryResult, TrajectoryRecord
-from verl_cleaner.saar.standing import standing_failures
+from verl_cleaner.saar.record import RECORD_FIELD, Attempt, Retry, RetryResult, TrajectoryRecord, standing_failures
 from verl_cleaner.training.credit import penalty, rows
 from verl_cleaner.training.credit import trainer as credit_trainer
-from verl_cleaner.training.credit.config import CreditConfig
 from verl_cleaner.training.credit.metrics import leaf_metrics
 from verl_cleaner.training.credit.minibatch import VALUES_FIELD, leaf_rows, pack_values
 from verl_cleaner.training.credit.score import failed_call_score
@@ -188,7 +186,7 @@ def test_metrics_by_hand():
 
 def test_every_parameter_is_documented_with_its_default():
     documented = dict(re.findall(r"^\| `algorithm\.(\w+)` \| `([\w.]+)` \|", PAGE, re.MULTILINE))
-    assert documented == {field.name: str(field.default) for field in fields(CreditConfig)}
+    assert documented == {penalty.KEY: str(penalty.failed_call_penalty({}))}
 
 
 def test_every_metric_is_documented():

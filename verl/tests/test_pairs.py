@@ -19,11 +19,10 @@ from verl_cleaner.saar.pair import Pair, make_pair, share_out
 from verl_cleaner.saar.segment import Turn
 from verl_cleaner.training import modes, trainer
 from verl_cleaner.training.actor import ExtendedActorWorker
-from verl_cleaner.training.credit_methods import credit_methods
-from verl_cleaner.training.pairs import credit, grant
+from verl_cleaner.training.pairs import grant
 from verl_cleaner.training.pairs.config import DpoConfig
 from verl_cleaner.training.pairs.grant import GRANTED_FIELD, grant_pairs
-from verl_cleaner.training.pairs.term import PairTerm, finish_dpo_metrics
+from verl_cleaner.training.pairs.term import finish_dpo_metrics
 from verl_cleaner.training.step_metrics import batch_metrics
 
 FAIL, WORSE, FIXED = (
@@ -239,24 +238,33 @@ def test_pairs_are_granted_before_the_update(monkeypatch, save):
         return "granted batch", 3
 
     monkeypatch.setattr(modes.PPOTrainerSync, "_update_actor", update)
-    monkeypatch.setattr(credit, "grant_pairs", grant)
+    monkeypatch.setattr(trainer, "grant_pairs", grant)
     made = object.__new__(modes.CleanerTrainer)
     made.config = make_config(*rollback(save_negative_samples=save, max_negative_samples_per_group=2))
-    made._credit = credit_methods(made.config)
     made.global_steps = 5
     made._update_actor("batch", {})
     granted = [("grant", 2, (made.config.actor_rollout_ref.rollout.get("seed", 0), 5)), ("update", "granted batch")]
     assert calls == (granted if save else [("update", "batch")])
-    assert [method.samples for method in made._credit] == ([3] if save else [])
+    assert made._granted_pairs == (3 if save else 0)
 
 
 @pytest.mark.parametrize(("save", "dpo"), [(False, False), (True, False), (True, True)])
-def test_the_configuration_chooses_the_terms(save, dpo):
+def test_the_configuration_chooses_whether_pairs_are_in_the_loss(save, dpo):
+    told = []
+
+    class Workers:
+        def set_loss_fn(self, loss):
+            pass
+
+        def set_pairs(self, config):
+            told.append(config)
+
     values = [f"+algorithm.{key}={value}" for key, value in {"use_dpo_on_tool_calls": dpo, "dpo_beta": 0.5}.items()]
-    methods = credit_methods(make_config(*rollback(save_negative_samples=save), *values))
-    assert len(methods) == save
-    terms = [term for method in methods if (term := method.loss_term())]
-    assert terms == ([PairTerm(DpoConfig(use_dpo_on_tool_calls=True, dpo_beta=0.5))] if dpo else [])
+    values.append("actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4")
+    made = object.__new__(modes.CleanerTrainer)
+    made.config, made.actor_rollout_wg = make_config(*rollback(save_negative_samples=save), *values), Workers()
+    made.set_losses()
+    assert told == ([DpoConfig(use_dpo_on_tool_calls=True, dpo_beta=0.5)] if dpo else [])
 
 
 # ---- docs/pairs.md ---------------------------------------------------------------------------------------------------

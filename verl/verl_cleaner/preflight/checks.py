@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from omegaconf import DictConfig
 
-from verl_cleaner.preflight import credit, data, host, keys, loaded, model, pairs, reward, stock, tools, values
+from verl_cleaner.preflight import data, failed_calls, host, keys, loaded, model, reward, tools, values
 from verl_cleaner.preflight.finding import Finding, Level, error, warning
 from verl_cleaner.preflight.names import nearest
 
@@ -35,9 +35,9 @@ CONFIGURATION: Mapping[str, Check] = {
     "attention": values.attention,
     "cpu": values.cpu,
     "metrics_address": values.metrics_address,
-    "pairs": pairs.pairs,
-    "leaves": credit.leaves,
-    "failed_call_penalty": credit.penalty,
+    "pairs": failed_calls.pairs,
+    "leaves": failed_calls.leaves,
+    "failed_call_penalty": failed_calls.penalty,
 }
 TRAINER_NODE: Mapping[str, Check] = {
     "plugin": loaded.plugin,
@@ -45,7 +45,7 @@ TRAINER_NODE: Mapping[str, Check] = {
     "data_columns": data.columns,
     "data_rows": data.rows,
     "reward_function": reward.function,
-    "leaf_score": credit.leaf_score,
+    "leaf_score": failed_calls.leaf_score,
     "tool_calls": tools.tool_calls,
     "tool_contracts": tools.contracts,
     "tools": tools.tools,
@@ -55,7 +55,7 @@ TRAINER_NODE: Mapping[str, Check] = {
     "gpu": host.gpu,
     "engine": host.engine,
     "loggers": host.loggers,
-    "verl": stock.verl,
+    "verl": values.verl,
 }
 EVERY_NODE: Mapping[str, Check] = {name: TRAINER_NODE[name] for name in ("plugin", "tools", "judge", "engine")}
 NAMES = (*CONFIGURATION, *TRAINER_NODE, "trainer_mode", "main")

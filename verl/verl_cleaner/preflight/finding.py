@@ -1,5 +1,6 @@
 """What a check has found."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -29,3 +30,11 @@ def error(text: str) -> Finding:
 
 def warning(text: str) -> Finding:
     return Finding(Level.WARNING, text)
+
+
+def refusal(prefix: str, read: Callable[..., object], *args: object) -> Iterator[Finding]:
+    """An error with the message of the ValueError that `read` raises, if it does."""
+    try:
+        read(*args)
+    except ValueError as problem:
+        yield error(f"{prefix}{problem}")

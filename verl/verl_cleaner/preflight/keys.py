@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_cleaner.preflight.finding import Finding, error, warning
 from verl_cleaner.preflight.names import FSDP_SECTIONS, nearest
-from verl_cleaner.training.credit.config import CREDIT_KEYS
+from verl_cleaner.training.credit import penalty
 from verl_cleaner.training.pairs.config import DPO_KEYS
 
 _MOVED = {
@@ -41,7 +41,7 @@ _UNREAD = {
 _UNTYPED = {"algorithm.rollout_correction": "verl.trainer.config.RolloutCorrectionConfig"}
 """Sections without `_target_` for which VeRL has a dataclass."""
 
-_ALSO_READ = {"reward": {"reward_kwargs"}, "algorithm": {*DPO_KEYS, *CREDIT_KEYS}}
+_ALSO_READ = {"reward": {"reward_kwargs"}, "algorithm": {*DPO_KEYS, penalty.KEY}}
 """Keys that are read although neither VeRL's YAML nor its dataclass has them: those of the reward manager, and ours."""
 
 _NEVER_BUILT = {"algorithm"}

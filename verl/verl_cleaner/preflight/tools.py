@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from verl_cleaner.preflight.data import agent_loops
-from verl_cleaner.preflight.finding import Finding, error, warning
+from verl_cleaner.preflight.finding import Finding, error, refusal, warning
 from verl_cleaner.preflight.names import MULTI_TURN, rolls_back
 from verl_cleaner.saar.config import OtherLoops
 
@@ -20,10 +20,7 @@ def contracts(config: DictConfig) -> Iterator[Finding]:
     from verl_cleaner.rollout.tools.contract import check_values
 
     given = config.actor_rollout_ref.rollout.multi_turn.get("tool_contracts")
-    try:
-        check_values(rollback_config({"tool_contracts": given}).contracts)
-    except ValueError as problem:
-        yield error(f"{MULTI_TURN}.{problem}")
+    yield from refusal(f"{MULTI_TURN}.", lambda: check_values(rollback_config({"tool_contracts": given}).contracts))
 
 
 def tool_calls(config: DictConfig) -> Iterator[Finding]:

@@ -1,6 +1,8 @@
 """Checks of ranges, and of keys that do not fit together."""
 
 import builtins
+import contextlib
+import io
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from verl_cleaner.engine.attention import NAME as VARLEN
-from verl_cleaner.preflight.finding import Finding, error, warning
+from verl_cleaner.preflight.finding import Finding, error, refusal, warning
 from verl_cleaner.preflight.names import (
     FSDP_SECTIONS,
     MULTI_TURN,
@@ -48,10 +50,7 @@ def rollback_values(config: DictConfig) -> Iterator[Finding]:
 
 
 def lost_groups(config: DictConfig) -> Iterator[Finding]:
-    try:
-        FailurePolicy.of(config.trainer)
-    except ValueError as problem:
-        yield error(str(problem))
+    yield from refusal("", FailurePolicy.of, config.trainer)
 
 
 def failure_kinds(config: DictConfig) -> Iterator[Finding]:
@@ -68,7 +67,9 @@ def rollback_logprobs(config: DictConfig) -> Iterator[Finding]:
         return
     logprobs = config.actor_rollout_ref.rollout.multi_turn.get("rollback_logprobs", "recompute")
     if logprobs == "rescore":
-        yield from _inexact_rescoring(config)
+        from verl_cleaner.rollout.rescore import check_config
+
+        yield from refusal(f"{MULTI_TURN}.", check_config, config.actor_rollout_ref.rollout)
     elif logprobs == "recompute":
         for key, value in _uses_rollout_logprobs(config):
             yield error(
@@ -95,19 +96,9 @@ def tool_limits(config: DictConfig) -> Iterator[Finding]:
         )
 
 
-def _inexact_rescoring(config: DictConfig) -> Iterator[Finding]:
-    from verl_cleaner.rollout.rescore import check_config
-
-    try:
-        check_config(config.actor_rollout_ref.rollout)
-    except ValueError as problem:
-        yield error(f"{MULTI_TURN}.{problem}")
-
-
 def _uses_rollout_logprobs(config: DictConfig) -> Iterator[tuple[str, Any]]:
-    correction = "algorithm.rollout_correction"
-    candidates = (f"{correction}.rollout_is", f"{correction}.rollout_rs", f"{correction}.bypass_mode")
-    for key in candidates:
+    for name in ("rollout_is", "rollout_rs", "bypass_mode"):
+        key = f"algorithm.rollout_correction.{name}"
         value = OmegaConf.select(config, key)
         if value:
             yield key, value
@@ -188,3 +179,16 @@ def metrics_address(config: DictConfig) -> Iterator[Finding]:
     problem = check_address(config.trainer.get("metrics_address"))
     if problem:
         yield error(problem)
+
+
+def verl(config: DictConfig) -> Iterator[Finding]:
+    """VeRL's own checks, also those that VeRL makes only in its workers."""
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import omega_conf_to_dataclass, validate_config
+
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            omega_conf_to_dataclass(config.actor_rollout_ref.rollout)
+            validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
+    except Exception as failure:
+        yield error(f"VeRL refuses the configuration: {type(failure).__name__}: {failure}")

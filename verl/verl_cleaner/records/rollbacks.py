@@ -10,7 +10,7 @@ from typing import Any
 
 from verl_cleaner.records import parquet
 from verl_cleaner.saar.config import RollbackConfig
-from verl_cleaner.saar.metrics import Record
+from verl_cleaner.saar.record import Record
 
 SCHEMA_VERSION = 1
 SCHEMA: parquet.Schema = {

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from verl_cleaner.records import parquet
-from verl_cleaner.saar.metrics import Record
-from verl_cleaner.saar.record import RECORD_FIELD
+from verl_cleaner.saar.record import RECORD_FIELD, Record
 
 SCHEMA_VERSION = 2
 

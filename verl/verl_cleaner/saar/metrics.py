@@ -1,12 +1,10 @@
 """The metrics of a batch of trajectories, from their records."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import ceil
-from typing import Any
 
-Record = Mapping[str, Any]
-"""A `TrajectoryRecord` as plain data, the form in which it travels."""
+from verl_cleaner.saar.record import Record
 
 
 def rollback_metrics(records: Sequence[Record]) -> dict[str, float]:

@@ -1,8 +1,13 @@
 """What happened to a trajectory."""
 
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
+
+Record = Mapping[str, Any]
+"""A `TrajectoryRecord` as plain data, the form in which it travels."""
 
 RECORD_FIELD = "rollback_record"
 """The name under which a trajectory's record travels, as plain data, among the agent loop's extra fields."""
@@ -96,3 +101,21 @@ class TrajectoryRecord:
         """The gap of the turn's last overwrite."""
         last = max(i for i, retry in enumerate(self.retries) if retry.turn == turn and retry.span is not None)
         self.retries[last] = replace(self.retries[last], gap=gap)
+
+
+def standing_failures(record: Record) -> list[tuple[int, int]]:
+    """Spans, as in `Attempt`, of the failed attempts that no retry overwrote: they stand in the trajectory."""
+    results: dict[int, list[str]] = defaultdict(list)
+    for retry in record["retries"]:
+        results[retry["turn"]].append(retry["result"])
+    numbers: Counter[int] = Counter()
+    spans = []
+    for attempt in record["attempts"]:
+        # The turn's n-th retry follows its n-th attempt.
+        turn, number = attempt["turn"], numbers[attempt["turn"]]
+        numbers[turn] += 1
+        overwritten = results[turn][number : number + 1] == [RetryResult.OVERWRITTEN]
+        if attempt["span"] is not None and not overwritten:
+            start, end = attempt["span"]
+            spans.append((start, end))
+    return spans

@@ -1,15 +1,14 @@
-"""VeRL's actor worker with more terms in its loss, and with leaves.
+"""VeRL's actor worker, which also trains on leaves and on pairs.
 
-A term (`LossTerm`) has a gradient of its own, from sequences of its own. VeRL first computes the gradient of its own
-loss on a mini-batch. Then each term adds its gradient, in the order of the terms, and the optimizer steps once on the
-sum. A mini-batch for which no term has anything to add is trained exactly as VeRL trains it.
-
-Leaves (`verl_cleaner.training.credit`) are no term: they are further rows of the mini-batch, in VeRL's own loss.
+Leaves (`verl_cleaner.training.credit`) are further rows of the mini-batch, in VeRL's own loss. Pairs
+(`verl_cleaner.training.pairs`) have a gradient of their own: VeRL computes the gradient of its loss on a mini-batch,
+that of the pairs is added, and the optimizer steps once on the sum. A mini-batch without either is trained exactly as
+VeRL trains it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from tensordict import TensorDict
 from verl.experimental.separation.engine_workers import DetachActorWorker
@@ -18,50 +17,24 @@ from verl.utils import tensordict_utils as tu
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from verl_cleaner.training.credit.minibatch import VALUES_FIELD, with_leaves
-
-
-class ExtraGradient(Protocol):
-    """What one term adds to one optimizer step."""
-
-    def add(self) -> None:
-        """Add to the gradients that the engine has accumulated, in place; called once, after the last micro-batch."""
-
-    def metrics(self) -> Mapping[str, float]:
-        """Of this step, after `add`. The trainer receives them as `actor/NAME`, averaged over mini-batches."""
-
-
-class LossTerm(Protocol):
-    """A term of the actor's loss. It travels to the workers by pickle."""
-
-    def attach(self, worker: ActorRolloutRefWorker) -> None:
-        """Called once in each worker, after its models are built."""
-
-    def prepare(self, worker: TrainingWorker, data: TensorDict) -> ExtraGradient | None:
-        """Look at this worker's part of a mini-batch before VeRL trains on it; the weights are loaded.
-
-        A worker without sequences of its own must still take part where other workers have some, because passes are
-        collective. None is returned by all workers or by none.
-        """
+from verl_cleaner.training.pairs.config import DpoConfig
+from verl_cleaner.training.pairs.term import PairTerm
 
 
 class ExtendedTrainingWorker(TrainingWorker):
-    terms: Sequence[LossTerm] = ()
+    pairs: PairTerm | None = None
 
     def train_batch(self, data: TensorDict) -> TensorDict | None:
         """One optimizer step."""
         if VALUES_FIELD in data:
             data = with_leaves(data, self.engine_config, group=self.engine.get_data_parallel_group())
-        prepared = [term.prepare(self, data) for term in self.terms]
-        extras = [extra for extra in prepared if extra is not None]
-        if not extras:
+        gradient = None if self.pairs is None else self.pairs.prepare(self, data)
+        if gradient is None:
             return super().train_batch(data)
-        with _before_step(self.engine, extras):
+        with _before_step(self.engine, gradient.add):
             output = super().train_batch(data)
         if output is not None:
-            metrics = dict(tu.get(output, "metrics"))
-            for extra in extras:
-                metrics |= extra.metrics()
-            tu.assign_non_tensor(output, metrics=metrics)
+            tu.assign_non_tensor(output, metrics={**tu.get(output, "metrics"), **gradient.metrics()})
         return output
 
 
@@ -69,10 +42,9 @@ class ExtendedActorWorker(ActorRolloutRefWorker):
     actor_worker_cls = ExtendedTrainingWorker
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
-    def set_loss_terms(self, terms: Sequence[LossTerm]) -> None:
-        for term in terms:
-            term.attach(self)
-        self.actor.terms = terms
+    def set_pairs(self, dpo: DpoConfig) -> None:
+        """Train on pairs from now on."""
+        self.actor.pairs = PairTerm(dpo, self.ref.engine if self.ref is not None else None)
 
 
 class ExtendedDetachWorker(ExtendedActorWorker, DetachActorWorker):
@@ -80,13 +52,12 @@ class ExtendedDetachWorker(ExtendedActorWorker, DetachActorWorker):
 
 
 @contextmanager
-def _before_step(engine: Any, extras: Sequence[ExtraGradient]) -> Iterator[None]:
-    """Within it, the engine adds `extras` to the accumulated gradient before its optimizer steps."""
+def _before_step(engine: Any, add: Callable[[], None]) -> Iterator[None]:
+    """Within it, the engine calls `add`, which changes the accumulated gradient, before its optimizer steps."""
     step = engine.optimizer_step
 
     def add_and_step() -> float:
-        for extra in extras:
-            extra.add()
+        add()
         return step()
 
     engine.optimizer_step = add_and_step

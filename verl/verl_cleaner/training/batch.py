@@ -11,8 +11,7 @@ from verl_cleaner.formats.base import ToolFormat
 from verl_cleaner.formats.own_turns import of_tokens
 from verl_cleaner.records.token_text import TokenTexts, token_texts
 from verl_cleaner.records.trajectories import SCORE_COLUMNS
-from verl_cleaner.saar.metrics import Record
-from verl_cleaner.saar.record import RECORD_FIELD
+from verl_cleaner.saar.record import RECORD_FIELD, Record
 
 ExtraFields = Mapping[str, Mapping[str, Any]]
 """By VeRL's key of the trajectory, what the agent loop and the reward function said beside the tokens."""

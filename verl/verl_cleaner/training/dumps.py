@@ -11,7 +11,7 @@ from verl_cleaner.config import rollback_config
 from verl_cleaner.records import rollbacks, trajectories
 from verl_cleaner.records.token_text import TokenTexts
 from verl_cleaner.records.trajectories import Trajectory, of_output
-from verl_cleaner.saar.metrics import Record
+from verl_cleaner.saar.record import Record
 from verl_cleaner.training.batch import ExtraFields, OutputColumns, token_columns
 
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from verl_cleaner.report.panels import PANELS
-from verl_cleaner.saar.metrics import Record
 from verl_cleaner.saar.outcome import FailureKind
+from verl_cleaner.saar.record import Record
 
 logger = logging.getLogger(__name__)
 

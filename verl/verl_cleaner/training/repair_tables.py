@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from verl_cleaner.report.dashboards import tensorboard_layout
-from verl_cleaner.saar.metrics import Record
+from verl_cleaner.saar.record import Record
 
 EXAMPLES = 20
 """Repairs a step that are logged with their text."""

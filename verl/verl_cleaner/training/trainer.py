@@ -3,8 +3,8 @@
 The mixin stands left of a trainer of VeRL's V1 and adds to it, step by step:
 
     sample        groups are complete, or dropped and counted    groups
-    advantages    credit for failed calls                        credit.methods, credit.trainer
-    update        losses of the actor beside VeRL's              actor, overwritten_loss
+    advantages    credit for failed calls                        credit.trainer, credit.penalty
+    update        leaves and pairs of failed calls               actor, pairs.grant, overwritten_loss
     metrics       rollback metrics, tables, live metrics         step_metrics, dumps, repair_tables, prometheus
     validation    the same, and an evaluation's samples          validation, test_time
 """
@@ -28,12 +28,15 @@ from verl_cleaner.rollout.lost_trajectory import FailurePolicy, LostTrajectory
 from verl_cleaner.saar.metrics import rollback_metrics
 from verl_cleaner.training.actor import ExtendedActorWorker
 from verl_cleaner.training.batch import extra_fields, output_columns, records_of
+from verl_cleaner.training.credit.penalty import charge_failed_calls, failed_call_penalty
 from verl_cleaner.training.credit.trainer import LeafTrainerMixin
-from verl_cleaner.training.credit_methods import credit_methods
 from verl_cleaner.training.dumps import StepTables, rollback_rows
 from verl_cleaner.training.file_log import EarlierMetrics
 from verl_cleaner.training.groups import CompleteGroups
 from verl_cleaner.training.overwritten_loss import finish_metrics, marked_loss
+from verl_cleaner.training.pairs.config import dpo_config
+from verl_cleaner.training.pairs.grant import grant_pairs
+from verl_cleaner.training.pairs.term import finish_dpo_metrics
 from verl_cleaner.training.prometheus import LoopMetrics
 from verl_cleaner.training.repair_tables import log_layout, log_repairs
 from verl_cleaner.training.step_metrics import batch_metrics, zero_variance_groups
@@ -50,12 +53,10 @@ class CleanerTrainerMixin(LeafTrainerMixin):
     actor_worker: type = ExtendedActorWorker
 
     # Of a step, which has several updates where parameter_sync_step is more than 1.
-    _failed_samples = 0
+    _granted_pairs = 0
 
     def __init__(self, config: DictConfig) -> None:
         enable(config)
-        self._credit = credit_methods(config)
-        self._loss_terms = [term for method in self._credit if (term := method.loss_term()) is not None]
         self._earlier_metrics = EarlierMetrics()
         self._live_metrics = LoopMetrics()
         self._validation: Validation | None = None
@@ -85,16 +86,17 @@ class CleanerTrainerMixin(LeafTrainerMixin):
         self.set_losses()
 
     def set_losses(self) -> None:
-        """Tell the actor workers the loss and the terms that this trainer's configuration asks for."""
+        """Tell the actor workers the loss that this trainer's configuration asks for, and whether pairs are in it."""
+        rollback = rollback_config(self.config.actor_rollout_ref.rollout.multi_turn)
         # Distillation has a loss of its own.
         if not is_distillation_enabled(self.config.get("distillation")):
-            rollback = rollback_config(self.config.actor_rollout_ref.rollout.multi_turn)
             loss = marked_loss if rollback.enable_tool_rollback else ppo_loss
             self.actor_rollout_wg.set_loss_fn(
                 partial(loss, omega_conf_to_dataclass(self.config.actor_rollout_ref.actor))
             )
-        if self._loss_terms:
-            self.actor_rollout_wg.set_loss_terms(self._loss_terms)
+        dpo = dpo_config(self.config.algorithm)
+        if rollback.save_negative_samples and dpo.use_dpo_on_tool_calls:
+            self.actor_rollout_wg.set_pairs(dpo)
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
         self._earlier_metrics.read(last_step=self.global_steps)
@@ -119,28 +121,31 @@ class CleanerTrainerMixin(LeafTrainerMixin):
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         batch = super()._compute_advantage(batch, metrics)
-        for method in self._credit:
-            batch = method.after_advantages(batch, metrics, step=self.global_steps)
+        if penalty := failed_call_penalty(self.config.algorithm):
+            batch, charged = charge_failed_calls(batch, penalty)
+            metrics.update(charged)
         return batch
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        for method in self._credit:
-            batch = method.before_update(batch, metrics, step=self.global_steps)
-            self._failed_samples += method.samples
+        rollout = self.config.actor_rollout_ref.rollout
+        rollback = rollback_config(rollout.multi_turn)
+        if rollback.save_negative_samples:
+            seed, limit = (rollout.get("seed", 0), self.global_steps), rollback.max_negative_samples_per_group
+            batch, granted = grant_pairs(batch, limit=limit, seed=seed)
+            self._granted_pairs += granted
         return super()._update_actor(batch, metrics)
 
     def _compute_metrics(self, batch: KVBatchMeta, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         """Before VeRL clears the batch, so that our tables are written here too."""
         super()._compute_metrics(batch, metrics, *args, **kwargs)
         finish_metrics(metrics)
-        for method in self._credit:
-            method.finish_metrics(metrics)
+        finish_dpo_metrics(metrics)
         extra = extra_fields(batch)
         records = records_of(extra)
         if records:
             metrics.update(rollback_metrics(list(records.values())))
-        metrics.update(batch_metrics(extra, negatives=self._failed_samples))
-        self._failed_samples = 0
+        metrics.update(batch_metrics(extra, negatives=self._granted_pairs))
+        self._granted_pairs = 0
         metrics.update(self.replay_buffer.take_losses())
         columns = output_columns(extra, batch.partition_id)
         metrics.update(zero_variance_groups({key: row["score"] for key, row in columns.items()}))

@@ -10,7 +10,8 @@ from transfer_queue import KVBatchMeta
 from verl_cleaner.formats import FORMATS
 from verl_cleaner.records import trajectories
 from verl_cleaner.rollout.lost_trajectory import LossCause
-from verl_cleaner.saar.metrics import Record, rollback_metrics
+from verl_cleaner.saar.metrics import rollback_metrics
+from verl_cleaner.saar.record import Record
 from verl_cleaner.training.batch import extra_fields, output_columns, records_of, text_columns
 from verl_cleaner.training.dumps import StepTables, trajectory_rows
 

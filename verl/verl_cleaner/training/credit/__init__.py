@@ -17,7 +17,6 @@ run and leaves together are the policy gradient of the bare policy in the task "
     metrics            how many there are and what they weigh                          (trainer)
     minibatch          leaves of a mini-batch as further rows of it                    (actor)
     penalty            the plain competitor: advantage -c on the tokens of failed calls
-    ../credit_methods  what else the trainer does for failed calls: pairs, the penalty
 
 A leaf is a row of VeRL's batch while log-probs, importance weights, KL terms and advantages are computed: VeRL's code
 does it for members and leaves alike, whatever the estimator. Then it leaves the batch, so that batch size, mini-batches

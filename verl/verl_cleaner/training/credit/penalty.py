@@ -3,49 +3,27 @@
 The plain competitor of leaves. It needs the constant, and it can teach not to call at all.
 """
 
-from dataclasses import dataclass
-from typing import Any, Self
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any
 
 import torch
 import transfer_queue as tq
-from omegaconf import DictConfig
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 
-from verl_cleaner.saar.record import RECORD_FIELD
-from verl_cleaner.saar.standing import standing_failures
-from verl_cleaner.training.credit.config import credit_config
+from verl_cleaner.saar.record import RECORD_FIELD, standing_failures
 
-
-@dataclass(frozen=True, slots=True)
-class PenaltyCredit:
-    """A method of `credit.methods`."""
-
-    penalty: float
-    samples: int = 0
-
-    @classmethod
-    def of(cls, config: DictConfig) -> Self | None:
-        """None where there is no penalty."""
-        penalty = credit_config(config.algorithm).failed_call_penalty
-        return cls(penalty) if penalty else None
-
-    def loss_term(self) -> None:
-        return None
-
-    def after_advantages(self, batch: KVBatchMeta, metrics: dict[str, Any], *, step: int) -> KVBatchMeta:
-        batch, charged = charge_failed_calls(batch, self.penalty)
-        metrics.update(charged)
-        return batch
-
-    def before_update(self, batch: KVBatchMeta, metrics: dict[str, Any], *, step: int) -> KVBatchMeta:
-        return batch
-
-    def finish_metrics(self, metrics: dict[str, Any]) -> None:
-        pass
-
-
+KEY = "failed_call_penalty"
 FIELDS = ["advantages", "response_mask", "extra_fields"]
+
+
+def failed_call_penalty(algorithm: Mapping[str, Any]) -> float:
+    """The key in an `algorithm` section; 0 leaves advantages as they are. Raises ValueError for a bad value."""
+    penalty = algorithm.get(KEY, 0.0)
+    if isinstance(penalty, bool) or not isinstance(penalty, (int, float)) or not isfinite(penalty) or penalty < 0:
+        raise ValueError(f"{KEY} must be a number >= 0, got {penalty!r}")
+    return penalty
 
 
 def charge_failed_calls(batch: KVBatchMeta, penalty: float) -> tuple[KVBatchMeta, dict[str, float]]:
@@ -63,14 +41,14 @@ def charge_failed_calls(batch: KVBatchMeta, penalty: float) -> tuple[KVBatchMeta
     nested = torch.nested.as_nested_tensor(charged, layout=torch.jagged)
     fields = TensorDict({"advantages": nested}, batch_size=len(batch.keys))
     batch = tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
-    return batch, {"failed_call_penalty/tokens": tokens}
+    return batch, {f"{KEY}/tokens": tokens}
 
 
 def _failures(extra_fields: dict[str, Any]) -> list[tuple[int, int]]:
     """Raises ValueError: another agent loop says nothing of its calls."""
     if RECORD_FIELD not in extra_fields:
         raise ValueError(
-            "algorithm.failed_call_penalty, but trajectories carry no record of their calls: expected all of them from "
+            f"algorithm.{KEY}, but trajectories carry no record of their calls: expected all of them from "
             "the agent loop tool_agent; check the data's column agent_name and "
             "actor_rollout_ref.rollout.agent.default_agent_loop"
         )

@@ -11,8 +11,7 @@ times the norm of the first term's.
     grant         which pairs are trained on, with a limit for each group         (trainer)
     rows          the two token sequences of each pair, as a batch of their own   (actor)
     step          their gradient, bounded and added to the policy gradient        (actor)
-    term          the second term of the actor's loss                             (actor)
-    credit        what the trainer does in a step, and the metrics                (trainer)
+    term          the second term of the actor's loss, and its metrics            (actor, trainer)
     config        the parameters
 
 Pairs are a batch of their own. It is computed after the last micro-batch of the policy gradient and before the

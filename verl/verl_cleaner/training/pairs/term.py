@@ -1,4 +1,4 @@
-"""The term of the actor's loss for pairs. `verl_cleaner.training.actor` calls it."""
+"""The second term of the actor's loss: `verl_cleaner.training.actor` adds its gradient."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import torch
 from tensordict import TensorDict
 from torch.distributed import ReduceOp
 from verl.utils.device import get_device_id
-from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
+from verl.workers.engine_workers import TrainingWorker
 
 from verl_cleaner.training.pairs.config import DpoConfig, Reference
 from verl_cleaner.training.pairs.rows import pair_rows, to_batch
@@ -18,17 +18,16 @@ _PREFIX = "dpo_"
 _NAMES = ("pairs", "correct", "margin", "loss", "scale", "gradient_share")
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class PairTerm:
-    """reference: the engine of the reference policy, None where it has none of its own; `attach` sets it."""
+    """reference: the engine of the reference policy, None where it has none of its own."""
 
     dpo: DpoConfig
-    reference: Any = None
+    reference: Any
 
-    def attach(self, worker: ActorRolloutRefWorker) -> None:
-        self.reference = worker.ref.engine if worker.ref is not None else None
-
-    def prepare(self, worker: TrainingWorker, data: TensorDict) -> "_PairGradient | None":
+    def prepare(self, worker: TrainingWorker, data: TensorDict) -> "PairGradient | None":
+        """Before VeRL trains on this worker's part of a mini-batch; the weights are loaded. None where no worker has
+        pairs. A worker without pairs takes part in the passes of the others, which are collective."""
         rows = pair_rows(data)
         engine, group = worker.engine, worker.engine.get_data_parallel_group()
         most = torch.tensor(len(rows), device=get_device_id())
@@ -38,7 +37,7 @@ class PairTerm:
         batch = to_batch(rows, data, worker.engine_config, length=int(most))
         margins = self._margins(engine, batch)[: len(rows) // 2]
         weights = pair_weights(margins, len(batch), beta=self.dpo.dpo_beta, group=group)
-        return _PairGradient(engine, batch, weights, self.dpo.dpo_max_adjustment_ratio)
+        return PairGradient(engine, batch, weights, self.dpo.dpo_max_adjustment_ratio)
 
     def _margins(self, engine: Any, batch: TensorDict) -> torch.Tensor:
         """(pairs,): m - m_ref. The actor's weights are already on the device, because VeRL is about to train."""
@@ -53,7 +52,9 @@ class PairTerm:
 
 
 @dataclass(slots=True)
-class _PairGradient:
+class PairGradient:
+    """Of one optimizer step."""
+
     engine: Any
     batch: TensorDict
     weights: PairWeights
@@ -62,9 +63,11 @@ class _PairGradient:
     """(λ, norm of the added gradient / norm of the policy gradient)."""
 
     def add(self) -> None:
+        """To the gradient that the engine has accumulated; called once, after the last micro-batch."""
         self.added = add_pair_gradient(self.engine, self.batch, self.weights.of_rows, max_ratio=self.max_ratio)
 
     def metrics(self) -> dict[str, float]:
+        """After `add`. The trainer gets them as `actor/NAME`, averaged over mini-batches."""
         weights = self.weights
         values = (weights.pairs, weights.correct, weights.margin, weights.loss, *(self.added or ()))
         # Where a float16 gradient overflowed, VeRL skips the step, and there is no λ.

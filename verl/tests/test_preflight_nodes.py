@@ -1,5 +1,7 @@
 """The other nodes of a cluster are asked, on a real Ray cluster of two on this host."""
 
+from types import SimpleNamespace
+
 import pytest
 import ray
 from composing import changed, composed
@@ -41,3 +43,29 @@ def test_a_node_that_cannot_answer(two_nodes, monkeypatch):
     (finding,) = nodes.findings_elsewhere(config())
     assert (finding.level, finding.check) == (Level.ERROR, "plugin")
     assert "cannot run this plug-in: ModuleNotFoundError: No module named 'verl_cleaner'" in finding.text
+
+
+def test_all_nodes_share_one_deadline(monkeypatch):
+    """Many that do not answer cost no more than one."""
+    waits = []
+
+    def wait(refs, num_returns, timeout):
+        waits.append((len(refs), num_returns, timeout))
+        return [], refs
+
+    task = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda _: object()))
+    cluster = [{"NodeID": f"{i:056x}", "NodeManagerAddress": f"10.0.0.{i}", "Alive": True} for i in range(4)]
+    fakes = {
+        "is_initialized": lambda: True,
+        "get_runtime_context": lambda: SimpleNamespace(get_node_id=lambda: "0" * 56),
+        "nodes": lambda: cluster,
+        "remote": lambda **_: lambda _: task,
+        "wait": wait,
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(ray, name, fake)
+    found = nodes.findings_elsewhere(config())
+    assert waits == [(3, 3, nodes._SECONDS)]
+    assert [(finding.level, finding.text.split(":")[0]) for finding in found] == [
+        (Level.WARNING, f"node 10.0.0.{i}") for i in (1, 2, 3)
+    ]

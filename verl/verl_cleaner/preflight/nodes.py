@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from verl_cleaner.preflight.finding import Finding, error, warning
 
 _SECONDS = 120
-"""Seconds that one node may take; most of it is `import verl`."""
+"""Seconds that the nodes may take; most of it is `import verl`."""
 
 
 def findings_elsewhere(config: DictConfig) -> list[Finding]:
@@ -32,19 +32,24 @@ def findings_elsewhere(config: DictConfig) -> list[Finding]:
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(config)
         for node in others
     ]
+    # One deadline for all nodes: each of many that do not answer would cost its own.
+    ready, _ = ray.wait(replies, num_returns=len(replies), timeout=_SECONDS)
     found = []
     for node, reply in zip(others, replies, strict=True):
-        found += [replace(finding, text=f"node {nodes[node]}: {finding.text}") for finding in _answer(reply)]
+        answer = _answer(reply) if reply in ready else [_silent()]
+        found += [replace(finding, text=f"node {nodes[node]}: {finding.text}") for finding in answer]
     return found
+
+
+def _silent() -> Finding:
+    return replace(warning(f"did not answer in {_SECONDS} s and was not checked"), check="plugin")
 
 
 def _answer(reply: Any) -> list[Finding]:
     import ray
 
     try:
-        return list(ray.get(reply, timeout=_SECONDS))
-    except ray.exceptions.GetTimeoutError:
-        return [replace(warning(f"did not answer in {_SECONDS} s and was not checked"), check="plugin")]
+        return list(ray.get(reply))
     except ray.exceptions.RayError as failure:
         last = str(failure).strip().splitlines()[-1]
         return [replace(error(f"cannot run this plug-in: {last}; install verl-cleaner on it"), check="plugin")]

@@ -99,7 +99,9 @@ class CpuServer:
             )
         ignore_eos = params.pop("ignore_eos", self.config.ignore_eos)
         stops = frozenset(params.pop("stop_token_ids", None) or ())
-        prompt_logprobs = params.pop("prompt_logprobs", None)
+        prompt_logprobs, penalty = params.pop("prompt_logprobs", None), params.pop("repetition_penalty", 1.0)
+        if penalty != 1.0:
+            raise ValueError(f"repetition_penalty must be 1.0, as VeRL always asks for, on this server, got {penalty}")
         if prompt_logprobs not in (None, 0):
             raise ValueError(f"prompt_logprobs must be 0 (the given tokens only) on this server, got {prompt_logprobs}")
         seed = params.pop("seed", None)

@@ -1,6 +1,6 @@
 """What a request asks for, and one exact draw per request.
 
-In this order: repetition penalty, temperature, top-k, top-p, then one draw from the renormalised distribution. Each
+In this order: temperature, top-k, top-p, then one draw from the renormalised distribution. Each
 request has its own random generator, so its tokens do not depend on the other requests of the batch (up to rounding in
 the matrix products). The log-probs that are returned are those of the distribution that was drawn from.
 """
@@ -18,7 +18,6 @@ class SamplingParams:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = -1
-    repetition_penalty: float = 1.0
     stop_token_ids: frozenset[int] = frozenset()
     seed: int = 0
     prompt_logprobs: bool = False
@@ -30,8 +29,6 @@ class SamplingParams:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
         if self.top_k < -1 or self.top_k == 0:
             raise ValueError(f"top_k must be -1 (off) or >= 1, got {self.top_k}")
-        if self.repetition_penalty <= 0:
-            raise ValueError(f"repetition_penalty must be > 0, got {self.repetition_penalty}")
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens must be >= 1, got {self.max_tokens}")
 
@@ -55,12 +52,6 @@ class Request:
 def sample(logits: torch.Tensor, requests: list[Request]) -> tuple[list[int], list[float]]:
     """Draw one token a row. logits: (rows, vocab), float32."""
     params = [request.params for request in requests]
-    for row, request in enumerate(requests):
-        if request.params.repetition_penalty != 1.0:
-            seen = torch.tensor(sorted({*request.prompt_ids, *request.token_ids}))
-            score = logits[row, seen]
-            penalty = request.params.repetition_penalty
-            logits[row, seen] = torch.where(score < 0, score * penalty, score / penalty)
     temperature = torch.tensor([p.temperature or 1.0 for p in params])
     logits = logits / temperature[:, None]
     if any(p.top_k > 0 or p.top_p < 1 for p in params):

@@ -158,14 +158,9 @@ def test_trajectories_are_kept_whole_or_not_at_all(tmp_path):
     assert list(trajectories.read_folder(tmp_path / "none")) == []
 
 
-def test_the_first_version_lacks_what_evaluations_brought(tmp_path):
+def test_a_table_that_lacks_a_column_is_refused(tmp_path):
     trajectories.write(tmp_path / "new.parquet", [trajectory("p", 3, acc=1.0, pred="7")])
     table = pyarrow.parquet.read_table(tmp_path / "new.parquet")
-    old = table.drop_columns(sorted(trajectories._SINCE_2))
-    old = old.set_column(0, "schema_version", pyarrow.array([1]))
-    pyarrow.parquet.write_table(old, tmp_path / "old.parquet")
-    (found,) = trajectories.read(tmp_path / "old.parquet")
-    assert (found.rollout, found.acc, found.pred, found.schema_version) == (3, 1.0, None, 1)
     pyarrow.parquet.write_table(table.drop_columns(["pred"]), tmp_path / "cut.parquet")
     with pytest.raises(ValueError, match=r"missing columns \['pred'\]"):
         trajectories.read(tmp_path / "cut.parquet")

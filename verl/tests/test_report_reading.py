@@ -51,7 +51,7 @@ async def dumped(folder, monkeypatch, script, **values):
     batch = {"prompts": output.prompt_ids, "responses": output.response_ids, "response_mask": output.response_mask}
     data = {name: [torch.tensor(ids)] for name, ids in batch.items()}
     monkeypatch.setattr("verl_cleaner.training.batch.tq.kv_batch_get", lambda **_: data)
-    tokens = token_columns([key], "train", TokenTexts(server.tokenizer))
+    tokens = token_columns([key], "train", server.tokenizer)
     table = [trajectory_dump.of_output(key, output.extra_fields, step=7, **tokens[key])]
     settings = rollback_config(config.actor_rollout_ref.rollout.multi_turn)
     retries = rollback_dump.rows([(key, output.extra_fields[RECORD_FIELD])], step=7, config=settings)
@@ -145,7 +145,7 @@ def test_columns_of_a_large_batch_are_unpacked_once(monkeypatch):
     data = dict.fromkeys(names, torch.nested.as_nested_tensor(rows, layout=torch.jagged))
     monkeypatch.setattr("verl_cleaner.training.batch.tq.kv_batch_get", lambda **_: data)
     start = time.process_time()
-    found = token_columns([str(i) for i in range(2048)], "train", TokenTexts(tiny_tokenizer()))
+    found = token_columns([str(i) for i in range(2048)], "train", tiny_tokenizer())
     assert time.process_time() - start < 5
     assert [row["mask"] for row in found.values()] == [row.tolist() for row in rows]
 

@@ -88,10 +88,6 @@ SCHEMA: parquet.Schema = {
 SCORE_COLUMNS = ("old_log_probs", "rollout_log_probs", "advantages")
 TOKEN_COLUMNS = ("prompt", "tokens", "mask", *SCORE_COLUMNS)
 TEXT_COLUMNS = ("prompt_text", "response_text", "policy_turns")
-_SINCE_2 = {
-    "data_source", "data_uid", "suite", "problem", "score", "verified", "pred", "reason", "turns", "response_tokens",
-    "discarded_tokens", "rollbacks", "recovered", *TEXT_COLUMNS,
-}  # fmt: skip
 
 
 def of_output(
@@ -171,8 +167,8 @@ def read(path: Path, *, texts: bool = True, tokens: bool = True) -> list[Traject
     without = (*(() if texts else TEXT_COLUMNS), *(() if tokens else TOKEN_COLUMNS))
     columns, rows = parquet.read(path, without=without)
     versions = {row.get("schema_version") for row in rows}
-    missing = set(SCHEMA) - columns - (_SINCE_2 if versions == {1} else set())
-    if missing or versions - {1, SCHEMA_VERSION}:
+    missing = set(SCHEMA) - columns
+    if missing or versions - {SCHEMA_VERSION}:
         raise ValueError(
             f"{path} is no dump of trajectories of schema version {SCHEMA_VERSION}: got versions "
             f"{sorted(map(str, versions))}, missing columns {sorted(missing)}"

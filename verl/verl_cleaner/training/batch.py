@@ -9,7 +9,7 @@ from transfer_queue import KVBatchMeta
 
 from verl_cleaner.formats.base import ToolFormat
 from verl_cleaner.formats.own_turns import of_tokens
-from verl_cleaner.records.token_text import TokenTexts, token_texts
+from verl_cleaner.records.token_text import token_texts
 from verl_cleaner.records.trajectories import SCORE_COLUMNS
 from verl_cleaner.saar.record import RECORD_FIELD, Record
 
@@ -77,9 +77,9 @@ def text_columns(
     return found
 
 
-def token_columns(keys: Iterable[str], partition_id: str, texts: TokenTexts) -> dict[str, dict[str, Any]]:
+def token_columns(keys: Iterable[str], partition_id: str, tokenizer: Any) -> dict[str, dict[str, Any]]:
     """By key, what the batch holds of every token, as in `records.trajectories.TOKEN_COLUMNS`."""
-    keys = list(keys)
+    keys, texts = list(keys), token_texts(tokenizer)
     numbers = {"response_mask": "mask"} | {name: name for name in SCORE_COLUMNS}
     data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=["prompts", "responses", *numbers])
     names = {name: column for name, column in numbers.items() if name in data}

@@ -9,7 +9,6 @@ from omegaconf import DictConfig
 
 from verl_cleaner.config import rollback_config
 from verl_cleaner.records import rollbacks, trajectories
-from verl_cleaner.records.token_text import TokenTexts
 from verl_cleaner.records.trajectories import Trajectory, of_output
 from verl_cleaner.saar.record import Record
 from verl_cleaner.training.batch import ExtraFields, OutputColumns, token_columns
@@ -30,7 +29,7 @@ class StepTables:
     ) -> None:
         self.rollbacks += rollback_rows(records, self.config, step=self.step)
         if self.config.trainer.get("dump_tokens", False):
-            tokens = token_columns(extra, partition_id, TokenTexts(self.tokenizer))
+            tokens = token_columns(extra, partition_id, self.tokenizer)
             columns = {key: {**columns[key], **tokens[key]} for key in columns}
         self.trajectories += trajectory_rows(extra, columns, step=self.step)
 

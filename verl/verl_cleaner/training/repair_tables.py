@@ -13,18 +13,8 @@ from verl_cleaner.saar.record import Record
 EXAMPLES = 20
 """Repairs a step that are logged with their text."""
 _COLUMNS = (
-    "step",
-    "uid",
-    "rollout",
-    "turn",
-    "retry",
-    "kinds",
-    "error",
-    "failed_call",
-    "new_call",
-    "similarity",
-    "strategy",
-    "gap",
+    *("step", "uid", "rollout", "turn", "retry", "kinds"),
+    *("error", "failed_call", "new_call", "similarity", "strategy", "gap"),
 )
 _MAX_TEXT = 2000
 

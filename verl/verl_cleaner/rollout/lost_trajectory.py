@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from verl_cleaner.saar.outcome import InfrastructureError
+from verl_cleaner.saar.values import expect, is_integer, is_number
 
 
 class LossCause(StrEnum):
@@ -59,15 +60,10 @@ class FailurePolicy:
     reward_errors: RewardErrors = RewardErrors.LOSE
 
     def __post_init__(self) -> None:
-        share, groups = self.max_lost_share, self.min_lost_groups
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
-            raise ValueError(f"trainer.max_lost_share must be in [0, 1), got {share!r}")
-        if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
-            raise ValueError(f"trainer.min_lost_groups must be an integer >= 1, got {groups!r}")
-        if self.reward_errors not in list(RewardErrors):
-            raise ValueError(
-                f"trainer.reward_errors must be one of {', '.join(RewardErrors)}, got {self.reward_errors!r}"
-            )
+        share, groups, errors = self.max_lost_share, self.min_lost_groups, self.reward_errors
+        expect(is_number(share) and 0 <= share < 1, "trainer.max_lost_share", share, "in [0, 1)")
+        expect(is_integer(groups, least=1), "trainer.min_lost_groups", groups, "an integer >= 1")
+        expect(errors in list(RewardErrors), "trainer.reward_errors", errors, f"one of {', '.join(RewardErrors)}")
 
     @classmethod
     def of(cls, trainer: Any) -> "FailurePolicy":

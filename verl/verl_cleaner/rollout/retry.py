@@ -11,8 +11,7 @@ from verl.experimental.agent_loop.tool_parser import FunctionCall
 from verl_cleaner.rollout import rescore
 from verl_cleaner.rollout.snapshot import Snapshot
 from verl_cleaner.rollout.tool_calls import ToolCallsMixin
-from verl_cleaner.rollout.tool_parser import CallReader, to_tool_calls
-from verl_cleaner.rollout.tools.stand_in import parsed
+from verl_cleaner.rollout.tool_parser import CallReader, parsed, to_tool_calls
 from verl_cleaner.rollout.tools.state import set_since
 from verl_cleaner.rollout.turn import TurnAttempt
 from verl_cleaner.saar.config import RollbackMode, SimilarityOn

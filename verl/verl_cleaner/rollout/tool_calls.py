@@ -20,7 +20,7 @@ from verl_cleaner.rollout.tools.stand_in import OUTCOME_KEY, Note, ToolStandIn, 
 from verl_cleaner.rollout.tools.verdict import as_outcome, of_text
 from verl_cleaner.rollout.turn import CallResult, ToolTurn
 from verl_cleaner.saar.config import RollbackConfig
-from verl_cleaner.saar.outcome import OK, FailureKind, Status, ToolOutcome
+from verl_cleaner.saar.outcome import OK, FailureKind, ToolOutcome
 
 if TYPE_CHECKING:
     from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop as _Loop
@@ -92,7 +92,7 @@ class ToolCallsMixin(_Loop):
                 response, reward, details = await super()._call_tool(tool_call, tools_kwargs, agent_data)
             except Exception:
                 # VeRL catches what a tool raises, but not from `release`.
-                if note.outcome is None or note.outcome.status is not Status.OUTAGE:
+                if note.outcome is None or note.outcome.reason is None:
                     raise
                 response, reward, details = ToolResponse(), None, {}
         if note.stop is not None:

@@ -104,7 +104,7 @@ async def _aside(read: Any, ids: Sequence[int]) -> Any:
 
 def _function_call(call: Call, text: str) -> FunctionCall:
     if call.problem:
-        return _malformed(text[call.start : call.end], call.problem)
+        return MalformedCall(name="malformed_call", arguments=text[call.start : call.end], reason=call.problem)
     return FunctionCall(name=call.name, arguments=call.arguments)
 
 
@@ -150,18 +150,17 @@ class Llama3JsonParser(ToolParser):
 
 def to_tool_calls(calls: list[FunctionCall]) -> list[ToolCall]:
     """As `saar` compares them."""
-    return [ToolCall(call.name, _arguments(call), call.arguments) for call in calls]
+    return [ToolCall(call.name, _object(call), call.arguments) for call in calls]
 
 
-def _arguments(call: FunctionCall) -> dict[str, Any] | None:
-    if isinstance(call, MalformedCall):
-        return None
-    try:
-        arguments = json.loads(call.arguments)
-    except (ValueError, RecursionError):
-        return None
+def _object(call: FunctionCall) -> dict[str, Any] | None:
+    arguments = None if isinstance(call, MalformedCall) else parsed(call.arguments)
     return arguments if isinstance(arguments, dict) else None
 
 
-def _malformed(body: str, reason: str) -> MalformedCall:
-    return MalformedCall(name="malformed_call", arguments=body, reason=reason)
+def parsed(arguments: str) -> Any:
+    """A call's arguments as the tool gets them; None where they are not JSON."""
+    try:
+        return json.loads(arguments)
+    except (ValueError, RecursionError, TypeError):
+        return None

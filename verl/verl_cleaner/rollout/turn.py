@@ -9,8 +9,8 @@ from verl.experimental.agent_loop.tool_parser import FunctionCall
 from verl.tools.schemas import ToolResponse
 
 from verl_cleaner.rollout.snapshot import Snapshot
-from verl_cleaner.rollout.tool_parser import MalformedCall, to_tool_calls
-from verl_cleaner.rollout.tools.stand_in import ToolStandIn, parsed
+from verl_cleaner.rollout.tool_parser import MalformedCall, parsed, to_tool_calls
+from verl_cleaner.rollout.tools.stand_in import ToolStandIn
 from verl_cleaner.rollout.tools.state import ToolState
 from verl_cleaner.saar.leaf import Leaf, make_leaf
 from verl_cleaner.saar.outcome import FailureKind, InfrastructureError, ToolOutcome

@@ -11,6 +11,7 @@
     record      what happened to a trajectory
     metrics     what happened to many
     config      the parameters of all of it
+    values      what to say of a parameter that is wrong
 
 Standard library only. `verl_cleaner.rollout.tool_agent_loop` is the shell that generates, runs tools and calls it.
 """

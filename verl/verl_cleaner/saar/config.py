@@ -1,12 +1,14 @@
 """The parameters of SAAR, checked once."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from math import isfinite
 from typing import Any
 
 from verl_cleaner.saar.feedback import Feedback
+from verl_cleaner.saar.values import expect, is_integer, is_number
 
 
 class SimilarityOn(StrEnum):
@@ -84,37 +86,25 @@ class RollbackConfig:
     rollback_other_loops: OtherLoops = OtherLoops.STOP
 
     def __post_init__(self) -> None:
-        for key in ("enable_tool_rollback", "rollback_at_validation", "save_negative_samples", "rollback_stratified"):
-            if not isinstance(getattr(self, key), bool):
-                raise ValueError(f"{key} must be True or False, got {getattr(self, key)!r}")
-        for key, null in _COUNTS.items():
-            value = getattr(self, key)
-            if not (null and value is None) and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-                raise ValueError(f"{key} must be an integer >= 0{' or null' if null else ''}, got {value!r}")
-        steps = self.rollback_anneal_steps
-        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-            raise ValueError(f"rollback_anneal_steps must be an integer >= 1 or null, got {steps!r}")
-        for key in ("rollback_probability", "rollback_similarity_threshold"):
-            value = getattr(self, key)
-            if not _is_number(value) or not 0 <= value <= 1:
-                raise ValueError(f"{key} must be in [0, 1], got {value!r}")
+        for keys, fits, expected in _EXPECTED:
+            for key in keys:
+                value = getattr(self, key)
+                expect((value is None and expected.endswith(" or null")) or fits(value), key, value, expected)
         for key, enum in _CHOICES.items():
-            if getattr(self, key) not in list(enum):
-                raise ValueError(f"{key} must be one of {', '.join(enum)}, got {getattr(self, key)!r}")
-        deadline, ratio = self.trajectory_deadline, self.rollback_min_logratio
-        if deadline is not None and not (_is_number(deadline) and deadline > 0):
-            raise ValueError(f"trajectory_deadline must be a number of seconds > 0 or null, got {deadline!r}")
-        if ratio is not None and not (_is_number(ratio) and ratio == ratio):
-            raise ValueError(f"rollback_min_logratio must be a number (a log-ratio, below 0) or null, got {ratio!r}")
+            value = getattr(self, key)
+            expect(value in list(enum), key, value, f"one of {', '.join(enum)}")
+        ratio = self.rollback_min_logratio
         if ratio is not None and self.rollback_logprobs != RollbackLogprobs.RESCORE:
             raise ValueError(
                 f"rollback_min_logratio={ratio} needs rollback_logprobs=rescore, got {str(self.rollback_logprobs)!r}"
             )
-        score = self.rollback_failed_call_score
-        if score is not None and not (_is_number(score) and isfinite(score)):
-            raise ValueError(f"rollback_failed_call_score must be a number or null, got {score!r}")
         self._check_overwritten_calls()
-        self._check_kinds()
+        kinds = self.rollback_on_errors
+        if kinds is not None and (isinstance(kinds, str) or not kinds or not all(isinstance(k, str) for k in kinds)):
+            raise ValueError(
+                "rollback_on_errors must be null (every fault of the model's) or a list of failure kinds such as "
+                f"[NameError,timeout], got {kinds!r}"
+            )
         contracts = self.contracts
         if not isinstance(contracts, Mapping) or not all(isinstance(values, Mapping) for values in contracts.values()):
             raise ValueError(
@@ -150,22 +140,23 @@ class RollbackConfig:
                         "repair overwrote"
                     )
 
-    def _check_kinds(self) -> None:
-        kinds = self.rollback_on_errors
-        if kinds is not None and (isinstance(kinds, str) or not kinds or not all(isinstance(k, str) for k in kinds)):
-            raise ValueError(
-                "rollback_on_errors must be null (every fault of the model's) or a list of failure kinds such as "
-                f"[NameError,timeout], got {kinds!r}"
-            )
+
+def _boolean(value: object) -> bool:
+    return isinstance(value, bool)
 
 
-# Key: whether it may be null.
-_COUNTS = {
-    "max_tool_retries": False,
-    "rollback_max_retries": True,
-    "rollback_max_tokens": True,
-    "max_negative_samples_per_group": False,
-}
+_EXPECTED: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+    (("enable_tool_rollback", "rollback_at_validation"), _boolean, "True or False"),
+    (("save_negative_samples", "rollback_stratified"), _boolean, "True or False"),
+    (("max_tool_retries", "max_negative_samples_per_group"), partial(is_integer, least=0), "an integer >= 0"),
+    (("rollback_max_retries", "rollback_max_tokens"), partial(is_integer, least=0), "an integer >= 0 or null"),
+    (("rollback_anneal_steps",), partial(is_integer, least=1), "an integer >= 1 or null"),
+    (("rollback_probability", "rollback_similarity_threshold"), lambda x: is_number(x) and 0 <= x <= 1, "in [0, 1]"),
+    (("trajectory_deadline",), lambda x: is_number(x) and x > 0, "a number of seconds > 0 or null"),
+    (("rollback_min_logratio",), lambda x: is_number(x) and x == x, "a number (a log-ratio, below 0) or null"),
+    (("rollback_failed_call_score",), lambda x: is_number(x) and isfinite(x), "a number or null"),
+)
+"""(keys, what fits beside null, what is expected)."""
 _CHOICES: dict[str, type[StrEnum]] = {
     "rollback_similarity_on": SimilarityOn,
     "rollback_logprobs": RollbackLogprobs,
@@ -174,7 +165,3 @@ _CHOICES: dict[str, type[StrEnum]] = {
     "rollback_failed_calls": FailedCalls,
     "rollback_other_loops": OtherLoops,
 }
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -23,20 +23,14 @@ class InfrastructureError(Exception):
     """
 
 
-class Status(StrEnum):
-    OK = "ok"
-    FAULT = "fault"
-    """The model's fault: it reads the response, and SAAR may repair the call."""
-    OUTAGE = "outage"
-    """Not the model's fault: it never reads the response, and the trajectory is lost and counted."""
-
-
 @dataclass(frozen=True, slots=True)
 class ToolOutcome:
     """How one call ended: `ToolOutcome()` is a success; `fault` and `outage` make the others.
 
-    kind: of a fault: a FailureKind, an exception's class name or a word of the tool's own. None otherwise.
-    reason: of an outage: what the run's log says. None otherwise.
+    kind: of a fault of the model's, which reads the response, and whose call SAAR may repair: a FailureKind, an
+        exception's class name or a word of the tool's own. None otherwise.
+    reason: of an outage, which the model never reads; the trajectory is lost and counted. What the run's log says. None
+        otherwise.
     """
 
     kind: str | None = None
@@ -57,14 +51,8 @@ class ToolOutcome:
         return cls(reason=reason)
 
     @property
-    def status(self) -> Status:
-        if self.reason is not None:
-            return Status.OUTAGE
-        return Status.OK if self.kind is None else Status.FAULT
-
-    @property
     def ok(self) -> bool:
-        return self.status is Status.OK
+        return self.kind is None and self.reason is None
 
 
 OK = ToolOutcome()

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 from verl.tools.function_tool import FunctionTool
 
+from verl_cleaner.saar.values import expect, is_number
+
 ATTRIBUTE = "saar_contract"
 EVERY_TOOL = "*"
 Declared = TypeVar("Declared")
@@ -51,10 +53,9 @@ class ToolContract:
 
     def __post_init__(self) -> None:
         for name in ("idempotent", "stateful", "repairable"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        if self.timeout is not None and not (isinstance(self.timeout, (int, float)) and self.timeout > 0):
-            raise ValueError(f"timeout must be a number of seconds > 0 or null, got {self.timeout!r}")
+            expect(isinstance(getattr(self, name), bool), name, getattr(self, name), "True or False")
+        limit = self.timeout
+        expect(limit is None or (is_number(limit) and limit > 0), "timeout", limit, "a number of seconds > 0 or null")
         for name in ("on_exception", "on_status", "on_text"):
             verdicts = getattr(self, name)
             if not isinstance(verdicts, Mapping) or not all(v and isinstance(v, str) for v in verdicts.values()):
@@ -151,18 +152,13 @@ def _changed(contract: ToolContract, values: Mapping[str, Any], *, key: str) -> 
     unknown = sorted(set(values) - set(CONFIGURABLE))
     if unknown:
         raise ValueError(f"{key} knows no {unknown[0]!r}; expected {', '.join(CONFIGURABLE)}")
-    merged: dict[str, Any] = {}
+    merged = dict(values)
     for name, value in values.items():
         before = getattr(contract, name)
-        # The later verdicts come first: the first pattern that matches decides.
-        merged[name] = (
-            {**value, **{k: v for k, v in before.items() if k not in value}} if _both(before, value) else value
-        )
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            # The later verdicts come first: the first pattern that matches decides.
+            merged[name] = {**value, **{k: v for k, v in before.items() if k not in value}}
     try:
         return replace(contract, **merged)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{key}: {error}") from error
-
-
-def _both(*values: Any) -> bool:
-    return all(isinstance(value, Mapping) for value in values)

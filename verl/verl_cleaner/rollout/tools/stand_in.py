@@ -8,7 +8,6 @@ note to whoever asked for the call. The tool itself stays as it is, whichever lo
 import asyncio
 import copy
 import inspect
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -147,11 +146,3 @@ async def _settled(value: Any) -> Any:
     if all(isinstance(item, str) for item in yielded):
         return "".join(yielded)
     return yielded[-1]
-
-
-def parsed(arguments: str) -> Any:
-    """A call's arguments as the tool gets them; None where they are not JSON."""
-    try:
-        return json.loads(arguments)
-    except (ValueError, RecursionError, TypeError):
-        return None

@@ -13,6 +13,7 @@ from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 
 from verl_cleaner.saar.record import RECORD_FIELD, standing_failures
+from verl_cleaner.saar.values import expect, is_number
 
 KEY = "failed_call_penalty"
 FIELDS = ["advantages", "response_mask", "extra_fields"]
@@ -21,9 +22,8 @@ FIELDS = ["advantages", "response_mask", "extra_fields"]
 def failed_call_penalty(algorithm: Mapping[str, Any]) -> float:
     """The key in an `algorithm` section; 0 leaves advantages as they are. Raises ValueError for a bad value."""
     penalty = algorithm.get(KEY, 0.0)
-    if isinstance(penalty, bool) or not isinstance(penalty, (int, float)) or not isfinite(penalty) or penalty < 0:
-        raise ValueError(f"{KEY} must be a number >= 0, got {penalty!r}")
-    return penalty
+    expect(is_number(penalty) and isfinite(penalty) and penalty >= 0, KEY, penalty, "a number >= 0")
+    return float(penalty)
 
 
 def charge_failed_calls(batch: KVBatchMeta, penalty: float) -> tuple[KVBatchMeta, dict[str, float]]:

@@ -6,6 +6,8 @@ from enum import StrEnum
 from math import isfinite
 from typing import Any
 
+from verl_cleaner.saar.values import expect, is_number
+
 
 class Reference(StrEnum):
     NONE = "none"
@@ -28,14 +30,12 @@ class DpoConfig:
     dpo_reference: Reference = Reference.NONE
 
     def __post_init__(self) -> None:
-        if not isinstance(self.use_dpo_on_tool_calls, bool):
-            raise ValueError(f"use_dpo_on_tool_calls must be True or False, got {self.use_dpo_on_tool_calls!r}")
-        if not _is_number(self.dpo_beta) or self.dpo_beta <= 0:
-            raise ValueError(f"dpo_beta must be a number > 0, got {self.dpo_beta!r}")
-        if not _is_number(self.dpo_max_adjustment_ratio) or not 0 < self.dpo_max_adjustment_ratio <= 1:
-            raise ValueError(f"dpo_max_adjustment_ratio must be in (0, 1], got {self.dpo_max_adjustment_ratio!r}")
-        if self.dpo_reference not in list(Reference):
-            raise ValueError(f"dpo_reference must be one of {', '.join(Reference)}, got {self.dpo_reference!r}")
+        on, beta, ratio = self.use_dpo_on_tool_calls, self.dpo_beta, self.dpo_max_adjustment_ratio
+        expect(isinstance(on, bool), "use_dpo_on_tool_calls", on, "True or False")
+        expect(is_number(beta) and isfinite(beta) and beta > 0, "dpo_beta", beta, "a number > 0")
+        expect(is_number(ratio) and 0 < ratio <= 1, "dpo_max_adjustment_ratio", ratio, "in (0, 1]")
+        choices = list(Reference)
+        expect(self.dpo_reference in choices, "dpo_reference", self.dpo_reference, f"one of {', '.join(choices)}")
 
 
 DPO_KEYS = tuple(field.name for field in fields(DpoConfig))
@@ -44,7 +44,3 @@ DPO_KEYS = tuple(field.name for field in fields(DpoConfig))
 def dpo_config(algorithm: Mapping[str, Any]) -> DpoConfig:
     """The keys of DPO in an `algorithm` section. Raises ValueError for bad values."""
     return DpoConfig(**{key: algorithm[key] for key in DPO_KEYS if key in algorithm})
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)

@@ -17,7 +17,7 @@ from verl_cleaner.rollout.carried import PAIRS_FIELD, pack, unpack
 from verl_cleaner.saar.pair import Pair
 from verl_cleaner.training.pairs import step as pair_step
 from verl_cleaner.training.pairs.grant import GRANTED_FIELD
-from verl_cleaner.training.pairs.term import finish_dpo_metrics
+from verl_cleaner.training.pairs.step import finish_dpo_metrics
 
 TESTS = Path(__file__).parent
 

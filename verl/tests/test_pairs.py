@@ -22,7 +22,7 @@ from verl_cleaner.training.actor import ExtendedActorWorker
 from verl_cleaner.training.pairs import grant
 from verl_cleaner.training.pairs.config import DpoConfig
 from verl_cleaner.training.pairs.grant import GRANTED_FIELD, grant_pairs
-from verl_cleaner.training.pairs.term import finish_dpo_metrics
+from verl_cleaner.training.pairs.step import finish_dpo_metrics
 from verl_cleaner.training.step_metrics import batch_metrics
 
 FAIL, WORSE, FIXED = (

@@ -2,16 +2,39 @@
 
 attention    adds `attn_implementation: varlen`: packed sequences without flash-attn
 log-probs    without flash-attn, VeRL loops over rows in Python; a tensor operation on chunks of rows replaces the loop
-precision    the FSDP engine logs in which dtype it computes
+precision    the FSDP engine logs in which dtype it computes: several configuration keys look as if they decided it
 """
+
+import logging
+from functools import wraps
+from typing import Any
 
 import verl.utils.torch_functional as torch_functional
 from wrapt import register_post_import_hook
 
 from verl_cleaner.engine.attention import register as register_attention
 from verl_cleaner.engine.logprobs import logprobs_from_logits
-from verl_cleaner.engine.precision import log_autocast
+
+logger = logging.getLogger(__name__)
+
+
+def _log_precision(module: Any) -> None:
+    """Wrap the engine of `verl.workers.engine.fsdp.transformer_impl`."""
+    stock = module.FSDPEngine._build_fsdp_module
+
+    @wraps(stock)
+    def build(engine: Any, *args: Any, **kwargs: Any) -> Any:
+        result = stock(engine, *args, **kwargs)
+        if engine.rank == 0:
+            # A warning, as VeRL's workers show no lower level.
+            logger.warning(
+                "FSDP engine: autocast %s, loss scaling %s", engine._autocast_dtype, engine.scaler is not None
+            )
+        return result
+
+    module.FSDPEngine._build_fsdp_module = build
+
 
 torch_functional.logprobs_from_logits_v2 = logprobs_from_logits
 register_post_import_hook(register_attention, "transformers.modeling_utils")
-register_post_import_hook(log_autocast, "verl.workers.engine.fsdp.transformer_impl")
+register_post_import_hook(_log_precision, "verl.workers.engine.fsdp.transformer_impl")

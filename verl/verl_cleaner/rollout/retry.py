@@ -120,20 +120,21 @@ class RetryMixin(ToolCallsMixin):
             tokens, strategy = retry.tokens, Strategy.FULL_TURN
             content, calls = await self._read_turn(tokens, agent_data)
         first = (failed.boundary or 0) if strategy is Strategy.TOOL_CALL_ONLY else 0
-        first = turn.first_overwritten(first)
+        if turn.repaired_from is not None:
+            first = min(first, turn.repaired_from)
         if config.rollback_min_logratio is not None and self.rescores:
             gap = await self._gap(tokens, first, agent_data)
             if gap < config.rollback_min_logratio:
                 return replace(row, result=RetryResult.IMPLAUSIBLE, gap=gap, discarded=len(retry.tokens))
         await self._overwrite_last_assistant_turn(agent_data, turn.before, tokens, content, calls)
         await self._take_back(agent_data, retry)
-        turn.overwritten_by(tokens, first=first)
+        turn.repaired, turn.repaired_from = tokens, first
         discarded = len(failed) + len(retry.tokens) - len(tokens)
         span = (turn.start + first, turn.start + len(tokens))
         return replace(row, result=RetryResult.OVERWRITTEN, strategy=strategy, discarded=discarded, span=span)
 
     async def _take_back(self, agent_data: AgentData, retry: _Retry) -> None:
-        """Bring tools to where they were before the failed version's calls ran."""
+        """Restore the tools' state from before the failed version's calls ran."""
         state, done = self.turn.attempt.tool_state, list(self.turn.attempt.finished())
         if state is not None:
             ran = [(result.tool, parsed(result.call.arguments)) for result in done if result.tool is not None]

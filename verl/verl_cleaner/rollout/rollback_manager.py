@@ -6,8 +6,8 @@ from verl_cleaner.rollout.tools.contract import EVERY_TOOL
 from verl_cleaner.rollout.turn import ToolTurn
 from verl_cleaner.saar.config import FailedCalls, RollbackConfig
 from verl_cleaner.saar.gate import in_stratum, passes_gate
-from verl_cleaner.saar.leaf import Leaf
-from verl_cleaner.saar.pair import Pair
+from verl_cleaner.saar.leaf import Leaf, make_leaf
+from verl_cleaner.saar.pair import Pair, make_pair
 from verl_cleaner.saar.policy import RetryPolicy
 from verl_cleaner.saar.record import TrajectoryRecord
 
@@ -22,7 +22,7 @@ class RollbackManager:
     Attributes:
         enable: rollback is configured for this kind of trajectory (training or validation).
         max_retries: of one turn.
-        eligible: and the gate let this one through.
+        eligible: it is, and the gate lets this trajectory roll back.
         pairs: of failed and repaired calls, in order; None where none are kept, as at validation.
         leaves: first attempts that were repaired, in order; None where none are kept, as at validation.
     """
@@ -54,10 +54,13 @@ class RollbackManager:
 
     def close_turn(self, turn: ToolTurn) -> None:
         """A turn that was rolled back, or would have been, is over."""
-        if turn.recovered and turn.pair is not None and self.pairs is not None:
-            self.pairs.append(turn.pair)
-        if turn.recovered and turn.leaf is not None and self.leaves is not None:
-            self.leaves.append(turn.leaf)
+        if turn.recovered and turn.repaired is not None and turn.repaired_from is not None:
+            start, first, last = turn.start, turn.attempts[0].tokens, turn.attempts[-2].tokens
+            if self.pairs is not None and (pair := make_pair(last, turn.repaired, start=start)):
+                self.pairs.append(pair)
+            leaf = make_leaf(first, turn.repaired, replaced_from=turn.repaired_from, start=start)
+            if self.leaves is not None and leaf is not None:
+                self.leaves.append(leaf)
         self.record.recovered += turn.recovered
         self.record.failed += not turn.recovered
         self.policy.close_turn(recovered=turn.recovered)

@@ -1,4 +1,4 @@
-"""A trajectory's state, to go back to."""
+"""A trajectory's state before or behind a turn, which can be restored."""
 
 from dataclasses import dataclass, fields
 from typing import Any

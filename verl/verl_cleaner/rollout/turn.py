@@ -1,4 +1,4 @@
-"""One turn that calls tools: what was before it, what was generated, what its calls came to, what became of it."""
+"""One turn that calls tools: the state before it, its versions, the results of their calls, and the last result."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -12,9 +12,7 @@ from verl_cleaner.rollout.snapshot import Snapshot
 from verl_cleaner.rollout.tool_parser import MalformedCall, parsed, to_tool_calls
 from verl_cleaner.rollout.tools.stand_in import ToolStandIn
 from verl_cleaner.rollout.tools.state import ToolState
-from verl_cleaner.saar.leaf import Leaf, make_leaf
 from verl_cleaner.saar.outcome import FailureKind, InfrastructureError, ToolOutcome
-from verl_cleaner.saar.pair import Pair, make_pair
 from verl_cleaner.saar.record import Attempt, Retry, RetryResult
 from verl_cleaner.saar.segment import Turn
 from verl_cleaner.saar.similarity import arguments_text
@@ -142,17 +140,16 @@ class ToolTurn:
         (`rollback_mode` keep and void), it moves behind them.
     attempts: versions whose calls ran, in order. The policy sampled the first one without an error in view; the last
         one stays in the trajectory.
-    repaired_from: index in the turn of the first token that a retry overwrote. None: nothing was overwritten.
-    pair: the last failed call beside its repair. leaf: the first failed call; None where it was not overwritten.
+    repaired: the tokens of the last version that overwrote another one. repaired_from: index in the turn of the first
+        token that any retry overwrote. None: nothing was overwritten.
     kept: results of the version that was taken back last, which may stand for the same calls of the next one.
     result: of the last retry; None where there was none, or where its calls ran and the turn ended with them.
     """
 
     before: Snapshot
     attempts: list[TurnAttempt] = field(default_factory=list)
+    repaired: Turn | None = None
     repaired_from: int | None = None
-    pair: Pair | None = None
-    leaf: Leaf | None = None
     kept: list[CallResult] = field(default_factory=list)
     result: RetryResult | None = None
 
@@ -186,14 +183,3 @@ class ToolTurn:
     @property
     def recovered(self) -> bool:
         return not self.attempt.failures
-
-    def first_overwritten(self, first: int) -> int:
-        """Index of the first token that is not the policy's first attempt, where the next version differs from the
-        last one from `first` on."""
-        return first if self.repaired_from is None else min(first, self.repaired_from)
-
-    def overwritten_by(self, tokens: Turn, *, first: int) -> None:
-        """first: as `first_overwritten` says."""
-        self.repaired_from = first
-        self.pair = make_pair(self.attempt.tokens, tokens, start=self.start)
-        self.leaf = make_leaf(self.attempts[0].tokens, tokens, replaced_from=first, start=self.start)

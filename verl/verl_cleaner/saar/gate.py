@@ -19,6 +19,6 @@ def in_stratum(probability: float, rollout: int) -> bool:
 
     0.5 takes every second one, so exactly half of a group of an even number.
     """
-    # Rounding hides what 0.7 * 10 and the like are off by.
+    # Rounded, because a product such as 0.29 * 100 can be a little less than the integer it stands for.
     before, after = (floor(round(number * probability, 9)) for number in (rollout, rollout + 1))
     return after > before

@@ -1,4 +1,4 @@
-"""Everything about retries of one trajectory, decided without doing any of it.
+"""Decides about the retries of one trajectory; generates and runs nothing.
 
 A turn is retried while rollback is active, its kinds are wanted and no budget is used up: retries of the turn, retries
 of the trajectory, tokens of the trajectory's retries. A turn that stays failed switches rollback off for good.

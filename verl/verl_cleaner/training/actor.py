@@ -18,7 +18,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from verl_cleaner.training.credit.minibatch import VALUES_FIELD, with_leaves
 from verl_cleaner.training.pairs.config import DpoConfig
-from verl_cleaner.training.pairs.term import PairTerm
+from verl_cleaner.training.pairs.step import PairTerm
 
 
 class ExtendedTrainingWorker(TrainingWorker):

@@ -36,7 +36,7 @@ from verl_cleaner.training.groups import CompleteGroups
 from verl_cleaner.training.overwritten_loss import finish_metrics, marked_loss
 from verl_cleaner.training.pairs.config import dpo_config
 from verl_cleaner.training.pairs.grant import grant_pairs
-from verl_cleaner.training.pairs.term import finish_dpo_metrics
+from verl_cleaner.training.pairs.step import finish_dpo_metrics
 from verl_cleaner.training.prometheus import LoopMetrics
 from verl_cleaner.training.repair_tables import log_layout, log_repairs
 from verl_cleaner.training.step_metrics import batch_metrics, zero_variance_groups

@@ -16,19 +16,11 @@ def _device_module() -> ModuleType:
     """`torch.cpu` with the functions for memory and streams that VeRL calls on the module of an accelerator."""
     module = ModuleType("verl_cleaner.engine.cpu.device")
     module.__dict__.update({name: getattr(torch.cpu, name) for name in dir(torch.cpu) if not name.startswith("__")})
-    zero = lambda *args, **kwargs: 0  # noqa: E731
+    module.__dict__.update(dict.fromkeys(_NOTHING, lambda *args, **kwargs: 0))
     module.__dict__.update(
         is_available=lambda: True,
         current_device=lambda: 0,
         device_count=lambda: 1,
-        empty_cache=zero,
-        ipc_collect=zero,
-        memory_allocated=zero,
-        memory_reserved=zero,
-        max_memory_allocated=zero,
-        max_memory_reserved=zero,
-        reset_peak_memory_stats=zero,
-        set_per_process_memory_fraction=zero,
         mem_get_info=_host_memory,
         get_device_name=lambda *args: "cpu",
         get_device_properties=lambda *args: _Unit,
@@ -37,10 +29,15 @@ def _device_module() -> ModuleType:
         manual_seed=torch.manual_seed,
         manual_seed_all=torch.manual_seed,
         stream=lambda *args: nullcontext(),
-        set_device=zero,
-        synchronize=zero,
     )
     return module
+
+
+_NOTHING = (
+    *("memory_allocated", "memory_reserved", "max_memory_allocated", "max_memory_reserved", "reset_peak_memory_stats"),
+    *("set_per_process_memory_fraction", "empty_cache", "ipc_collect", "set_device", "synchronize"),
+)
+"""Functions that have nothing to do here; of memory, 0 bytes are in use."""
 
 
 def _host_memory(*_: Any) -> tuple[int, int]:

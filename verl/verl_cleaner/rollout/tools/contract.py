@@ -28,7 +28,7 @@ class ToolContract:
     model's.
 
     Attributes:
-        idempotent: the same call may run again and comes to the same. False: a turn in which it ran is not rolled back,
+        idempotent: the same call may run again, with the same result. False: a turn in which it ran is not rolled back,
             unless the tool has `snapshot` and `restore`.
         stateful: calls depend on earlier calls of the trajectory, through state that is not in
             `agent_data.extra_fields`. Needs `snapshot` and `restore`, or `repairable=False`.

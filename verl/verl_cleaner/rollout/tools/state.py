@@ -1,4 +1,4 @@
-"""What tools keep of a trajectory beside its tokens, to go back to when a turn's calls are taken back.
+"""The state that tools keep of a trajectory beside its tokens; it is restored when a turn's calls are taken back.
 
 VeRL lets tools keep session data in `agent_data.extra_fields`, which are copied. A tool that keeps state elsewhere
 declares `stateful=True` and has hooks, plain or async:

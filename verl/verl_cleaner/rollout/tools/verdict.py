@@ -1,8 +1,8 @@
 """What an exception, an HTTP status or a text of a tool means: a success, a fault of the model's, or an outage.
 
-Without a word from the tool: connections that fail, timeouts, the statuses 401, 407, 408, 425, 429 and 5xx, and a full
-disk are outages. Any other exception is a fault, as VeRL shows it to the model; `malformed_call` where the arguments
-are not those of the tool's schema. A text is never a status unless a pattern says so.
+If the tool says nothing, these are outages: connections that fail, timeouts, the statuses 401, 407, 408, 425, 429 and
+5xx, and a full disk. Any other exception is a fault, as VeRL shows it to the model; `malformed_call` where the
+arguments are not those of the tool's schema. A text decides nothing unless a pattern of the contract matches it.
 """
 
 import errno

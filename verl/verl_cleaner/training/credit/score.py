@@ -6,9 +6,9 @@ A reward function declares it by a function beside it, in the same module:
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from verl.utils.import_utils import load_module
 
 DECLARATION = "wrong_answer_score"
 
@@ -23,7 +23,7 @@ def failed_call_score(config: DictConfig) -> Callable[[str], float]:
     if given is not None:
         return lambda _: float(given)
     function = config.reward.custom_reward_function
-    declared = getattr(_module(function.path), DECLARATION, None) if function.path else None
+    declared = getattr(load_module(function.path), DECLARATION, None) if function.path else None
     if declared is None:
         raise ValueError(
             "rollback_failed_calls=leaf needs the score of a wrong answer, but the reward function "
@@ -33,9 +33,3 @@ def failed_call_score(config: DictConfig) -> Callable[[str], float]:
     kwargs = OmegaConf.to_container(function.get("reward_kwargs") or OmegaConf.create({}), resolve=True)
     assert isinstance(kwargs, dict)
     return lambda data_source: float(declared(data_source, **{str(key): value for key, value in kwargs.items()}))
-
-
-def _module(path: str) -> Any:
-    from verl.utils.import_utils import load_module
-
-    return load_module(path)

@@ -7,11 +7,10 @@ is the largest number up to 1 with which the norm of the second term's gradient 
 times the norm of the first term's.
 
     saar/pair     which calls make a pair, and how many a group may have          (rollout, trainer)
-    rollout/carried   pairs as one more tensor of the trajectory                  (rollout, trainer, actor)
+    rollout/carried  pairs as one more tensor of the trajectory                   (rollout, trainer, actor)
     grant         which pairs are trained on, with a limit for each group         (trainer)
     rows          the two token sequences of each pair, as a batch of their own   (actor)
     step          their gradient, bounded and added to the policy gradient        (actor)
-    term          the second term of the actor's loss, and its metrics            (actor, trainer)
     config        the parameters
 
 Pairs are a batch of their own. It is computed after the last micro-batch of the policy gradient and before the

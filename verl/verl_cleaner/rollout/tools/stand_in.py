@@ -1,8 +1,8 @@
 """Stands in for a tool in one agent loop: runs its calls and notes how they ended.
 
 VeRL's loop looks a tool up by name, creates an instance, executes the call and releases the instance; it catches what
-the tool raises and turns it into text. The stand-in takes part in that unseen: it does as the tool does, and leaves a
-note to whoever asked for the call. The tool itself stays as it is, whichever loops share it.
+the tool raises and turns it into text. The stand-in behaves as the tool does, and writes down how the call ended
+(`Note`). The tool itself is not changed, so loops of other kinds can share it.
 """
 
 import asyncio

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from omegaconf import DictConfig, ListConfig
 
 from verl_cleaner.preflight.finding import Finding, error
@@ -35,8 +37,6 @@ def _readable(key: str, file: str) -> Iterator[Finding]:
     elif path.suffix not in (".parquet", ".json", ".jsonl"):
         yield error(f"{key}={file}: expected a .parquet, .json or .jsonl file")
     elif path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
         try:
             rows = pq.read_metadata(path).num_rows
         except Exception as failure:
@@ -83,8 +83,6 @@ def agent_loops(config: DictConfig) -> set[str] | None:
     names: set[str] = set()
     for _, file, schema in _schemas_of(config):
         if "agent_name" in schema.names:
-            import pyarrow.parquet as pq
-
             names |= {name or default for name in pq.read_table(file, columns=["agent_name"])[0].unique().to_pylist()}
         else:
             names.add(default)
@@ -105,8 +103,6 @@ def _given(config: DictConfig, key: str) -> Iterator[str]:
 
 def _schemas_of(config: DictConfig) -> Iterator[tuple[str, Path, Any]]:
     """(key, path, schema) of the parquet files that can be read."""
-    import pyarrow.parquet as pq
-
     for key in _KEYS:
         for file in _given(config, key):
             path = Path(file).expanduser()
@@ -141,8 +137,6 @@ def _count(config: DictConfig, file: str) -> int | None:
             return reading.count(path)
         if _custom(config) or path.suffix != ".parquet":
             return None
-        import pyarrow.parquet as pq
-
         return int(pq.read_metadata(path).num_rows)
     except Exception:  # `files` or `columns` reports it
         return None
@@ -150,8 +144,6 @@ def _count(config: DictConfig, file: str) -> int | None:
 
 def _has_column(schema: Any, column: str) -> bool:
     """Whether the schema has the column; `a.b` is the field b of the struct column a."""
-    import pyarrow as pa
-
     name, _, rest = column.partition(".")
     if name not in schema.names:
         return False

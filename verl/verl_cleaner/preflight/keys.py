@@ -61,8 +61,6 @@ def unread(config: DictConfig) -> Iterator[Finding]:
 
 def manager(config: DictConfig) -> Iterator[Finding]:
     """Runs after `verl_cleaner.enable`, which sets our agent loop manager where none is set."""
-    from hydra.utils import get_class
-
     from verl_cleaner.rollout.agent_loop_worker import AgentLoopManager
 
     key = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"

@@ -6,8 +6,11 @@ Agent loops and engines run on all nodes, the trainer on one of them. The checks
 from dataclasses import replace
 from typing import Any
 
+import ray
 from omegaconf import DictConfig
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from verl_cleaner.preflight.checks import EVERY_NODE, findings
 from verl_cleaner.preflight.finding import Finding, error, warning
 
 _SECONDS = 120
@@ -16,8 +19,6 @@ _SECONDS = 120
 
 def findings_elsewhere(config: DictConfig) -> list[Finding]:
     """Findings of all other nodes; each names its node. None without a cluster."""
-    import ray
-
     if not ray.is_initialized():
         return []
     here = ray.get_runtime_context().get_node_id()
@@ -25,8 +26,6 @@ def findings_elsewhere(config: DictConfig) -> list[Finding]:
     others = [node for node in nodes if node != here]
     if not others:
         return []
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     task = ray.remote(num_cpus=0)(_findings_here)
     replies = [
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(config)
@@ -34,20 +33,15 @@ def findings_elsewhere(config: DictConfig) -> list[Finding]:
     ]
     # One deadline for all nodes: each of many that do not answer would cost its own.
     ready, _ = ray.wait(replies, num_returns=len(replies), timeout=_SECONDS)
+    silent = replace(warning(f"did not answer in {_SECONDS} s and was not checked"), check="plugin")
     found = []
     for node, reply in zip(others, replies, strict=True):
-        answer = _answer(reply) if reply in ready else [_silent()]
+        answer = _answer(reply) if reply in ready else [silent]
         found += [replace(finding, text=f"node {nodes[node]}: {finding.text}") for finding in answer]
     return found
 
 
-def _silent() -> Finding:
-    return replace(warning(f"did not answer in {_SECONDS} s and was not checked"), check="plugin")
-
-
 def _answer(reply: Any) -> list[Finding]:
-    import ray
-
     try:
         return list(ray.get(reply))
     except ray.exceptions.RayError as failure:
@@ -56,6 +50,4 @@ def _answer(reply: Any) -> list[Finding]:
 
 
 def _findings_here(config: DictConfig) -> list[Finding]:
-    from verl_cleaner.preflight.checks import EVERY_NODE, findings
-
     return findings(config, EVERY_NODE)

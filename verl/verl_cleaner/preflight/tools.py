@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -111,11 +112,9 @@ def _entries(config: DictConfig) -> list[Any]:
 
 
 def _resolve(path: str) -> str:
-    import os
-
     from verl.utils.import_utils import resolve_config_path
 
     found = resolve_config_path(path)
-    if not os.path.isfile(found):
+    if not Path(found).is_file():
         raise FileNotFoundError(f"no such file: {found}")
     return str(found)

@@ -7,7 +7,8 @@
     segment     where in a turn the tool call begins
     similarity  how close a retry is to what it repairs
     overwrite   which tokens the repaired turn is made of
-    pair        which failed calls stand beside their repair, to be trained on
+    leaf        a failed call as one more member of its group
+    pair        a failed call beside its repair
     record      what happened to a trajectory
     metrics     what happened to many
     config      the parameters of all of it

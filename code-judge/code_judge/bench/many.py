@@ -17,13 +17,18 @@ from code_judge.bench.http import Connection
 from code_judge.tasks import run_loop
 
 AT_ONCE = 8
-_FUNCTIONS = "\n".join(
-    f"def f{i}(a, b=({i}, 'x')):\n    return [a + k for k in range({i}) if k % 3] or b" for i in range(60)
-)
+_FUNCTIONS = [f"def f{i}(a, b=({i}, 'x')):\n    return [a + k for k in range({i}) if k % 3] or b" for i in range(60)]
+
+
+def _of(functions: list[str]) -> str:
+    return "# {0}\n" + "\n".join(functions) + "\nprint(int(input()) * 2)"
+
+
 PROGRAMS = {
-    # As it is without anything else, as a solution of some length is, and as it is compiled.
+    # Of one line, of about 1,000 and 5,000 characters, and in C++.
     "short": ("python", "print(int(input()) * 2 + {0} * 0)"),
-    "long": ("python", f"# {{0}}\n{_FUNCTIONS}\nprint(int(input()) * 2)"),
+    "medium": ("python", _of(_FUNCTIONS[:15])),
+    "long": ("python", _of(_FUNCTIONS)),
     "cpp": ("cpp", "#include <iostream>\nint main() {{ long a; std::cin >> a; std::cout << 2 * a + {0} * 0; }}"),
 }
 

@@ -6,7 +6,10 @@ import pytest
 from judge_harness import Judge, judge
 
 from code_judge.admission import ACTIVE_PER_CORE, YOUNG_PER_CORE, Admission
-from code_judge.sandbox.limits import MOST_WALL, Clock
+from code_judge.sandbox import processes
+from code_judge.sandbox.box import Box
+from code_judge.sandbox.limits import LATE_WALL, MOST_WALL, Clock
+from code_judge.sandbox.watch import FEW_OLD_NICENESS, MOST_OLD, OLD_NICENESS, OLD_SECONDS, Job, Watch
 
 LIMIT = 4
 COMPUTE = "import time\nwhile time.process_time() < 0.3: pass\nprint({n})"
@@ -87,6 +90,27 @@ def test_a_program_that_is_never_given_a_core_is_the_hosts_failure() -> None:
     clock = run_clock(Clock(limit=1, start=0.0, seen=0.0), [(1.0, 0.001, True)] * MOST_WALL)
     assert clock.is_starved()
     assert not clock.is_over()
+
+
+def test_old_programs_give_way_until_they_are_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest as many as there are cores a little, the others much; a late one not at all, before it is given up."""
+    given: dict[int, int] = {}
+    monkeypatch.setattr(processes, "give_way", lambda pid, uid, pids, niceness: given.update({pid: niceness}))
+    watch = Watch(own_processes=True, template=1, kill=lambda *_: None, tell=lambda *_: None)
+    jobs = [
+        Job(n, n, Box("/box/1", 1, True), Clock(limit=1, start=0.0, seen=0.0, cpu=OLD_SECONDS), 1, True)
+        for n in range(MOST_OLD + 3)
+    ]
+    watch._share(jobs)
+    assert list(given.values()) == [FEW_OLD_NICENESS] * MOST_OLD + [OLD_NICENESS] * 3
+    jobs[-1].clock.observe(LATE_WALL, cpu=OLD_SECONDS, runnable=True)
+    assert jobs[-1].clock.is_late()
+    assert not jobs[-1].clock.is_starved()
+    watch._share(jobs)
+    assert list(given.values()) == [FEW_OLD_NICENESS] * MOST_OLD + [OLD_NICENESS] * 2 + [0]
+    # Where each has a core, none gives way.
+    watch._share(jobs[:MOST_OLD])
+    assert list(given.values())[:MOST_OLD] == [0] * MOST_OLD
 
 
 def test_a_process_that_nobody_waited_for_takes_no_time_back() -> None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 MOST_WALL = 20
 """A program is given up after this many times its limit by the wall clock. Then it is the host that has failed."""
+LATE_WALL = MOST_WALL / 4
+"""From this many times its limit on, it gives way to no other program of ours, so that it is not we who starve it."""
 
 
 @dataclass(slots=True)
@@ -44,6 +46,9 @@ class Clock:
         if self.cpu >= min(self.limit, self.most_cpu):
             return True
         return self.seen >= self.start + self.limit and self.used >= self.limit
+
+    def is_late(self) -> bool:
+        return self.seen >= self.start + LATE_WALL * self.limit
 
     def is_starved(self) -> bool:
         """The host has not given the program the CPU that it may use."""

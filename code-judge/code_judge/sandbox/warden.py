@@ -266,12 +266,12 @@ class Warden:
         why = f'"{job.why}"' if job.why else "null"
         seconds = job.end - job.clock.start
         report = f'{{"id": {job.id}, "status": {job.status}, "why": {why}, "seconds": {seconds:.6f}}}'
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._control.send(report.encode())
 
     def _send(self, message: dict[str, Any]) -> None:
         # If the service has gone, the next read says so.
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._control.send(json.dumps(message).encode())
 
     def _put_back(self, box: Any) -> None:

@@ -114,10 +114,12 @@ class Watch:
             self._tell(job)
 
     def _share(self, active: list[Job]) -> None:
-        """The oldest programs first. Where each program has a core, none gives way."""
+        """The oldest programs first. Where each program has a core, none gives way, and one that is late does not."""
         old = [job for job in active if job.may_be_old and job.clock.used >= OLD_SECONDS]
         for place, job in enumerate(old):
-            niceness = OLD_NICENESS if place >= MOST_OLD else FEW_OLD_NICENESS if len(active) > MOST_OLD else 0
+            niceness = OLD_NICENESS if place >= MOST_OLD else FEW_OLD_NICENESS
+            if len(active) <= MOST_OLD or job.clock.is_late():
+                niceness = 0
             if job.niceness != niceness:
                 job.niceness = niceness
                 if job.box.group is not None:

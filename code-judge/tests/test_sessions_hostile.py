@@ -60,8 +60,8 @@ KILLERS = {
     "        attempt(signal.pidfd_send_signal, d, 9)",
     "older descriptor": "attempt(signal.pidfd_send_signal, older, 9)",
     "older folder": "attempt(signal.pidfd_send_signal, folder, 9)",
-    "in its memory": "for p in range(1, 600):\n"
-    "    if p != os.getpid() and attempt(open, f'/proc/{p}/mem', 'r+b'): print('open')",
+    "in its memory": "for p in range(1, 600):\n    for mode in ('r+b', 'rb'):\n"
+    "        if p != os.getpid() and attempt(open, f'/proc/{p}/mem', mode): print('open')",
 }
 ATTEMPT = """
 import os, signal

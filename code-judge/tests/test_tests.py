@@ -60,6 +60,8 @@ PROGRAMS = {
     "a file": "import os\nx = int(input())\nprint('seen' if os.path.exists('seen') else 2 * x)\n"
     "open('seen', 'w').close()",
     "its source": "x = int(input())\nprint(2 * x)\ntry: open(__file__, 'w').write('print(8)')\nexcept OSError: pass",
+    "its source grows": "x, mark = int(input()), '#' + 'left'\nsource = open(__file__, 'r+')\n"
+    "print('seen' if mark in source.read() else 2 * x)\nsource.write(9 * mark)\nsource.close()",
     "a daemon": "import os, time\nx = int(input())\nif os.fork() == 0:\n    os.setsid()\n"
     "    while True:\n        print('late', flush=True)\n        time.sleep(0.01)\n"
     "os.write(1, b'%d\\n' % (2 * x))\nos._exit(0)",
@@ -84,6 +86,7 @@ def test_each_test_has_the_verdict_that_it_would_have_alone(served: Judge, name:
             one["stdout"] = ""
             one["success"] = one["run_success"]
     assert [{key: value for key, value in one.items() if key not in OUTSIDE} for one in result["tests"]] == without
+    assert "seen" not in "".join(one["stdout"] for one in (*alone, *result["tests"]))
     if name != "a daemon":
         assert result["success"] == all(one["success"] for one in alone)
 

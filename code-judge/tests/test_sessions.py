@@ -177,6 +177,29 @@ def test_a_caller_that_leaves_stops_its_cell_and_takes_its_effects_back(session:
     assert time.monotonic() - start < 1.5
 
 
+def test_a_caller_that_comes_back_after_its_cell_was_stopped_runs_it_anew(session: Session) -> None:
+    session.run("x = 1")
+    code = "import time\ntime.sleep(1)\nx += 1\nx"
+    with pytest.raises(httpx.ReadTimeout):
+        session.judge.http.post(f"/session/{session.id}/run", json={"code": code, "run_id": "a"}, timeout=0.5)
+    result = session.run(code, run_id="a")
+    assert (result["kind"], result["stdout"]) == ("ok", "2\n")
+
+
+def test_a_cell_stops_only_when_all_its_callers_have_left(session: Session) -> None:
+    session.run("x = 1")
+    code = "import time\ntime.sleep(1)\nx += 1\nx"
+    path, body = f"/session/{session.id}/run", {"code": code, "run_id": "a"}
+    results: list[httpx.Response] = []
+    patient = threading.Thread(target=lambda: results.append(httpx.post(f"{session.judge.url}{path}", json=body)))
+    patient.start()
+    with pytest.raises(httpx.ReadTimeout):
+        session.judge.http.post(path, json=body, timeout=0.5)
+    patient.join()
+    assert results[0].json()["stdout"] == "2\n"
+    assert session.value("x") == "2"
+
+
 def test_deleted_and_unknown_sessions(holder: Judge) -> None:
     it = open_session(holder)
     it.delete()

@@ -67,6 +67,7 @@ class SessionHome:
         self._state = LIVE
         self._calls: OrderedDict[bytes, _Taken] = OrderedDict()
         self._answers = Outbox[_Answer](self._link, self._sign)
+        self._signing = asyncio.Lock()
         # No session is open, and no call under way.
         self._unused = asyncio.Event()
         # Redis' time minus ours, in seconds.
@@ -204,16 +205,18 @@ class SessionHome:
             logger.debug("Redis cannot be reached: %s", error)
 
     async def _sign(self, client: Any, answers: list[_Answer]) -> None:
-        keys, (open_, most) = self._link.keys, self._sessions.places
-        if open_ or self._running:
-            self._unused.clear()
-        else:
-            self._unused.set()
-        waits = int(RESULTS_TTL * 1000)
-        holds = waits if self._state == ENDED else int(HOME_TTL * 1000)
-        if self._state != LIVE:
-            most = open_
-        values: list[Any] = [keys.session_home, keys.session_calls, self._sessions.home, waits, self._state, ENDED]
-        values += (holds, open_, most, most - open_, *(value for answer in answers for value in answer))
-        seconds, micros = await run_script(client, SIGN, [keys.session_homes], *values)
-        self._clock = int(seconds) + int(micros) / 1e6 - time.monotonic()
+        keys, waits = self._link.keys, int(RESULTS_TTL * 1000)
+        # One after the other: an older number of free places must not overwrite a newer one.
+        async with self._signing:
+            open_, most = self._sessions.places
+            if open_ or self._running:
+                self._unused.clear()
+            else:
+                self._unused.set()
+            holds = waits if self._state == ENDED else int(HOME_TTL * 1000)
+            if self._state != LIVE:
+                most = open_
+            values: list[Any] = [keys.session_home, keys.session_calls, self._sessions.home, waits, self._state, ENDED]
+            values += (holds, open_, most, most - open_, *(value for answer in answers for value in answer))
+            seconds, micros = await run_script(client, SIGN, [keys.session_homes], *values)
+            self._clock = int(seconds) + int(micros) / 1e6 - time.monotonic()

@@ -6,6 +6,7 @@ The policy knows its part by heart (`parrot`).
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -29,18 +30,8 @@ PAGE = (Path(__file__).parents[2] / "docs" / "adopt.md").read_text()
 R, A, M = (f"actor_rollout_ref.{name}" for name in ("rollout", "actor", "model"))
 
 # What a host without GPU needs beside the user's command.
-CPU = [
-    *("trainer.device=cpu", "trainer.n_gpus_per_node=1", f"{R}.name=cpu", f"{R}.tensor_model_parallel_size=1"),
-    *(f"{R}.free_cache_engine=False", f"{R}.max_num_seqs=16", f"{R}.agent.num_workers=1"),
-    *(f"{A}.strategy=fsdp2", f"{A}.fsdp_config.strategy=fsdp2", f"{A}.fsdp_config.use_torch_compile=False"),
-    f"{A}.fsdp_config.model_dtype=fp32",
-    f"+{A}.fsdp_config.mixed_precision={{param_dtype:fp32,reduce_dtype:fp32,buffer_dtype:fp32}}",
-    *("actor_rollout_ref.ref.strategy=fsdp2", "actor_rollout_ref.ref.fsdp_config.strategy=fsdp2"),
-    *(f"+{M}.override_config.attn_implementation=sdpa", f"{M}.use_remove_padding=False"),
-    *(f"{M}.enable_gradient_checkpointing=False", "data.dataloader_num_workers=0", "reward.num_workers=1"),
-    *("transfer_queue.backend.SimpleStorage.num_data_storage_units=1", "+ray_kwargs.ray_init.num_gpus=1"),
-    *("ray_kwargs.ray_init.num_cpus=16", "+ray_kwargs.ray_init.include_dashboard=False"),
-]
+CPU = ["hydra.searchpath=[pkg://verl.trainer.config,pkg://verl_cleaner.conf]", "+device=cpu"]
+VARIABLES = {"VERL_PLATFORM": "cpu", "OMP_NUM_THREADS": "1", "TQ_NUM_THREADS": "1"}
 
 
 def message(role, content, **rest):
@@ -106,9 +97,7 @@ def run(project, *lines):
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("VERL_", "RAY_"))} | {
         "PYTHONPATH": str(ADOPTED),
         "VERL_FILE_LOGGER_PATH": str(metrics),
-        "VERL_PLATFORM": "cpu",
-        "OMP_NUM_THREADS": "1",
-        "TQ_NUM_THREADS": "1",
+        **VARIABLES,
     }
     process = subprocess.run(
         command(project, *lines), capture_output=True, text=True, timeout=570, env=environment, cwd=project
@@ -133,6 +122,12 @@ def test_the_page_has_these_two_lines():
     added = [line.removeprefix("+").strip(" \\") for line in PAGE.splitlines() if re.match(r"\+ ", line)]
     for line in LINES.split():
         assert added.count(line) == 3
+
+
+def test_the_page_has_the_words_for_a_host_without_gpu():
+    section = PAGE.partition("### Without a GPU")[2].partition("### ")[0]
+    words = shlex.split(re.search(r"```\n(.*?)```", section, re.DOTALL)[1].replace("\\\n", " "))
+    assert [word for word in words if "=" in word] == [*(f"{name}={value}" for name, value in VARIABLES.items()), *CPU]
 
 
 def test_the_pages_contract_finds_errors_in_text():

@@ -16,7 +16,7 @@ from composing import changed, composed
 from tiny import tiny_dataset, tiny_model
 
 from verl_cleaner import preflight
-from verl_cleaner.preflight import checks, host, loaded
+from verl_cleaner.preflight import attention, checks, host, loaded
 from verl_cleaner.preflight.checks import CONFIGURATION, TRAINER_NODE, findings
 from verl_cleaner.preflight.finding import Level
 
@@ -271,6 +271,7 @@ def test_the_gpu_config_passes_with_the_published_dtype(config):
             ["trainer.device=cpu needs actor_rollout_ref.rollout.name=cpu", "the package vllm is not installed"],
         ),
         (["trainer.device=cuda"], ["rollout.name=cpu needs trainer.device=cpu", "--config-name cleaner_cpu"]),
+        (["actor_rollout_ref.model.lora_rank=8"], ["lora_rank=8 needs actor_rollout_ref.model.lora.merge=True"]),
         (["trainer.logger=[console,mlflow]"], ["trainer.logger names mlflow", "trainer.logger=[console]"]),
         # Inputs.
         (["data.train_files=/no/such.parquet"], ["data.train_files=/no/such.parquet: the file does not exist"]),
@@ -314,6 +315,21 @@ def test_the_gpu_config_on_a_host_without_gpu(config):
     assert "--config-name cleaner_cpu" in problems[0]
 
 
+def test_what_ray_prepares_for_the_workers_is_checked_there(config, monkeypatch):
+    """The driver has neither the package, nor the judge's address, nor a working directory's files."""
+    monkeypatch.setattr(host, "find_spec", lambda name: None)
+    lacking = ("trainer.logger=[console,swanlab]", f"{MT}.tool_config_path=tools.yaml")
+    assert len(problems_of(config(*lacking))) == 2
+    environment = "ray_kwargs.ray_init.runtime_env"
+    for given in ("pip=[swanlab]", "working_dir=/project", "env_vars={CODE_JUDGE_URL:'http://judge:8088'}"):
+        made = config(*lacking, f"+{environment}.{given}")
+        preflight.prepare(made)
+        preflight.check(made)
+        assert len([one for one in findings(made, TRAINER_NODE) if one.level is Level.ERROR]) == 2
+    made = config(*lacking, f"{environment}.py_executable=/our/forkserver")
+    assert len(problems_of(made)) == 2
+
+
 def test_fsdp2_on_cpu_needs_a_newer_torch(config, monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.7.1+cu126")
     (problem,) = problems_of(config())
@@ -338,6 +354,31 @@ def test_attention_over_packed_rows_needs_them(config, monkeypatch):
     for path, size in ("", 2), ("fsdp_config.", 4):
         message = f"varlen needs {actor}.{path}ulysses_sequence_parallel_size=1, got {size}"
         assert any(message in one for one in problems)
+
+
+@pytest.mark.parametrize("name", ["sdpa", "eager", "flex_attention"])
+def test_sequence_parallelism_needs_flash_attention(config, monkeypatch, name):
+    """VeRL exchanges the slices in flash-attn only."""
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    implementation = "+actor_rollout_ref.model.override_config.attn_implementation"
+    split = "actor_rollout_ref.ref.fsdp_config.ulysses_sequence_parallel_size=2"
+    (problem,) = problems_of(config(f"{implementation}={name}", split, "trainer.n_gpus_per_node=2", name="cleaner"))
+    assert f"{name} needs actor_rollout_ref.ref.fsdp_config.ulysses_sequence_parallel_size=1, got 2" in problem
+    for other in ("flash_attention_2", "flash_attention_3", "a_users_own"):
+        made = config(f"{implementation}={other}", split, "trainer.n_gpus_per_node=2", name="cleaner")
+        assert not any("sequence_parallel" in str(finding) for finding in findings(made, CONFIGURATION))
+
+
+def test_flash_attention_that_is_not_installed(config, monkeypatch):
+    only = {"flash_attention": checks.TRAINER_NODE["flash_attention"]}
+    monkeypatch.setattr(attention, "_flash_attn", lambda: False)
+    (finding,) = checks.findings(config(name="cleaner"), only)
+    assert finding.level is Level.WARNING
+    assert "attn_implementation=varlen" in finding.text
+    sdpa = "+actor_rollout_ref.model.override_config.attn_implementation=sdpa"
+    assert checks.findings(config(sdpa, name="cleaner"), only) == checks.findings(config(), only) == []
+    monkeypatch.setattr(attention, "_flash_attn", lambda: True)
+    assert checks.findings(config(name="cleaner"), only) == []
 
 
 def test_an_engine_that_is_not_installed(config, monkeypatch):

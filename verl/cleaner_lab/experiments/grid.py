@@ -120,17 +120,25 @@ class Grid:
         )
 
     def prepare_cold_start(self, folder: Path) -> ColdStart:
-        """The one that is shipped where it has these settings; else made in `folder`, or the files that are named."""
-        if NANO not in self.cold_start:
-            return ColdStart(*(Path(self.cold_start[key]) for key in ("model", "train", "val")))
-        settings = Settings(**self.cold_start[NANO])
-        _check_device(settings.device)
-        if (out := shipped.find(settings)) is None:
-            # The quickstart's with --fresh where they are its settings.
-            same = settings == Settings(seed=settings.seed)
-            out = folder / (f"seed{settings.seed}" if same else settings.fingerprint())
-            cold_start(out, settings)
-        return ColdStart(out / "model", out / "data/train.parquet", out / "data/val.parquet")
+        return prepare_cold_start(self.cold_start, folder)
+
+
+def prepare_cold_start(cold_start_of: Mapping[str, Any], folder: Path) -> ColdStart:
+    """The one that is shipped where it has these settings; else made in `folder`, or the files that are named.
+
+    Args:
+        cold_start_of: what `read_cold_start` returned.
+    """
+    if NANO not in cold_start_of:
+        return ColdStart(*(Path(cold_start_of[key]) for key in ("model", "train", "val")))
+    settings = Settings(**cold_start_of[NANO])
+    _check_device(settings.device)
+    if (out := shipped.find(settings)) is None:
+        # The quickstart's with --fresh where they are its settings.
+        same = settings == Settings(seed=settings.seed)
+        out = folder / (f"seed{settings.seed}" if same else settings.fingerprint())
+        cold_start(out, settings)
+    return ColdStart(out / "model", out / "data/train.parquet", out / "data/val.parquet")
 
 
 def read_grid(path: Path) -> Grid:
@@ -164,7 +172,7 @@ def _read(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise GridError(f"{path}: got {content!r}, expected keys and values")
     try:
-        own = _overrides(content.get("overrides", []), "overrides")
+        own = read_overrides(content.get("overrides", []), "overrides")
     except GridError as error:
         raise GridError(f"{path}: {error}") from None
     base: dict[str, Any] = {}
@@ -186,9 +194,9 @@ def _grid(content: dict[str, Any]) -> Grid:
     return Grid(
         name=name,
         config_name=_checked(content, "config_name", lambda value: isinstance(value, str), "a name"),
-        cold_start=_cold_start(content["cold_start"]),
+        cold_start=read_cold_start(content["cold_start"]),
         steps=steps,
-        overrides=_overrides(content.get("overrides", []), "overrides"),
+        overrides=read_overrides(content.get("overrides", []), "overrides"),
         methods=tuple(_method(str(method), value, seeds) for method, value in methods.items()),
     )
 
@@ -203,16 +211,17 @@ def _method(name: str, value: Any, seeds: list[int]) -> Method:
         if not _is_seeds(seeds):
             raise GridError(f"methods.{name}.seeds: got {seeds!r}, expected a list of whole numbers, none twice")
         value = value.get("overrides", [])
-    return Method(name, _overrides(value, f"methods.{name}"), tuple(seeds))
+    return Method(name, read_overrides(value, f"methods.{name}"), tuple(seeds))
 
 
-def _overrides(value: Any, key: str) -> tuple[str, ...]:
+def read_overrides(value: Any, key: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) and "=" in item for item in value):
         raise GridError(f"{key}: got {value!r}, expected a list of Hydra overrides key=value")
     return tuple(value)
 
 
-def _cold_start(value: Any) -> Mapping[str, Any]:
+def read_cold_start(value: Any) -> Mapping[str, Any]:
+    """Raises GridError where it is not what the module's docstring says."""
     if isinstance(value, dict) and value.keys() == {NANO} and isinstance(value[NANO], dict):
         kinds = {field.name: type(field.default) for field in fields(Settings)}
         for key, setting in value[NANO].items():

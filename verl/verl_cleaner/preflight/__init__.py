@@ -2,7 +2,7 @@
 
 prepare             sets the defaults of `verl_cleaner.main_ppo`, and translates documented keys into those VeRL reads
 check               runs on the driver under `verl_cleaner.main_ppo`: checks the configuration, and this host if the run
-                    stays on it
+                    stays on it in the same environment
 check_main          runs on the driver under every main of VeRL: checks that this plug-in extends its trainer
 check_in_trainer    runs in the trainer's process, on any node, and starts the checks on the cluster's other nodes
 
@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from omegaconf import DictConfig
 
 from verl_cleaner.preflight.finding import Finding, Level
-from verl_cleaner.preflight.names import own_cluster
+from verl_cleaner.preflight.names import own_cluster, same_environment
 from verl_cleaner.preflight.translate import prepare
 
 __all__ = ["PreflightError", "check", "check_in_trainer", "check_main", "own_cluster", "prepare"]
@@ -47,8 +47,8 @@ def check(config: DictConfig) -> None:
     from verl_cleaner.preflight.checks import CONFIGURATION, TRAINER_NODE, findings
     from verl_cleaner.preflight.loaded import main, trainer_mode
 
-    checks = {**CONFIGURATION, "main": main, "trainer_mode": trainer_mode}
-    _report(findings(config, {**checks, **TRAINER_NODE} if own_cluster(config) else checks))
+    here = TRAINER_NODE if same_environment(config) else {"gpu": TRAINER_NODE["gpu"]}
+    _report(findings(config, {**CONFIGURATION, "main": main, "trainer_mode": trainer_mode, **here}))
 
 
 def check_main(config: DictConfig) -> None:

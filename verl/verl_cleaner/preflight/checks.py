@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from omegaconf import DictConfig
 
-from verl_cleaner.preflight import data, failed_calls, host, keys, loaded, model, reward, tools, values
+from verl_cleaner.preflight import attention, data, failed_calls, host, keys, loaded, model, reward, tools, values
 from verl_cleaner.preflight.finding import Finding, Level, error, warning
 from verl_cleaner.preflight.names import nearest
 
@@ -32,7 +32,7 @@ CONFIGURATION: Mapping[str, Check] = {
     "rollback_logprobs": values.rollback_logprobs,
     "tool_limits": values.tool_limits,
     "dtype": values.dtypes,
-    "attention": values.attention,
+    "attention": attention.attention,
     "cpu": values.cpu,
     "metrics_address": values.metrics_address,
     "pairs": failed_calls.pairs,
@@ -54,6 +54,7 @@ TRAINER_NODE: Mapping[str, Check] = {
     "tool_format": model.tool_format,
     "gpu": host.gpu,
     "engine": host.engine,
+    "flash_attention": attention.flash_attention,
     "loggers": host.loggers,
     "verl": values.verl,
 }

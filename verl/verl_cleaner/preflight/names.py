@@ -31,6 +31,15 @@ def own_cluster(config: DictConfig) -> bool:
     return config.ray_kwargs.ray_init.get("address") is None and "RAY_ADDRESS" not in os.environ
 
 
+def same_environment(config: DictConfig) -> bool:
+    """Whether the run's workers see this process's files, packages and variables: Ray is started here, and nothing is
+    named that it would prepare for them. On CPU the interpreter is ours (`engine.cpu.forkserver`)."""
+    given = dict(config.ray_kwargs.ray_init.get("runtime_env") or {})
+    if config.trainer.device == "cpu":
+        given.pop("py_executable", None)
+    return own_cluster(config) and not any(given.values())
+
+
 def plain(value: Any) -> Any:
     return OmegaConf.to_container(value, resolve=True) if isinstance(value, (DictConfig, ListConfig)) else value
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_cleaner.engine.attention import NAME as VARLEN
 from verl_cleaner.preflight.finding import Finding, error, refusal, warning
 from verl_cleaner.preflight.names import (
     FSDP_SECTIONS,
@@ -128,23 +127,6 @@ def dtypes(config: DictConfig) -> Iterator[Finding]:
             )
 
 
-def attention(config: DictConfig) -> Iterator[Finding]:
-    """`attn_implementation=varlen` needs packed sequences and a GPU, and does not support sequence parallelism."""
-    key = "actor_rollout_ref.model.override_config.attn_implementation"
-    if OmegaConf.select(config, key) != VARLEN:
-        return
-    expected: dict[str, Any] = {"actor_rollout_ref.model.use_remove_padding": True}
-    # VeRL reads the second key; the first is its older name.
-    for path in ("ulysses_sequence_parallel_size", "fsdp_config.ulysses_sequence_parallel_size"):
-        expected |= {f"{section}.{path}": 1 for section in FSDP_SECTIONS}
-    for other, value in expected.items():
-        got = OmegaConf.select(config, other)
-        if got is not None and got != value:
-            yield error(f"{key}={VARLEN} needs {other}={value}, got {got}; install flash-attn, or take sdpa")
-    if config.trainer.device == "cpu":
-        yield error(f"{key}={VARLEN} needs a GPU, but trainer.device=cpu; take sdpa")
-
-
 _CPU_TORCH = (2, 8)
 
 
@@ -167,12 +149,17 @@ def cpu(config: DictConfig) -> Iterator[Finding]:
     expected |= {
         "actor_rollout_ref.rollout.name": "cpu",
         "actor_rollout_ref.rollout.tensor_model_parallel_size": 1,
-        "trainer.n_gpus_per_node": 1,
     }
     for key, value in expected.items():
         got = OmegaConf.select(config, key)
         if got != value:
             yield error(f"trainer.device=cpu needs {key}={value}, got {got}; start with --config-name cleaner_cpu")
+    model = config.actor_rollout_ref.model
+    if model.lora_rank > 0 and not model.lora.merge:
+        yield error(
+            f"trainer.device=cpu with actor_rollout_ref.model.lora_rank={model.lora_rank} needs "
+            "actor_rollout_ref.model.lora.merge=True: the CPU rollout server takes whole weights and no adapters"
+        )
 
 
 def metrics_address(config: DictConfig) -> Iterator[Finding]:

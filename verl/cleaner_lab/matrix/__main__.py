@@ -1,0 +1,280 @@
+"""Run a matrix: `recipe/cleaner/matrix.sh` behind its environment and judge.
+
+Several cells work side by side on each GPU. None stops the others; what ran is kept, and the same command goes on with
+the rest. The table is written after every cell.
+"""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+
+from cleaner_lab.experiments.grid import ColdStart, GridError, prepare_cold_start
+from cleaner_lab.matrix.cells import Cell, facts, read_matrix
+from cleaner_lab.matrix.table import Outcome, Result, figures, read, table, write
+from verl_cleaner.launch import RunFailed, Training, logger_environment
+from verl_cleaner.records.metrics import read_steps
+
+_MATRIX = Path("recipe/cleaner/matrix.yaml")
+_POLL_SECONDS = 0.5
+_CPU = ""
+"""The name of what cells without a GPU share."""
+_REFUSED = " before the start:\n"
+
+
+def main() -> None:
+    options, overrides = _parse()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    try:
+        cells = _chosen(read_matrix(options.matrix, steps=options.steps, more=tuple(overrides)), options)
+        if os.environ.get("DRY_RUN") == "1":
+            for cell in cells:
+                print(f"# {cell.full_name}\n{shlex.join(_command(cell, ColdStart(*_PLACES), Path('OUT'), 0))}")
+            return
+        results = Matrix(cells, options).run()
+    except GridError as error:
+        sys.exit(f"[cleaner] error: {error}")
+    print(f"\n{table(results)}\n\n[cleaner] table and figures: {options.out}/table.md, {options.out}/results.jsonl")
+    if left := [result.cell for result in results if result.outcome in (Outcome.FAILED, Outcome.NOT_BEGUN)]:
+        sys.exit(
+            f"[cleaner] {len(left)} cells failed or did not begin: {', '.join(left)}; the same command tries again"
+        )
+
+
+class Matrix:
+    """The cells of a folder, worked through side by side."""
+
+    def __init__(self, cells: Sequence[Cell], options: argparse.Namespace) -> None:
+        self.options, self.out = options, options.out
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.pythons = dict(pair.split("=", 1) for pair in options.python)
+        before = read(self.out)
+        self.results: dict[str, Result] = {}
+        self.waiting: list[Cell] = []
+        for cell in cells:
+            old = before.get(cell.full_name)
+            absent = self._absent(cell)
+            if old and old.outcome is Outcome.RAN and old.fingerprint == cell.fingerprint():
+                self.results[cell.full_name] = old
+                continue
+            outcome = Outcome.NOT_HERE if absent else Outcome.NOT_BEGUN
+            self.results[cell.full_name] = Result(cell.full_name, cell.fingerprint(), facts(cell), outcome, absent)
+            if not absent:
+                self.waiting.append(cell)
+        self.starts = {
+            cell.platform.name: prepare_cold_start(cell.platform.cold_start, Path("outputs/nano"))
+            for cell in self.waiting
+        }
+
+    def _absent(self, cell: Cell) -> str:
+        if cell.gpus > len(gpus()):
+            return "no GPU" if not gpus() else f"{len(gpus())} GPU"
+        python = self.pythons.get(cell.platform.name, sys.executable)
+        missing = [package for package in cell.needs if not _installed(python, package)]
+        return f"not installed: {', '.join(missing)}" if missing else ""
+
+    def run(self) -> list[Result]:
+        until = time.monotonic() + 60 * self.options.minutes
+        free = dict.fromkeys([_CPU, *gpus()], self.options.parallel)
+        working: list[Run] = []
+        print(f"[cleaner] {len(self.waiting)} cells to run, {len(self.results) - len(self.waiting)} others; {self.out}")
+        try:
+            while self.waiting or working:
+                self._begin(working, free, over=time.monotonic() > until)
+                for run in [run for run in working if run.ended(until)]:
+                    working.remove(run)
+                    run.close()
+                    for place in run.places:
+                        free[place] += 1
+                    print(_line(run.result))
+                    write(self.out, list(self.results.values()))
+                time.sleep(_POLL_SECONDS)
+        except KeyboardInterrupt:
+            print("\n[cleaner] stopped")
+        finally:
+            for run in working:
+                run.close()
+        write(self.out, list(self.results.values()))
+        return list(self.results.values())
+
+    def _begin(self, working: list["Run"], free: dict[str, int], *, over: bool) -> None:
+        if over:
+            self.waiting.clear()
+        for cell in list(self.waiting):
+            chosen = places(cell, free)
+            if chosen:
+                self.waiting.remove(cell)
+                for place in chosen:
+                    free[place] -= 1
+                python = self.pythons.get(cell.platform.name, sys.executable)
+                folder = self.out / cell.full_name
+                result = self.results[cell.full_name]
+                working.append(Run(cell, result, self.starts[cell.platform.name], folder, chosen, python))
+
+
+def places(cell: Cell, free: dict[str, int]) -> list[str]:
+    """Where the cell runs: as many GPUs as it needs, the least busy first. Empty where it has to wait."""
+    if not cell.gpus:
+        return [_CPU] if free[_CPU] else []
+    usable = sorted((name for name in free if name != _CPU and free[name]), key=lambda name: -free[name])
+    return usable[: cell.gpus] if len(usable) >= cell.gpus else []
+
+
+class Run:
+    """A cell in progress: one process, or one after the other where it resumes."""
+
+    def __init__(
+        self, cell: Cell, result: Result, start: ColdStart, folder: Path, places: list[str], python: str
+    ) -> None:
+        self.cell, self.result, self.places = cell, result, places
+        self._start, self._folder, self._python = start, folder, python
+        self._begun = time.monotonic()
+        self._steps: dict[int, dict[str, float]] = {}
+        self._part = -1
+        self._next()
+
+    def _next(self) -> None:
+        self._part += 1
+        logs = self._folder / f"part{self._part}"
+        logs.mkdir(parents=True, exist_ok=True)
+        self._metrics = logs / "metrics.jsonl"
+        self._metrics.unlink(missing_ok=True)
+        environment = logger_environment(logs)
+        if self.cell.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.places)
+        if self.cell.script:
+            self._metrics = self._folder / "metrics.jsonl"
+            own = {"OUTPUT_DIR": self._folder, "STEPS": self.cell.steps[-1], "PYTHON": self._python}
+            environment |= {name: str(value) for name, value in own.items()}
+        command = _command(self.cell, self._start, self._folder, self._part, self._python)
+        self._stack = ExitStack()
+        self._training = self._stack.enter_context(Training(command, log=logs / "train.log", environment=environment))
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def ended(self, until: float) -> bool:
+        """Whether the cell has ended, with `result` filled in, or is given up: after its own time, or at `until`."""
+        taken = time.monotonic() - self._begun
+        try:
+            if not self._training.ended():
+                if taken < self.cell.seconds and time.monotonic() < until:
+                    return False
+                raise RunFailed(f"no end after {taken:.0f} s (log: {self._training.log})")
+            first = self._read()
+            if self._part + 1 < len(self.cell.steps):
+                self.close()
+                self._next()
+                return False
+            if self._part and first != self.cell.steps[0] + 1:
+                raise RunFailed(f"went on with step {first}, expected {self.cell.steps[0] + 1}")
+            if max(self._steps, default=0) != self.cell.steps[-1]:
+                raise RunFailed(
+                    f"ended without an error at step {max(self._steps, default=0)} of {self.cell.steps[-1]}"
+                )
+            self.result.outcome = Outcome.RAN
+        except RunFailed as error:
+            self._read()
+            text = str(error)
+            self.result.outcome = Outcome.REFUSED if _REFUSED in text else Outcome.FAILED
+            self.result.message = _problems(text) if _REFUSED in text else text
+        self.result.figures, self.result.seconds = figures(self._steps), taken
+        return True
+
+    def _read(self) -> int | None:
+        """The first training step of the present process."""
+        found = read_steps(self._metrics) if self._metrics.exists() else {}
+        for step, logged in found.items():
+            self._steps.setdefault(step, {}).update(logged)
+        return min((step for step, logged in found.items() if "timing_s/step" in logged), default=None)
+
+
+_PLACES = (Path("MODEL"), Path("TRAIN"), Path("VAL"))
+
+
+def _command(cell: Cell, start: ColdStart, folder: Path, part: int, python: str = sys.executable) -> list[str]:
+    if cell.script:
+        return ["bash", "-euc", cell.script]
+    return [python, "-m", "verl_cleaner.main_ppo", *cell.arguments(start, folder, part)]
+
+
+def _problems(text: str) -> str:
+    """What the preflight found, without the lines around."""
+    return " ".join(line.strip() for line in text.partition(_REFUSED)[2].splitlines() if line.startswith("  - "))
+
+
+def _line(result: Result) -> str:
+    taken = f"{result.seconds:.0f} s"
+    if result.outcome is Outcome.RAN:
+        return f"  {result.cell:<32} ran {int(result.figures['steps'])} steps, {taken}"
+    return f"  {result.cell:<32} {result.outcome}, {taken}: {result.message}"
+
+
+@cache
+def gpus() -> tuple[str, ...]:
+    """As CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (
+        tuple(str(n) for n in range(torch.cuda.device_count()))
+        if named is None
+        else tuple(filter(None, named.split(",")))
+    )
+
+
+@cache
+def _installed(python: str, package: str) -> bool:
+    code = f"import importlib.util as u, sys; sys.exit(u.find_spec({package.split('.')[0]!r}) is None)"
+    return subprocess.run([python, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def _chosen(cells: list[Cell], options: argparse.Namespace) -> list[Cell]:
+    """Those of the command; on a host with GPUs without a word about platforms: those of its GPUs."""
+    names = options.cells.split(",") if options.cells else []
+    platforms = options.platforms.split(",") if options.platforms else []
+    known = {cell.full_name for cell in cells} | {cell.name for cell in cells}
+    for name in names:
+        if name not in known:
+            raise GridError(f"--cells: unknown cell {name!r}, expected some of {', '.join(sorted(known))}")
+    if unknown := set(platforms) - {cell.platform.name for cell in cells}:
+        raise GridError(f"--platforms: unknown {sorted(unknown)}, expected {sorted({c.platform.name for c in cells})}")
+    return [
+        cell
+        for cell in cells
+        if (not names or cell.name in names or cell.full_name in names)
+        and (cell.platform.name in platforms if platforms else not gpus() or cell.platform.device == "gpu")
+    ]
+
+
+def _parse() -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="matrix.sh", allow_abbrev=False, usage="%(prog)s [MATRIX] [options] [key=value ...]", description=__doc__
+    )
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, default=Path("outputs/matrix"), help="default: %(default)s")
+    parser.add_argument("--platforms", default="", help="only these, separated by commas")
+    parser.add_argument("--cells", default="", help="only these, separated by commas: NAME or PLATFORM/NAME")
+    parser.add_argument("--steps", type=int, help="RL steps of a cell, instead of the file's")
+    parser.add_argument("--parallel", type=int, default=1, help="cells side by side on a GPU (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=1e6, help="end after this time, with what there is")
+    parser.add_argument(
+        "--python", action="append", default=[], metavar="PLATFORM=PATH", help="interpreter of a platform's cells"
+    )
+    parser.epilog = f"MATRIX: a YAML file (default: {_MATRIX}); key=value: Hydra overrides of every cell"
+    options = parser.parse_intermixed_args()
+    files = [word for word in options.words if "=" not in word]
+    if len(files) > 1:
+        parser.error(f"got the files {' and '.join(files)}, expected one; everything else is an option or key=value")
+    options.matrix = Path(files[0]) if files else _MATRIX
+    return options, [word for word in options.words if "=" in word]
+
+
+if __name__ == "__main__":
+    main()

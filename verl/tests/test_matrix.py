@@ -1,0 +1,248 @@
+"""The matrix of set-ups: every cell of the shipped file composes and passes the preflight, or is refused by name; what
+becomes of a cell that fails, hangs, resumes or is not for this host."""
+
+import importlib.util
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cleaner_lab.experiments.grid import GridError
+from cleaner_lab.matrix import __main__ as command
+from cleaner_lab.matrix.cells import facts, read_matrix
+from cleaner_lab.matrix.table import Outcome, Result, figures, read, table, write
+from cleaner_lab.nano import shipped
+from verl_cleaner.preflight import checks, host, model, prepare
+from verl_cleaner.preflight.finding import Level
+
+MATRIX = Path(__file__).parents[2] / "recipe/cleaner/matrix.yaml"
+CELLS = {cell.full_name: cell for cell in read_matrix(MATRIX)}
+REFUSED = {f"{on}/ulysses_without_flash_attn": {"attention"} for on in ("cpu", "sglang", "vllm")} | {
+    "cpu/lora": {"cpu"}
+}
+"""By the check of this name."""
+
+FILES = [
+    f"actor_rollout_ref.model.path={shipped.FOLDER}/model",
+    f"data.train_files={shipped.FOLDER}/data/train.parquet",
+    f"data.val_files={shipped.FOLDER}/data/val.parquet",
+    "++trainer.skip_checks=[judge]",
+]
+
+
+@pytest.fixture(autouse=True)
+def on_a_gpu_host(monkeypatch):
+    """With every engine, in the trainer's process."""
+    monkeypatch.setattr(host, "find_spec", lambda name: importlib.util.find_spec("json"))
+    monkeypatch.setattr(host, "_in_ray", lambda: True)
+
+
+READ = {}
+"""One model for all cells: reading it takes a second."""
+
+
+@pytest.mark.parametrize("name", [name for name, cell in CELLS.items() if not cell.script])
+def test_a_cell_passes_the_preflight_or_is_refused_by_name(name, monkeypatch):
+    stock = model._read
+    monkeypatch.setattr(model, "_read", lambda config: READ.get("model") or READ.setdefault("model", stock(config)))
+    cell = CELLS[name]
+    config = replace(cell, overrides=(*cell.overrides, *FILES)).composed()
+    prepare(config)
+    found = checks.findings(config, {**checks.CONFIGURATION, **checks.TRAINER_NODE})
+    assert {finding.check for finding in found if finding.level is Level.ERROR} == REFUSED.get(name, set()), found
+    assert not any("could not be made" in finding.text for finding in found), found
+
+
+def test_the_cells_cover_what_the_table_promises():
+    seen = {key: {str(facts(cell).get(key)) for cell in CELLS.values()} for key in ("engine", "trainer", "precision")}
+    assert {"cpu", "sglang", "vllm"} <= seen["engine"]
+    assert {"fsdp", "fsdp2", "megatron"} <= seen["trainer"]
+    assert {"fp32", "bf16", "fp16"} <= seen["precision"]
+    assert {cell.gpus for cell in CELLS.values()} == {0, 1, 2}
+    for engine in ("sglang", "vllm"):
+        of_engine = [facts(cell) for name, cell in CELLS.items() if name.startswith(engine) and not cell.script]
+        for key in ("lora", "rescore", "leaves", "resume"):
+            assert {bool(known[key]) for known in of_engine} == {False, True}
+        assert {known["sequence_parallel"] for known in of_engine} == {1, 2}
+
+
+# ---- what becomes of a cell ------------------------------------------------------------------------------------------
+
+TRAINING = """
+import json, os, sys
+given = dict(text.partition("=")[::2] for text in sys.argv[1:] if "=" in text)
+kind, steps = given["kind"], int(given["trainer.total_training_steps"])
+if kind == "refused":
+    sys.exit("error: 1 problem before the start:\\n  - a.b=1 is wrong [some_check]\\nA check that is wrong")
+if kind == "hangs":
+    import time
+    time.sleep(60)
+first = 2 if given["trainer.resume_mode"] == "auto" and kind != "forgets" else 1
+with open(os.environ["VERL_FILE_LOGGER_PATH"], "w") as file:
+    for step in range(first, steps + (kind != "short")):
+        data = {"timing_s/step": 2.0 * step, "critic/score/acc": 0.25 * step}
+        data["training/rollout_probs_diff_max"] = 0.5 / step
+        file.write(json.dumps({"step": step, "data": data}) + "\\n")
+if kind == "fails":
+    raise ValueError("no memory")
+"""
+SMALL = """
+steps: 3
+seconds: 30
+platforms:
+  here: {device: cpu, config_name: quickstart, cold_start: {nano: {seed: 0}}}
+  poor: {device: cpu, needs: [no_such_package], config_name: quickstart, cold_start: {nano: {seed: 0}}}
+  there: {device: gpu, config_name: cleaner, cold_start: {nano: {seed: 0}}}
+cells:
+  runs: {platforms: [here], overrides: [+kind=runs]}
+  refused: {platforms: [here, there], overrides: [+kind=refused]}
+  fails: {platforms: [here], overrides: [+kind=fails]}
+  short: {platforms: [here], overrides: [+kind=short]}
+  hangs: {platforms: [here], seconds: 2, overrides: [+kind=hangs]}
+  resumes: {platforms: [here], resume: True, overrides: [+kind=resumes]}
+  forgets: {platforms: [here], resume: True, overrides: [+kind=forgets]}
+  lacks: {platforms: [poor], overrides: [+kind=runs]}
+  script: {platforms: [here], script: 'echo "{}" > "$OUTPUT_DIR/page"; exit $((STEPS - 3))'}
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs the matrix with a stand-in for the training; returns the exit's text, or None, and the results."""
+    (tmp_path / "verl_cleaner").mkdir()
+    (tmp_path / "matrix.yaml").write_text(SMALL)
+    training = tmp_path / "training.py"
+    training.write_text(TRAINING)
+    stock = command._command
+
+    def stand_in(*args):
+        words = stock(*args)
+        return (
+            words if words[0] == "bash" else [sys.executable, str(training), *(word.lstrip("+") for word in words[3:])]
+        )
+
+    monkeypatch.setattr(command, "_command", stand_in)
+    monkeypatch.setattr(command, "gpus", lambda: ())
+    monkeypatch.delenv("DRY_RUN", raising=False)
+
+    def run(*arguments):
+        argv = ["matrix", str(tmp_path / "matrix.yaml"), "--out", str(tmp_path / "out"), *arguments]
+        monkeypatch.setattr(sys, "argv", argv)
+        try:
+            ended = command.main()
+        except SystemExit as error:
+            ended = str(error)
+        return ended, read(tmp_path / "out")
+
+    return run
+
+
+def test_no_cell_stops_the_others(run, capsys):
+    ended, results = run("--parallel", "3")
+    outcomes = {name.removeprefix("here/"): result.outcome for name, result in results.items()}
+    assert outcomes == {
+        "runs": Outcome.RAN,
+        "refused": Outcome.REFUSED,
+        "fails": Outcome.FAILED,
+        "short": Outcome.FAILED,
+        "hangs": Outcome.FAILED,
+        "resumes": Outcome.RAN,
+        "forgets": Outcome.FAILED,
+        "script": Outcome.FAILED,
+        "poor/lacks": Outcome.NOT_HERE,
+        "there/refused": Outcome.NOT_HERE,
+    }
+    assert results["here/refused"].message == "- a.b=1 is wrong [some_check]"
+    assert "ValueError: no memory" in results["here/fails"].message
+    assert "at step 2 of 3" in results["here/short"].message
+    assert "no end after" in results["here/hangs"].message
+    assert "went on with step 1, expected 2" in results["here/forgets"].message
+    assert "not installed: no_such_package" in results["poor/lacks"].message
+    assert results["there/refused"].message == "no GPU"
+    assert results["here/resumes"].figures["steps"] == 3
+    assert "5 cells failed or did not begin" in ended
+    printed = capsys.readouterr().out
+    assert "| here/runs | fsdp2, fp32 | 3 steps | 75.0 |" in printed
+    assert "Not here, no GPU: there/refused." in printed
+
+
+def test_what_ran_is_kept_and_the_rest_is_tried_again(run, capsys):
+    run("--cells", "runs,fails")
+    run("--cells", "runs,fails")
+    begun = [line for line in capsys.readouterr().out.splitlines() if "cells to run" in line]
+    assert [line.partition(";")[0] for line in begun] == [
+        "[cleaner] 2 cells to run, 0 others",
+        "[cleaner] 1 cells to run, 1 others",
+    ]
+
+
+def test_the_time_ends_it(run):
+    ended, results = run("--cells", "hangs,runs", "--minutes", "0.01")
+    assert {result.outcome for result in results.values()} <= {Outcome.FAILED, Outcome.NOT_BEGUN}
+    assert "2 cells failed or did not begin" in ended
+
+
+def test_a_cell_leaves_out_what_does_not_fit(tmp_path):
+    text = SMALL.replace(
+        "cells:", "overrides: [a.b=1, +c=2, +kind=x]\ncells:\n  bare: {without: [c], overrides: [d=3]}"
+    )
+    (tmp_path / "matrix.yaml").write_text(text)
+    cells = read_matrix(tmp_path / "matrix.yaml", more=("e=4",))
+    assert {cell.overrides for cell in cells if cell.name == "bare"} == {("a.b=1", "+kind=x", "d=3", "e=4")}
+
+
+def test_cells_spread_over_gpus():
+    one, two = CELLS["sglang/leaves"], CELLS["sglang/two"]
+    free = {"": 1, "0": 2, "1": 2}
+    assert command.places(one, free) == ["0"]
+    assert command.places(one, free | {"0": 1}) == ["1"]
+    assert command.places(two, free) == ["0", "1"]
+    assert command.places(two, free | {"0": 0}) == []
+    assert command.places(CELLS["cpu/leaves"], free) == [""]
+    assert command.places(CELLS["cpu/leaves"], free | {"": 0}) == []
+
+
+def test_figures_are_of_training_steps():
+    steps = {
+        0: {"val-core/x/acc/mean@1": 1.0},
+        1: {"timing_s/step": 9.0, "critic/score/acc": 0.1, "training/rollout_probs_diff_max": 0.3, "leaves/count": 2},
+        2: {"timing_s/step": 3.0, "critic/score/acc": 0.2, "training/rollout_probs_diff_max": 0.1, "leaves/count": 1},
+    }
+    assert figures(steps) == {
+        "steps": 2,
+        "accuracy": 0.2,
+        "leaves": 3,
+        "max_probability_difference": 0.3,
+        "seconds_per_step": 3.0,
+    }
+    assert figures({0: {"val-core/x/acc/mean@1": 1.0}}) == {"steps": 0}
+
+
+def test_results_survive_the_file(tmp_path):
+    results = [Result("cpu/a", "f", facts(CELLS["cpu/leaves"]), Outcome.FAILED, "a | b\nc", {"steps": 0}, 1.5)]
+    write(tmp_path, results)
+    assert list(read(tmp_path).values()) == results
+    assert "**failed** a \\| b c" in table(results)
+    assert json.loads((tmp_path / "results.jsonl").read_text())["outcome"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("device: cpu", "device: tpu", "platforms.here.device: got 'tpu', expected cpu or gpu"),
+        ("platforms: [here], seconds", "platforms: [no], seconds", "cells.hangs.platforms: got 'no'"),
+        ("seconds: 2, ", "second: 2, ", "cells.hangs: got {"),
+        ("overrides: [+kind=hangs]", "overrides: +kind=hangs", "cells.hangs.overrides: got '+kind=hangs'"),
+        ("{nano: {seed: 0}}}", "{nano: {sed: 0}}}", "cold_start.nano: unknown key 'sed'"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, old, new, message):
+    assert old in SMALL
+    path = tmp_path / "matrix.yaml"
+    path.write_text(SMALL.replace(old, new, 1))
+    with pytest.raises(GridError) as error:
+        read_matrix(path)
+    assert message in str(error.value)
+    assert "matrix.yaml" in str(error.value)

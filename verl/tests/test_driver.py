@@ -72,6 +72,16 @@ def test_a_main_that_would_train_without_cleaner_is_refused_and_says_why(made, w
     get_ppo_ray_runtime_env(OmegaConf.merge(made, {"trainer": {"skip_checks": ["main"]}}))
 
 
+def test_a_run_on_cpu_needs_its_platform_from_the_start(monkeypatch):
+    made = OmegaConf.merge(config(), {"trainer": {"device": "cpu"}})
+    monkeypatch.setenv("VERL_PLATFORM", "nvidia")
+    with pytest.raises(PreflightError, match="VERL_PLATFORM=cpu before Python starts, got nvidia"):
+        get_ppo_ray_runtime_env(made)
+    get_ppo_ray_runtime_env(config())
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    get_ppo_ray_runtime_env(made)
+
+
 def test_such_a_main_may_run_where_cleaner_is_not_chosen():
     get_ppo_ray_runtime_env(config(mode="sync", async_training={}, rollout={"nnodes": 1}))
 

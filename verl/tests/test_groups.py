@@ -175,6 +175,28 @@ def test_a_group_that_fails_later_than_its_trajectory_was_lost_is_explained(queu
         assert sorted(batch.keys) == [f"{uid}_0_0" for uid in uids]
 
 
+def test_a_group_that_had_failed_before_the_checkpoint_is_replaced(queue):
+    """TransferQueue brings it back, and no worker of this run knows why it failed."""
+    queue.update(finished("u1", "u2"))
+    queue["u3"] = {"is_prompt": True, "status": "failure", "global_steps": 1}
+    refills = []
+
+    def refill(count):
+        refills.append(count)
+        queue.update(finished("u4"))
+
+    buffer = async_buffer(losing(), refill)
+    buffer.resumed()
+    batch, metrics = buffer.sample(global_steps=1, partition_id="train", batch_size=3)
+    assert refills == [1]
+    assert sorted(batch.keys) == ["u1_0_0", "u2_0_0", "u4_0_0"]
+    assert metrics["infrastructure/lost_groups"] == 0
+    # Only those: what fails from now on has a reason in this run, or ends it.
+    queue["u5"] = {"is_prompt": True, "status": "failure", "global_steps": 1}
+    with pytest.raises(RolloutError, match="1 groups failed outside the agent loop"):
+        buffer.sample(global_steps=1, partition_id="train", batch_size=1)
+
+
 def test_asynchronous_training_does_not_replace_for_ever_what_fails_for_no_reason_that_is_known(queue):
     queue["u3"] = {"is_prompt": True, "status": "failure", "global_steps": 1}
     buffer = async_buffer(losing([]), lambda count: None)

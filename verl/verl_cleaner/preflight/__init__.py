@@ -52,11 +52,12 @@ def check(config: DictConfig) -> None:
 
 
 def check_main(config: DictConfig) -> None:
-    """Raises PreflightError where a configuration with CLEANER was given to a main that does not read it."""
+    """Raises PreflightError where a configuration with CLEANER was given to a main that does not read it, or to a
+    process whose VeRL chose another platform."""
     from verl_cleaner.preflight.checks import findings
-    from verl_cleaner.preflight.loaded import main
+    from verl_cleaner.preflight.loaded import main, platform
 
-    _report(findings(config, {"main": main}))
+    _report(findings(config, {"main": main, "platform": platform}))
 
 
 def check_in_trainer(config: DictConfig) -> None:

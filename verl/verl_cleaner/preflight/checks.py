@@ -59,7 +59,7 @@ TRAINER_NODE: Mapping[str, Check] = {
     "verl": values.verl,
 }
 EVERY_NODE: Mapping[str, Check] = {name: TRAINER_NODE[name] for name in ("plugin", "tools", "judge", "engine")}
-NAMES = (*CONFIGURATION, *TRAINER_NODE, "trainer_mode", "main")
+NAMES = (*CONFIGURATION, *TRAINER_NODE, "trainer_mode", "main", "platform")
 
 
 def findings(config: DictConfig, checks: Mapping[str, Check]) -> list[Finding]:

@@ -79,3 +79,13 @@ def main(config: DictConfig) -> Iterator[Finding]:
         yield error(f"verl.experimental.one_step_off_policy trains without CLEANER: {why}")
     elif not config.trainer.get("use_v1", True):
         yield error("trainer.use_v1=False trains without CLEANER, expected True: the plug-in extends the V1 trainer")
+
+
+def platform(config: DictConfig) -> Iterator[Finding]:
+    """VeRL chooses its platform when it is imported, so under VeRL's main nobody else can set the variable."""
+    got = os.environ.get("VERL_PLATFORM", "")
+    if config.trainer.get("device") == "cpu" and got.strip().lower() != "cpu":
+        yield error(
+            f"trainer.device=cpu needs the variable VERL_PLATFORM=cpu before Python starts, got {got or 'none'}; write "
+            "VERL_PLATFORM=cpu in front of the command"
+        )

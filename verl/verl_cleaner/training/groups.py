@@ -20,6 +20,9 @@ from verl_cleaner.rollout.lost_trajectory import FailurePolicy, LossCause, LostT
 
 logger = logging.getLogger(__name__)
 
+_TRAIN = "train"
+"""TransferQueue's partition."""
+
 Watcher = Callable[[KVBatchMeta, Mapping[str, LossCause]], None]
 """Gets every batch that is handed out, and why groups were dropped from it, by their uids."""
 
@@ -112,6 +115,12 @@ class CompleteGroups:
         batches, over which VeRL averages."""
         losses, self._losses = self._losses, Counter()
         return {key: count for key, count in losses.items() if not key.startswith("val-")}
+
+    def resumed(self) -> None:
+        """To be called before training begins. An asynchronous run's checkpoint brings back groups that had failed and
+        were not replaced yet, but not why: the run that lost them knew, and would have ended for a bug."""
+        restored = tq.kv_list(_TRAIN) or {}
+        self._explained |= {uid for uid, tag in restored.get(_TRAIN, {}).items() if tag.get("status") == "failure"}
 
     def wait_for_sampleable(self, global_steps: int, partition_id: str, target_count: int) -> Any:
         """As VeRL's asynchronous buffer has it, for a trainer that waits before it samples. Raises as `sample` does."""

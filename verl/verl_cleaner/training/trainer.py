@@ -100,6 +100,7 @@ class CleanerTrainerMixin(LeafTrainerMixin):
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
         self._earlier_metrics.read(last_step=self.global_steps)
+        self.replay_buffer.resumed()
         folders = (self.config.trainer.get(name) for name in ("rollout_data_dir", "validation_data_dir"))
         if folder := next(filter(None, folders), None):
             run_info.write(Path(folder), self.config)

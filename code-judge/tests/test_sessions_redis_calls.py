@@ -168,16 +168,17 @@ async def test_many_that_open_at_once_are_spread_and_a_full_home_sends_them_on(r
             await opened(one)
         assert error.value.trouble is Trouble.TOO_MANY
         assert await two.places() == (8, 8)
-        # A home that says it has places, and has none.
-        redis_.cli("hset", f"{{code-judge}}:session-home:{small.home}", "free", "9")
-        large.delete(large.open_[0])
-        large.most = 6
-        async with asyncio.timeout(10):
-            while True:
-                with contextlib.suppress(SessionError):
-                    assert (await opened(one)).startswith(large.home)
-                    break
-                await asyncio.sleep(0.1)
+
+
+async def test_a_home_that_has_no_place_after_all_sends_a_caller_on(redis_: Redis) -> None:
+    full, free = Held("a", most=9), Held("b", most=2)
+    async with homes(redis_, full, free), caller(redis_) as api:
+
+        async def refuse(_: OpenSession) -> SessionInfo:
+            raise SessionError(Trouble.TOO_MANY, "full")
+
+        full.open = refuse  # type: ignore[method-assign]
+        assert (await opened(api)).startswith(free.home)
 
 
 async def test_a_home_that_ends_says_so_and_others_go_on(redis_: Redis) -> None:

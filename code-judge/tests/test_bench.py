@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from judge_harness import Judge, command
+from redis_harness import needs_redis, redis_server
 from session_harness import open_session
 
 from code_judge.bench.loads import LOADS
@@ -61,6 +62,19 @@ def test_the_costs_of_sessions(served: Judge) -> None:
     each = re.fullmatch(r"bare   idle:  3 sessions \d+ MB in all, (\d+) kB each \(PSS\)", idle)
     assert each is not None, idle
     assert 100 < int(each[1]) < 5000
+
+
+@needs_redis
+def test_sessions_over_redis_are_compared_with_those_of_one_process(served: Judge, tmp_path: Path) -> None:
+    open_session(served).delete()
+    with redis_server(tmp_path) as redis:
+        options = ["--redis-uri", redis.uri, "--cells", "16", "--rounds", "1"]
+        started = [sys.executable, "-m", "code_judge.bench.sessions", *options]
+        done = subprocess.run(started, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    *each, ratio = done.stdout.splitlines()
+    assert [line[:15].strip() for line in each] == ["in one process", "over Redis"]
+    assert re.fullmatch(r"ratio +\d+\.\d\d of the rate, \d+\.\d\d of the latency, -?\d+\.\d\d of the CPU", ratio)
 
 
 def test_bench_of_many_tests(served: Judge) -> None:

@@ -17,12 +17,19 @@ class Connection:
 
     async def post(self, path: str, body: Any) -> Any:
         """Raises ConnectionError for any other status than 200."""
+        return await self._request("POST", path, body)
+
+    async def delete(self, path: str) -> None:
+        """As post."""
+        await self._request("DELETE", path, {})
+
+    async def _request(self, method: str, path: str, body: Any) -> Any:
         if self._streams is None:
             self._streams = await asyncio.open_connection(self._host, self._port, limit=1 << 20)
         reader, writer = self._streams
         content = json.dumps(body).encode()
         head = (
-            f"POST {self._prefix}{path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n"
+            f"{method} {self._prefix}{path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
         )
         writer.write(head.encode() + content)

@@ -1,4 +1,4 @@
-"""The quickstart as a process: what it printed, what still runs of it."""
+"""A recipe as a process: what it printed, what still runs of it."""
 
 import os
 import subprocess
@@ -14,20 +14,18 @@ MARK = "CLEANER_TEST_RUN"
 MULTI_TURN = "actor_rollout_ref.rollout.multi_turn"
 
 
-class Quickstart:
-    """`quickstart.sh ARGUMENTS` with its output lines; `left` lists what still runs of it."""
+class Recipe:
+    """`recipe/cleaner/NAME ARGUMENTS` with its output lines; `left` lists what still runs of it."""
 
-    def __init__(self, out: Path, *arguments: str) -> None:
-        self.out = out
+    def __init__(self, name: str, *arguments: str, **variables: str) -> None:
         self.mark = uuid.uuid4().hex
         # Short: Ray keeps sockets below it, whose paths may have 107 bytes.
         self.temporary = tempfile.mkdtemp(prefix="cleaner-", dir="/tmp")
-        environment = os.environ | {MARK: self.mark, "OUTPUT_DIR": str(out), "TMPDIR": self.temporary}
-        environment.pop("CODE_JUDGE_URL", None)
+        environment = {key: value for key, value in os.environ.items() if key != "CODE_JUDGE_URL"}
         self.process = subprocess.Popen(
-            ["bash", "recipe/cleaner/quickstart.sh", *arguments],
+            ["bash", f"recipe/cleaner/{name}", *arguments],
             cwd=REPOSITORY,
-            env=environment,
+            env=environment | {MARK: self.mark, "TMPDIR": self.temporary} | variables,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -50,8 +48,7 @@ class Quickstart:
         return "".join(self.lines)
 
     def log(self) -> str:
-        logs = [*self.out.glob("*/train.log"), *self.out.glob("judge.log")]
-        return "\n".join(f"--- {path}\n{path.read_text(errors='replace')[-6000:]}" for path in logs)
+        return ""
 
     def processes(self) -> dict[int, str]:
         """Ours are known by the mark in their environment; the sandbox's, which is cleaned, by its folder."""
@@ -71,3 +68,15 @@ class Quickstart:
         while (processes := self.processes()) and time.monotonic() < end:
             time.sleep(0.2)
         return processes
+
+
+class Quickstart(Recipe):
+    """`quickstart.sh ARGUMENTS` into a folder."""
+
+    def __init__(self, out: Path, *arguments: str) -> None:
+        self.out = out
+        super().__init__("quickstart.sh", *arguments, OUTPUT_DIR=str(out))
+
+    def log(self) -> str:
+        logs = [*self.out.glob("*/train.log"), *self.out.glob("judge.log")]
+        return "\n".join(f"--- {path}\n{path.read_text(errors='replace')[-6000:]}" for path in logs)

@@ -1,13 +1,11 @@
 """The evaluation script as users start it, on CPU: the nano policy, and HumanEval's canonical solutions. A minute."""
 
 import json
-import os
 import signal
-import subprocess
-from pathlib import Path
 
 import pandas as pd
 import pytest
+from quickstart_runs import REPOSITORY, Recipe
 
 from cleaner_lab.nano.shipped import FOLDER as NANO
 from verl_cleaner.dataset.lengths import TOOL_CONFIG
@@ -16,45 +14,18 @@ from verl_cleaner.records.trajectories import read_folder
 
 pytestmark = pytest.mark.end_to_end(3)
 
-REPOSITORY = Path(__file__).parents[1]
 TASKS = 82
 """Of the held-out ones, which are in random order."""
 
 
-class Evaluation:
+class Evaluation(Recipe):
     def __init__(self, *arguments, **knobs):
-        environment = {key: value for key, value in os.environ.items() if key != "CODE_JUDGE_URL"} | knobs
-        self.process = subprocess.Popen(
-            ["bash", "recipe/cleaner/eval/eval.sh", *map(str, arguments)],
-            cwd=REPOSITORY,
-            env=environment | {"PYTHONPATH": str(REPOSITORY / "tests")},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        self.lines = []
-
-    def until(self, text):
-        for line in self.process.stdout:
-            self.lines.append(line)
-            if text in line:
-                return
-        pytest.fail(f"{text!r} did not come:\n{self.text}")
-
-    def finish(self):
-        with self.process:
-            self.lines += self.process.stdout
-        return self.process.returncode
-
-    @property
-    def text(self):
-        return "".join(self.lines)
+        super().__init__("eval/eval.sh", *map(str, arguments), **{"PYTHONPATH": str(REPOSITORY / "tests")} | knobs)
 
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory):
     """Interrupted after the first chunk of 82 problems, then gone on with: HumanEval's are two, the tasks the third."""
-    os.chdir(REPOSITORY)
     out = tmp_path_factory.mktemp("evaluation") / "out"
     held_out = out.with_name("held_out.parquet")
     pd.read_parquet(NANO / "data/val.parquet").head(TASKS).to_parquet(held_out)
@@ -71,6 +42,7 @@ def evaluated(tmp_path_factory):
     first.until("1 of 3 chunks")
     first.process.send_signal(signal.SIGINT)
     assert first.finish() != 0
+    assert not first.left()
     second = Evaluation(*arguments, **knobs)
     assert second.finish() == 0, second.text + (out / "plain" / "train.log").read_text()[-3000:]
     return out, first.text, second.text, (arguments, knobs)

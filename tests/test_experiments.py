@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from cleaner_lab.experiments import results
 from verl_cleaner.records.metrics import read_steps
 
-pytestmark = pytest.mark.end_to_end(3)
+pytestmark = pytest.mark.end_to_end(2)
 
 REPOSITORY = Path(__file__).parents[1]
 SMALL = [
@@ -31,8 +32,15 @@ MEASURED_IN_TIME = ("timing", "perf/", "latency", "seconds")
 
 def start(out, *arguments):
     environment = {key: value for key, value in os.environ.items() if key != "CODE_JUDGE_URL"}
+    grid = out.with_name("grid.yaml")
+    shipped = yaml.safe_load((REPOSITORY / "recipe/cleaner/experiments/nano.yaml").read_text())
+    names = {"first": "cleaner", "baseline": "baseline", "cleaner": "cleaner"}
+    methods = {name: shipped["methods"][of] for name, of in names.items()}
+    # In this order.
+    grid.write_text(yaml.safe_dump(shipped | {"methods": methods}, sort_keys=False))
+    options = ["--out", out, "--seeds", "1", "--steps", "2"]
     return subprocess.Popen(
-        ["bash", "recipe/cleaner/experiments/run.sh", "--out", out, "--seeds", "1", "--steps", "2", *arguments, *SMALL],
+        ["bash", "recipe/cleaner/experiments/run.sh", grid, *options, *arguments, *SMALL],
         cwd=REPOSITORY,
         env=environment,
         text=True,
@@ -49,11 +57,20 @@ def finish(process):
 
 @pytest.fixture(scope="module")
 def series(tmp_path_factory):
-    """Two methods in one group of processes, the first without rollback."""
-    out = tmp_path_factory.mktemp("series")
-    status, text = finish(start(out, "--methods", "baseline,cleaner"))
+    """Three runs in one group of processes, the second without rollback, the third, which is the first once more,
+    interrupted after a step and gone on with: (folder, texts)"""
+    out = tmp_path_factory.mktemp("series") / "out"
+    first = start(out)
+    begun = []
+    for line in first.stdout:
+        begun.append(line)
+        if "cleaner/seed1" in line and "step   1" in line:
+            break
+    first.send_signal(signal.SIGINT)
+    interrupted, rest = finish(first)
+    status, text = finish(start(out))
     assert status == 0, text + "".join(log.read_text()[-3000:] for log in out.glob("group*.log"))
-    return out, text
+    return out, (interrupted, "".join(begun) + rest), text
 
 
 def untimed(metrics):
@@ -61,12 +78,12 @@ def untimed(metrics):
 
 
 def test_results_are_tidy(series):
-    out, text = series
-    assert "2 runs, 0 of them done already" in text
-    assert "results of 2 runs" in text
+    out, (_, begun), text = series
+    assert "3 runs, 0 of them done already" in begun
+    assert "results of 3 runs" in text
     table = pq.read_table(out / "results.parquet")
     frame = table.to_pandas()
-    assert set(frame["method"]) == {"baseline", "cleaner"}
+    assert set(frame["method"]) == {"first", "baseline", "cleaner"}
     assert set(frame["seed"]) == {1}
     assert set(frame["step"]) == {0, 1, 2}
     assert not frame["value"].isna().any()
@@ -81,21 +98,15 @@ def test_results_are_tidy(series):
     assert "enable_tool_rollback" not in "".join(metadata["methods"]["baseline"])
 
 
-def test_a_run_in_a_series_equals_the_run_alone_also_when_it_was_interrupted(series, tmp_path):
-    out, _ = series
-    first = start(tmp_path, "--methods", "cleaner")
-    for line in first.stdout:
-        if "step   1" in line:
-            break
-    first.send_signal(signal.SIGINT)
-    status, text = finish(first)
+def test_a_run_in_a_series_equals_the_run_alone_also_when_it_was_interrupted(series):
+    """Nothing has run before the first."""
+    out, (status, begun), text = series
     assert status != 0
-    assert "the same command goes on with what is left" in text
-    assert "Traceback" not in text
-    status, text = finish(start(tmp_path, "--methods", "cleaner"))
-    assert status == 0, text
-    assert "Resuming from" in (tmp_path / "group0.log").read_text()
-    alone, within = (read_steps(folder / "cleaner/seed1/metrics.jsonl") for folder in (tmp_path, out))
+    assert "the same command goes on with what is left" in begun
+    assert "Traceback" not in begun
+    assert "3 runs, 2 of them done already" in text
+    assert "Resuming from" in (out / "group0.log").read_text()
+    alone, within = (read_steps(out / method / "seed1/metrics.jsonl") for method in ("first", "cleaner"))
     assert alone.keys() == within.keys() == {0, 1, 2}
     for step in (0, 1, 2):
         assert untimed(within[step]).keys() <= untimed(alone[step]).keys()
@@ -105,7 +116,7 @@ def test_a_run_in_a_series_equals_the_run_alone_also_when_it_was_interrupted(ser
 
 
 def test_what_is_done_is_not_done_again_and_other_settings_are_no_such_run(series):
-    out, _ = series
+    out = series[0]
     status, text = finish(start(out, "--methods", "cleaner"))
     assert status == 0
     assert "1 runs, 1 of them done already" in text

@@ -33,7 +33,7 @@ def agreement(one: dict[str, str], other: dict[str, str]) -> float:
     return sum(one[task] == other[task] for task in one) / len(one)
 
 
-FEWER_TASKS = ("data.val_max_samples=96", "trainer.test_freq=2")
+FEWER_TASKS = ("data.val_max_samples=64", "trainer.test_freq=2")
 
 
 @pytest.fixture(scope="module")

@@ -1,25 +1,27 @@
 """How a quickstart ends that does not finish: killed, or asked for what is wrong."""
 
+import io
 import os
 import signal
 
 import pytest
 from quickstart_runs import MULTI_TURN, Quickstart
 
+from cleaner_lab.nano import quickstart
 from cleaner_lab.nano.quickstart import main
 
-pytestmark = pytest.mark.end_to_end(3)
+pytestmark = pytest.mark.end_to_end(2)
 
 
 @pytest.mark.parametrize(
     ("module", "number"),
     [
-        ("cleaner_lab.nano.quickstart", signal.SIGINT),
         ("cleaner_lab.nano.quickstart", signal.SIGKILL),
         ("verl_cleaner.main_ppo", signal.SIGKILL),
     ],
 )
 def test_a_killed_run_leaves_nothing_behind(tmp_path, module, number):
+    """Nor does an interrupted one, see test_evaluation.py."""
     quickstart = Quickstart(tmp_path)
     # All processes are there then.
     quickstart.until("measuring the policy")
@@ -52,6 +54,18 @@ def test_a_wrong_argument_is_named(tmp_path):
     assert quickstart.finish() != 0
     assert "unknown argument '--step'" in quickstart.text
     assert "Traceback" not in quickstart.text
+
+
+def test_an_interrupted_quickstart_says_so(monkeypatch, tmp_path):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.argv", ["quickstart.sh"])
+    monkeypatch.setenv("OUTPUT_DIR", str(tmp_path))
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO()))
+    monkeypatch.setattr(quickstart, "train", interrupted)
+    with pytest.raises(SystemExit, match=r"\[cleaner\] stopped"):
+        main()
 
 
 def test_steps_are_at_least_one(monkeypatch, capsys):

@@ -26,10 +26,10 @@ def test_what_a_training_leaves_is_ended_and_others_orphans_are_not_taken_in(tmp
     assert not subreaper()
     log = tmp_path / "train.log"
     with Training([sys.executable, "-c", ORPHAN], log=log, environment={}) as first:
+        os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)
         with Training([sys.executable, "-c", "pass"], log=tmp_path / "second.log", environment={}):
             assert subreaper()
         assert subreaper()
-        os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)
         orphan = int(log.read_text())
         assert psutil.Process(orphan).ppid() == os.getpid()
     assert not psutil.pid_exists(orphan)

@@ -209,7 +209,7 @@ def test_seeds_in_one_table_and_figure(tmp_path, capsys, monkeypatch):
     folders = []
     for seed, accuracy in enumerate((0.6, 0.8)):
         folders.append(tmp_path / str(seed))
-        for arm in (BASELINE, CLEANER):
+        for arm in (BASELINE, CLEANER, LEAVES):
             run = outcome(arm, folders[-1], validated(accuracy, accuracy, 0.5))
             run.folder.mkdir(parents=True)
             lines = (json.dumps({"step": step, "data": data}) for step, data in run.steps)
@@ -220,6 +220,7 @@ def test_seeds_in_one_table_and_figure(tmp_path, capsys, monkeypatch):
     text = capsys.readouterr().out
     assert "0.700 ± 0.141" in text
     assert "0.600 0.800" in text
+    assert "leaves, step" in text
     assert figure.stat().st_size > 10_000
     (folders[0] / "cleaner" / "metrics.jsonl").write_text(json.dumps({"step": 1, "data": TRAINING}))
     with pytest.raises(SystemExit):

@@ -6,12 +6,14 @@ python -m cleaner_lab.nano.seeds outputs/quickstart/A outputs/quickstart/B … -
 import argparse
 from pathlib import Path
 
+from cleaner_lab.nano.arms import BASELINE, CLEANER, LEAVES
 from cleaner_lab.nano.curves import Steps, family_accuracies, held_out_accuracy, plot
 from cleaner_lab.nano.tasks import UNSEEN
 from verl_cleaner.records.metrics import read_steps
 from verl_cleaner.report.intervals import interval
 from verl_cleaner.report.tables import format_table
 
+METHODS = [arm.name for arm in (BASELINE, CLEANER, LEAVES)]
 _FAILURES = "val-aux/tool_calls/failures_per_trajectory"
 
 
@@ -29,7 +31,7 @@ def steps_of(folder: Path) -> Steps:
 def table(methods: dict[str, list[Steps]]) -> list[list[str]]:
     """A row for the cold start and one per method: mean ± standard deviation over the seeds, and each seed."""
     rows = [["", "held-out accuracy", "each seed", f"unseen family ({UNSEEN})", "tool failures a trajectory"]]
-    groups = {"cold start": [run[0] for run in methods["cleaner"]]}
+    groups = {"cold start": [run[0] for run in methods[BASELINE.name]]}
     groups |= {f"{name}, step {runs[0][-1][0]}": [run[-1] for run in runs] for name, runs in methods.items()}
     for name, ends in groups.items():
         held_out = [value for _, metrics in ends if (value := held_out_accuracy(metrics)) is not None]
@@ -48,11 +50,11 @@ def _spread(values: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path, help="each with baseline/ and cleaner/, one a seed")
+    parser.add_argument("folders", nargs="+", type=Path, help=f"one a seed, each with {', '.join(METHODS)}")
     parser.add_argument("--figure", type=Path, help="write the curves here (PNG)")
     options = parser.parse_args()
     try:
-        methods = {name: [steps_of(folder / name) for folder in options.folders] for name in ("baseline", "cleaner")}
+        methods = {name: [steps_of(folder / name) for folder in options.folders] for name in METHODS}
     except ValueError as error:
         parser.error(str(error))
     print(format_table(table(methods)))

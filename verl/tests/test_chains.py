@@ -250,7 +250,14 @@ def test_the_grids_of_chains_compose(name, monkeypatch):
     grid = read_grid(EXPERIMENTS / f"{name}.yaml")
     settings = cold.Settings(**grid.cold_start["nano"])
     assert (settings.calls, settings.habit > 0) == (3, name != "chain")
-    assert [method.name for method in grid.methods] == ["baseline", "penalty", "cleaner", "half", "leaves"]
+    assert [method.name for method in grid.methods] == [
+        "baseline",
+        "penalty",
+        "cleaner",
+        "half",
+        "leaves",
+        "leaves_half",
+    ]
     configs = {run.method: overridden(composed(grid.config_name), run.overrides) for run in grid.runs(seeds=[0])}
     for config in configs.values():
         multi_turn = config.actor_rollout_ref.rollout.multi_turn

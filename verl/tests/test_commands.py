@@ -102,7 +102,12 @@ def filled(text, folder):
 
 
 def composed(text, *more):
-    return overridden(compose_once("ppo_trainer", folder=VERL), [*shlex.split(text), *more])
+    words = [*shlex.split(text), *more]
+    keys = [word.partition("=")[0] for word in words]
+    if any(key == "hydra.searchpath" or "." not in key for key in keys):
+        # A group of configurations, which only Hydra itself can put in.
+        return compose_once("ppo_trainer", *words, folder=VERL)
+    return overridden(compose_once("ppo_trainer", folder=VERL), words)
 
 
 def found(config):

@@ -130,7 +130,7 @@ def test_addresses(address, good):
 def test_the_dashboard_asks_for_metrics_that_exist(step):
     metrics = LoopMetrics()
     metrics.stepped(1, metrics_of(step[1]), step[1])
-    exposed = generate_latest(metrics.registry).decode() + render(Status(queued=0, workers=[]))
+    exposed = generate_latest(metrics.registry).decode() + render(Status(queued=0, workers=[]), (0, 0))
     names = {re.split(r"[{ ]", line)[0] for line in exposed.splitlines() if not line.startswith("#")}
     # Of the judge's counters only those with a sample have a line.
     names |= set(re.findall(r"# TYPE (\S+) counter", exposed))

@@ -23,6 +23,9 @@ REFUSED = {f"{on}/ulysses_without_flash_attn": {"attention"} for on in ("cpu", "
     "cpu/lora": {"cpu"}
 }
 """By the check of this name."""
+if not any(map(importlib.util.find_spec, ("vllm", "sglang"))):
+    # VeRL asks the installed engine for its version.
+    REFUSED["vllm/lora"] = {"verl"}
 
 FILES = [
     f"actor_rollout_ref.model.path={shipped.FOLDER}/model",

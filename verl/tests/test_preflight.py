@@ -103,7 +103,10 @@ def test_the_documented_flags_pass(config):
             *(NEGATIVES, DPO, "+algorithm.dpo_reference=ref", "actor_rollout_ref.actor.use_kl_loss=True"),
             "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=4",
         ],
-        [NEGATIVES, DPO, "+algorithm.dpo_reference=ref", "actor_rollout_ref.model.lora_rank=8"],
+        [
+            *(NEGATIVES, DPO, "+algorithm.dpo_reference=ref"),
+            *("actor_rollout_ref.model.lora_rank=8", "+actor_rollout_ref.model.lora.merge=True"),
+        ],
     ],
 )
 def test_negatives_and_dpo_pass(config, overrides):
@@ -418,7 +421,10 @@ def test_everything_wrong_is_told_at_once(config):
             "agent loop registers",
         ),
         (
-            [ROLLBACK_ON, NEGATIVES, DPO, "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"],
+            [
+                *(ROLLBACK_ON, NEGATIVES, DPO, "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"),
+                "actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2",
+            ],
             "has not been tried with sequence parallelism",
         ),
         (

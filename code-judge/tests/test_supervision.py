@@ -8,13 +8,17 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 from judge_harness import EXTRA, Judge, alive, descendants, environment, judge
 
-from code_judge.sandbox import link
+from code_judge.sandbox import link, parcel, processes, warden
+from code_judge.sandbox.box import Box
+from code_judge.sandbox.limits import Clock
+from code_judge.sandbox.watch import Job
 
 
 def keeper(it: Judge) -> int:
@@ -82,6 +86,42 @@ def test_a_stopped_zygote_frees_its_slots_and_does_not_hold_up_the_others() -> N
             thread.join(link.SILENCE_SECONDS + 15)
         assert [answer["reason"] for answer in answers] == ["internal_error"] * 2
         await_recovery(it, 20)
+
+
+def test_what_kills_a_programs_rest_has_ended_before_its_user_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It kills all that the user has. A late one must not meet the process that fetches files, nor the next program."""
+    rest, killed, begun, told, put_back = [7], [], [], [], []
+    monkeypatch.setattr(processes, "children", lambda spare: list(rest))
+    monkeypatch.setattr(processes, "kill_user", lambda uid, _: killed.append(uid) or 100 + len(killed))
+    monkeypatch.setattr(parcel, "start", lambda *_: begun.append(True) or 50)
+    monkeypatch.setattr(warden, "_belongs", lambda *_: True)
+    job = Job(1, 6, Box("/box/1", 1, True), Clock(limit=1, start=0.0, seen=0.0), 1, True)
+    job.end, job.fetch = time.monotonic(), os.memfd_create("test")
+    it = object.__new__(warden.Warden)
+    it._layers, it._running, it._own, it._ended = SimpleNamespace(killer_uid=2), {}, set(), [job]
+    it._tell_end, it._put_back = told.append, put_back.append
+    it._report()
+    job.next_sweep = 0.0
+    it._report()
+    assert (killed, it._own) == ([1], {101})
+    rest.clear()
+    it._report()
+    assert (begun, told, put_back) == ([], [], [])
+    it._own.discard(101)
+    it._report()
+    assert (begun, told, put_back) == ([True], [], [])
+    # What turns up while files are fetched is killed afterwards.
+    rest.append(8)
+    job.next_sweep = 0.0
+    it._report()
+    assert killed == [1]
+    it._own.discard(50)
+    it._report()
+    assert killed == [1, 1]
+    rest.clear()
+    it._own.discard(102)
+    it._report()
+    assert (told, put_back, it._ended) == ([job], [job.box], [])
 
 
 def test_ping_runs_a_program_and_fails_when_none_can_run() -> None:

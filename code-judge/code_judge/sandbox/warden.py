@@ -211,17 +211,22 @@ class Warden:
         now = time.monotonic()
         for job in self._ended[:]:
             left = [pid for pid in strangers if _belongs(pid, job)]
-            if left and now >= job.next_sweep:
+            overdue = now - job.end >= SWEEP_SECONDS
+            # It kills all that has the program's user: the process that fetches, and the next program in the box.
+            killing = job.killer in self._own
+            fetches = job.collector in self._own or (overdue and job.fetch is not None)
+            if left and now >= job.next_sweep and not killing and not fetches:
                 job.next_sweep = now + SWEEP_PAUSE_SECONDS
                 self._sweep(job, left)
-            if left and now - job.end < SWEEP_SECONDS:
+                killing = job.killer in self._own
+            if (left or killing) and not overdue:
                 continue
-            if job.fetch is not None and not self._has_fetched(job, job.fetch):
+            if job.fetch is not None and (killing or not self._has_fetched(job, job.fetch)):
                 continue
             if not job.reported:
                 job.reported = True
                 self._tell_end(job)
-            if not left:
+            if not left and not killing:
                 self._ended.remove(job)
                 self._put_back(job.box)
 
@@ -254,7 +259,8 @@ class Warden:
             processes.kill_each(left)
             return
         try:
-            self._own.add(processes.kill_user(job.box.uid, self._layers.killer_uid))
+            job.killer = processes.kill_user(job.box.uid, self._layers.killer_uid)
+            self._own.add(job.killer)
         except OSError:
             # No process more can be started; the next sweep tries again.
             processes.kill_all(left)

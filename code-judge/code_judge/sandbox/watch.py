@@ -28,7 +28,8 @@ class Job:
     """A program that was started. pid: of its first process, and its session's number. memory: bytes.
 
     why: what it was killed for. idle: none of its threads was runnable when it was last looked at. fetch: descriptor of
-    what is to be taken out of its folder (parcel.py). collector: the process that does it.
+    what is to be taken out of its folder (parcel.py). collector: the process that does it. killer: the last process
+    that was to kill what the program had left.
     """
 
     id: int
@@ -47,6 +48,7 @@ class Job:
     reported: bool = False
     fetch: int | None = None
     collector: int | None = None
+    killer: int | None = None
     pids: list[int] = field(default_factory=list)
 
     @property

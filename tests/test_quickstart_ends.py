@@ -10,18 +10,18 @@ from quickstart_runs import MULTI_TURN, Quickstart
 from cleaner_lab.nano import quickstart
 from cleaner_lab.nano.quickstart import main
 
-pytestmark = pytest.mark.end_to_end(2)
+pytestmark = pytest.mark.end_to_end(3)
 
 
 @pytest.mark.parametrize(
     ("module", "number"),
     [
+        ("cleaner_lab.nano.quickstart", signal.SIGINT),
         ("cleaner_lab.nano.quickstart", signal.SIGKILL),
         ("verl_cleaner.main_ppo", signal.SIGKILL),
     ],
 )
 def test_a_killed_run_leaves_nothing_behind(tmp_path, module, number):
-    """Nor does an interrupted one, see test_evaluation.py."""
     quickstart = Quickstart(tmp_path)
     # All processes are there then.
     quickstart.until("measuring the policy")

@@ -162,6 +162,7 @@ print('done')
 SLEEPER = "import time\ntime.sleep(1.6)\nprint('lives')"
 
 
+@pytest.mark.alone
 def test_no_program_can_end_stop_or_slow_down_another(lesser: Judge) -> None:
     """Neither one that runs beside it, nor the sandbox. All ways at once, and against one another."""
     attacks = {way: ATTACK.format(attack=attack) for way, attack in SIGNALS.items()}

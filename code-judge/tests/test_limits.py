@@ -8,6 +8,7 @@ from judge_harness import Judge, on_this_machine
 MARK = "Suicide from timeout."
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "solution",
     [

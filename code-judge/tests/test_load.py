@@ -12,7 +12,7 @@ from code_judge.sandbox.limits import LATE_WALL, MOST_WALL, Clock
 from code_judge.sandbox.watch import FEW_OLD_NICENESS, MOST_OLD, OLD_NICENESS, OLD_SECONDS, Job, Watch
 
 LIMIT = 4
-COMPUTE = "import time\nwhile time.process_time() < 0.3: pass\nprint({n})"
+COMPUTE = "import time\nwhile time.process_time() < 0.4: pass\nprint({n})"
 MIXED = {
     "compute": (COMPUTE, "ok"),
     "numpy": ("import numpy as np\nprint(int(np.ones((80, 80)).dot(np.ones((80, 80)))[0, 0]) * {n})", "ok"),
@@ -41,7 +41,7 @@ def test_the_same_batch_gets_the_same_verdicts_at_any_number_of_slots(slots: int
     names += ["in a child", "in a thread", "short sleep"] * 2
     random.Random(0).shuffle(names)
     programs = [MIXED[name][0].format(n=n) for n, name in enumerate(names)]
-    with judge(MAX_EXECUTION_TIME=3, MAX_WORKERS=slots) as it:
+    with judge(MAX_EXECUTION_TIME=LIMIT, MAX_WORKERS=slots) as it:
         it.http.timeout = 300
         results = it.run_all(programs)
     assert [result["kind"] for result in results] == [MIXED[name][1] for name in names]

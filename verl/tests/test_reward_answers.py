@@ -7,7 +7,6 @@ import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from judge_harness import on_this_machine
 
 from verl_cleaner.reward import choice, mathematics
 from verl_cleaner.reward.answers import last_boxed, last_python_block
@@ -113,6 +112,7 @@ def test_reasoning_gym_keeps_its_own_verifier():
     assert (wrong["score"], wrong["acc"], wrong["reason"]) == (0.0, 0.0, "wrong_answer")
 
 
+@pytest.mark.alone
 def test_the_limit_of_time_holds_off_the_main_thread_and_the_next_question_is_answered():
     """Signals, with which math-verify limits itself, would raise in this thread."""
     verifier = MathVerifier(seconds=1)
@@ -129,7 +129,7 @@ def test_the_limit_of_time_holds_off_the_main_thread_and_the_next_question_is_an
     first, endless, seconds, after = asyncio.run(elsewhere())
     verifier.close()
     assert (first, endless, after) == (True, False, True)
-    assert 0.9 < seconds < on_this_machine(3)
+    assert 0.9 < seconds < 3
 
 
 def test_a_verifier_that_dies_is_an_outage_not_a_wrong_answer():
@@ -200,16 +200,17 @@ DEGENERATE = (
 )  # fmt: skip
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("text", DEGENERATE)
 def test_no_degenerate_response_takes_long(text):
     """Rewards share an event loop. A pattern that reads a text twice for every character needs minutes here."""
-    long, start = "```python\n" + text * (80_000 // len(text)), time.process_time()
+    long, start = "```python\n" + text * (80_000 // len(text)), time.monotonic()
     last_python_block(long)
     choice.letter("B" + long)
     choice.letter("B" + text * (1900 // len(text)) + "x")
     latex(text * (2000 // len(text)) + "x")
     accepted('["' + long)
-    assert time.process_time() - start < 2
+    assert time.monotonic() - start < 2
 
 
 STATEMENTS = (

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import reasoning_gym
-from judge_harness import on_this_machine
 
 from verl_cleaner.reward import reasoning_gym as reward
 from verl_cleaner.reward.reasoning_gym import compute_score
@@ -101,6 +100,7 @@ def test_no_answer_is_run(family, tmp_path):
     assert not touched.exists()
 
 
+@pytest.mark.alone
 def test_an_endless_answer_is_wrong_and_the_next_is_scored(monkeypatch):
     child = scorer(seconds=1)
     monkeypatch.setattr(reward, "_scorer", lambda: child)
@@ -108,7 +108,7 @@ def test_an_endless_answer_is_wrong_and_the_next_is_scored(monkeypatch):
     assert score(row, f"\\boxed{{{row[1]['answer']}}}")["acc"] == 1.0
     start = time.monotonic()
     assert score(made("spiral_matrix"), "\\boxed{9**9**9**9}")["acc"] == 0.0
-    assert 0.9 < time.monotonic() - start < on_this_machine(3)
+    assert 0.9 < time.monotonic() - start < 3
     assert score(row, f"\\boxed{{{row[1]['answer']}}}")["acc"] == 1.0
     child.close()
 

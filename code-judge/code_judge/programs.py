@@ -83,7 +83,7 @@ async def prepared(sandbox: Sandbox, submission: Submission, settings: Settings)
                 memory=settings.cpp_compile_memory << 20,
                 fetch=(),
                 compiler=compile_command(settings.cpp_compile_command),
-                binary=binary,
+                artefact=binary,
             )
         )
         if compilation.why is not None or compilation.status != 0:

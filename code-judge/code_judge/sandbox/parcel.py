@@ -124,11 +124,16 @@ def _collect(patterns: list[str], most: int, fd: int) -> None:
         finally:
             os.close(file)
     text = json.dumps([table, left_out]).encode()
-    rest = memoryview(text)
     os.lseek(fd, place, os.SEEK_SET)
+    write_all(fd, text)
+    os.pwrite(fd, _PLACE.pack(place, len(text)), 0)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """os.write may write a part only. Raises OSError."""
+    rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]
-    os.pwrite(fd, _PLACE.pack(place, len(text)), 0)
 
 
 def _names(patterns: list[str]) -> list[str]:

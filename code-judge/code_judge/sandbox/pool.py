@@ -23,8 +23,8 @@ LATE_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A script, or with `compiler` a C++ source to compile into `binary`, or else, with `binary`, what was compiled.
-    With `artefact` a script to compile into it, which then is the `code` of the same script.
+    """A script. With `artefact`, a source to compile into it: by `compiler`, C++; without one, Python. Compiled C++ is
+    the `binary` of a program without a source, compiled Python the `code` beside its source.
 
     seconds: the limit of limits.py. cpu: the most of it in CPU time; None: all. memory: bytes. output: bytes of
     stdout, and of stderr, after which the program is killed. echo: print the value of a last expression. binary,
@@ -49,20 +49,9 @@ class Program:
 
     @property
     def do(self) -> str:
-        if self.compiler or self.artefact is not None:
+        if self.artefact is not None:
             return "compile"
         return "execute" if self.binary is not None else "script"
-
-    @property
-    def more(self) -> list[str]:
-        """Descriptors that not every program has."""
-        names = {
-            "artefact": self.do == "compile",
-            "code": self.code is not None,
-            "files": self.files,
-            "fetch": self.fetch,
-        }
-        return [name for name, given in names.items() if given]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +117,6 @@ class Sandbox:
             "memory": program.memory,
             "echo": program.echo,
             "command": program.compiler,
-            "more": program.more,
         }
         try:
             with contextlib.ExitStack() as files:
@@ -136,13 +124,13 @@ class Sandbox:
                 source, stdin = (files.enter_context(memory_file(text)) for text in (program.source, program.stdin))
                 outputs = [files.enter_context(Capture(program.output, overflow)) for _ in range(2)]
                 status = files.enter_context(StatusChannel())
-                inputs = [source if program.do != "execute" or program.binary is None else program.binary, stdin]
-                last = program.binary if program.compiler else program.artefact or program.code
-                more = [] if last is None else [last]
+                inputs = [source if program.binary is None else program.binary, stdin]
+                given = {"artefact": program.artefact, "code": program.code}
+                more = {name: fd for name, fd in given.items() if fd is not None}
                 if program.files:
-                    more.append(files.enter_context(memory_file(pack(program.files))))
+                    more["files"] = files.enter_context(memory_file(pack(program.files)))
                 if program.fetch:
-                    more.append(files.enter_context(memory_file(ask(program.fetch, program.most_fetched))))
+                    more["fetch"] = files.enter_context(memory_file(ask(program.fetch, program.most_fetched)))
                 return await _execute(link, command, inputs, outputs, status, more, on_idle)
         finally:
             link.forget(number)
@@ -184,11 +172,13 @@ async def _execute(
     inputs: list[int],
     outputs: list[Capture],
     status: StatusChannel,
-    more: list[int],
+    more: dict[str, int],
     on_idle: Callable[[bool], None],
 ) -> Execution:
+    """more: descriptors that not every program has, by name; the last one is that of `fetch`, if there is one."""
     ended = link.begin(command["run"], on_idle, MOST_WALL * command["seconds"] + LATE_SECONDS)
-    await link.send(command, [*inputs, *(output.write_fd for output in outputs), status.write_fd, *more])
+    fds = [*inputs, *(output.write_fd for output in outputs), status.write_fd, *more.values()]
+    await link.send({**command, "more": list(more)}, fds)
     for output in outputs:
         output.start()
     status.start()
@@ -207,7 +197,7 @@ async def _execute(
         )
     if report["why"] is None and not started:
         raise SandboxLost(f"the program could not be started: {report.get('error') or text.strip() or 'killed'}")
-    files, left_out = answer(more[-1]) if "fetch" in command["more"] else (None, None)
+    files, left_out = answer(more["fetch"]) if "fetch" in more else (None, None)
     return Execution(
         status=report["status"],
         why=report["why"] or ("output_limit" if overflowed else None),

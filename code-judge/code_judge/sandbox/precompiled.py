@@ -7,11 +7,11 @@ is in it can do what the script can do, and no more. Standard library only: the 
 
 import ast
 import marshal
-import os
 from types import CodeType
 from typing import Any
 
 from code_judge.sandbox.box import FILENAME
+from code_judge.sandbox.parcel import write_all
 
 Parts = tuple[CodeType, CodeType | None]
 """The statements, and the last expression where its value is to be printed."""
@@ -36,9 +36,7 @@ def store(parts: Parts, fd: int) -> int:
     data = marshal.dumps(parts)
     if _orders(parts) != _orders(load(data)):
         return 1
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
+    write_all(fd, data)
     return 0
 
 

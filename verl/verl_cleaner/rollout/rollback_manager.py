@@ -58,8 +58,10 @@ class RollbackManager:
             start, first, last = turn.start, turn.attempts[0].tokens, turn.attempts[-2].tokens
             if self.pairs is not None and (pair := make_pair(last, turn.repaired, start=start)):
                 self.pairs.append(pair)
-            leaf = make_leaf(first, turn.repaired, replaced_from=turn.repaired_from, start=start)
-            if self.leaves is not None and leaf is not None:
+            replaced_from = turn.repaired_from
+            if self.leaves is not None and (
+                leaf := make_leaf(first, turn.repaired, replaced_from=replaced_from, start=start)
+            ):
                 self.leaves.append(leaf)
         self.record.recovered += turn.recovered
         self.record.failed += not turn.recovered

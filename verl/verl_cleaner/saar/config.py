@@ -89,7 +89,7 @@ class RollbackConfig:
         for keys, fits, expected in _EXPECTED:
             for key in keys:
                 value = getattr(self, key)
-                expect((value is None and expected.endswith(" or null")) or fits(value), key, value, expected)
+                expect(fits(value), key, value, expected)
         for key, enum in _CHOICES.items():
             value = getattr(self, key)
             expect(value in list(enum), key, value, f"one of {', '.join(enum)}")
@@ -145,18 +145,30 @@ def _boolean(value: object) -> bool:
     return isinstance(value, bool)
 
 
+def _or_null(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or fits(value)
+
+
 _EXPECTED: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("enable_tool_rollback", "rollback_at_validation"), _boolean, "True or False"),
     (("save_negative_samples", "rollback_stratified"), _boolean, "True or False"),
     (("max_tool_retries", "max_negative_samples_per_group"), partial(is_integer, least=0), "an integer >= 0"),
-    (("rollback_max_retries", "rollback_max_tokens"), partial(is_integer, least=0), "an integer >= 0 or null"),
-    (("rollback_anneal_steps",), partial(is_integer, least=1), "an integer >= 1 or null"),
+    (
+        ("rollback_max_retries", "rollback_max_tokens"),
+        _or_null(partial(is_integer, least=0)),
+        "an integer >= 0 or null",
+    ),
+    (("rollback_anneal_steps",), _or_null(partial(is_integer, least=1)), "an integer >= 1 or null"),
     (("rollback_probability", "rollback_similarity_threshold"), lambda x: is_number(x) and 0 <= x <= 1, "in [0, 1]"),
-    (("trajectory_deadline",), lambda x: is_number(x) and x > 0, "a number of seconds > 0 or null"),
-    (("rollback_min_logratio",), lambda x: is_number(x) and x == x, "a number (a log-ratio, below 0) or null"),
-    (("rollback_failed_call_score",), lambda x: is_number(x) and isfinite(x), "a number or null"),
+    (("trajectory_deadline",), _or_null(lambda x: is_number(x) and x > 0), "a number of seconds > 0 or null"),
+    (
+        ("rollback_min_logratio",),
+        _or_null(lambda x: is_number(x) and x == x),
+        "a number (a log-ratio, below 0) or null",
+    ),
+    (("rollback_failed_call_score",), _or_null(lambda x: is_number(x) and isfinite(x)), "a number or null"),
 )
-"""(keys, what fits beside null, what is expected)."""
+"""(keys, what fits, what is expected)."""
 _CHOICES: dict[str, type[StrEnum]] = {
     "rollback_similarity_on": SimilarityOn,
     "rollback_logprobs": RollbackLogprobs,

@@ -9,16 +9,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 source recipe/cleaner/lib/environment.sh
 # shellcheck source=recipe/cleaner/lib/judge.sh
 source recipe/cleaner/lib/judge.sh
+# shellcheck source=recipe/cleaner/lib/lab.sh
+source recipe/cleaner/lib/lab.sh
 
-# PYTHON names an environment of the user's own, as in the recipes.
-[[ -n ${PYTHON:-} ]] || setup_environment --no-dev --inexact
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-python=${PYTHON:-.venv/bin/python}
-for argument; do
-  [[ $argument == -h || $argument == --help ]] && exec "$python" -m cleaner_lab.matrix --help
-done
+prepare_lab cleaner_lab.matrix "$@"
 [[ ${DRY_RUN:-} == 1 ]] && exec "$python" -m cleaner_lab.matrix "$@"
-export MAX_EXECUTION_TIME=${MAX_EXECUTION_TIME:-2}
-start_judge "outputs/matrix/judge$$"
-# exec: the judge watches this process.
-exec "$python" -m cleaner_lab.matrix "$@"
+run_lab cleaner_lab.matrix outputs/matrix "$@"

@@ -9,16 +9,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 source recipe/cleaner/lib/environment.sh
 # shellcheck source=recipe/cleaner/lib/judge.sh
 source recipe/cleaner/lib/judge.sh
+# shellcheck source=recipe/cleaner/lib/lab.sh
+source recipe/cleaner/lib/lab.sh
 
-# PYTHON names an environment of the user's own, as in the recipes.
-[[ -n ${PYTHON:-} ]] || setup_environment --no-dev --inexact
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-python=${PYTHON:-.venv/bin/python}
-for argument; do
-  # Asking for help needs no judge.
-  [[ $argument == -h || $argument == --help ]] && exec "$python" -m cleaner_lab.experiments --help
-done
-export MAX_EXECUTION_TIME=${MAX_EXECUTION_TIME:-2}
-start_judge "outputs/experiments/judge$$"
-# exec: the judge watches this process.
-exec "$python" -m cleaner_lab.experiments "$@"
+prepare_lab cleaner_lab.experiments "$@"
+run_lab cleaner_lab.experiments outputs/experiments "$@"

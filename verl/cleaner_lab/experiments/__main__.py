@@ -8,6 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from cleaner_lab.experiments import words
 from cleaner_lab.experiments.experiment import RESULTS, Experiment
 from cleaner_lab.experiments.grid import GridError, read_grid
 
@@ -46,7 +47,6 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="run.sh", allow_abbrev=False, usage="%(prog)s [GRID] [options] [key=value ...]", description=__doc__
     )
-    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help="default: outputs/experiments/NAME")
     parser.add_argument("--methods", type=_names, default=(), help="only these, separated by commas")
     parser.add_argument("--seeds", type=_seeds, default=(), help="only these of the grid's, separated by commas")
@@ -55,12 +55,9 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
         "--parallel", type=_at_least_1, default=1, help="groups of processes side by side (default: %(default)s)"
     )
     parser.epilog = f"GRID: a YAML file (default: {_GRID}); key=value: Hydra overrides of every run"
-    options = parser.parse_intermixed_args()
-    grids = [word for word in options.words if "=" not in word]
-    if len(grids) > 1:
-        parser.error(f"got the grids {' and '.join(grids)}, expected one; everything else is an option or key=value")
-    options.grid = Path(grids[0]) if grids else _GRID
-    return options, [word for word in options.words if "=" in word]
+    options, file, overrides = words.parse(parser, _GRID, called="grids")
+    options.grid = file
+    return options, overrides
 
 
 def _names(text: str) -> tuple[str, ...]:

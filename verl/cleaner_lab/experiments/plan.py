@@ -7,8 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+import verl_cleaner
+
+_CONF = Path(verl_cleaner.__file__).with_name("conf")
 PER_RUN = (
     "algorithm",
     "data.seed",
@@ -52,6 +56,12 @@ class Plan:
     def read(cls, path: Path) -> "Plan":
         content = json.loads(path.read_text())
         return cls(content["config_name"], [PlannedRun(**run) for run in content["runs"]])
+
+
+def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    """One of our configurations, as `verl_cleaner.main_ppo` composes it."""
+    with hydra.initialize_config_dir(str(_CONF), version_base=None):
+        return hydra.compose(config_name, list(overrides))
 
 
 def worker_part(config: DictConfig) -> dict[str, Any]:

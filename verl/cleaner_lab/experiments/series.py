@@ -24,12 +24,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import hydra
 import ray
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-import verl_cleaner
-from cleaner_lab.experiments.plan import Plan, PlannedRun, differences, worker_part
+from cleaner_lab.experiments.plan import Plan, PlannedRun, compose, differences, worker_part
 from verl_cleaner.launch import logger_environment
 from verl_cleaner.main_ppo import errors_in_a_line, make_ready
 from verl_cleaner.preflight import PreflightError
@@ -38,8 +36,6 @@ from verl_cleaner.records.metrics import read_steps
 from verl_cleaner.training.test_time import TEST_TIME
 
 logger = logging.getLogger(__name__)
-
-CONF = Path(verl_cleaner.__file__).with_name("conf")
 
 SETTINGS = "settings.json"
 """In a run's folder once it has begun."""
@@ -64,8 +60,7 @@ def main() -> None:
 
 
 def _configs(plan: Plan) -> list[DictConfig]:
-    with hydra.initialize_config_dir(str(CONF), version_base=None):
-        configs = [hydra.compose(plan.config_name, run.overrides) for run in plan.runs]
+    configs = [compose(plan.config_name, run.overrides) for run in plan.runs]
     first = worker_part(configs[0])
     for run, config in zip(plan.runs, configs, strict=True):
         if differing := differences(first, worker_part(config)):

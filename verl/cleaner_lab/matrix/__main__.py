@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
+from cleaner_lab.experiments import words
 from cleaner_lab.experiments.grid import ColdStart, GridError, prepare_cold_start
 from cleaner_lab.matrix.cells import Cell, facts, read_matrix
 from cleaner_lab.matrix.table import Outcome, Result, figures, read, table, write
@@ -257,7 +258,6 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="matrix.sh", allow_abbrev=False, usage="%(prog)s [MATRIX] [options] [key=value ...]", description=__doc__
     )
-    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path("outputs/matrix"), help="default: %(default)s")
     parser.add_argument("--platforms", default="", help="only these, separated by commas")
     parser.add_argument("--cells", default="", help="only these, separated by commas: NAME or PLATFORM/NAME")
@@ -268,12 +268,9 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
         "--python", action="append", default=[], metavar="PLATFORM=PATH", help="interpreter of a platform's cells"
     )
     parser.epilog = f"MATRIX: a YAML file (default: {_MATRIX}); key=value: Hydra overrides of every cell"
-    options = parser.parse_intermixed_args()
-    files = [word for word in options.words if "=" not in word]
-    if len(files) > 1:
-        parser.error(f"got the files {' and '.join(files)}, expected one; everything else is an option or key=value")
-    options.matrix = Path(files[0]) if files else _MATRIX
-    return options, [word for word in options.words if "=" in word]
+    options, file, overrides = words.parse(parser, _MATRIX, called="files")
+    options.matrix = file
+    return options, overrides
 
 
 if __name__ == "__main__":

@@ -19,16 +19,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import hydra
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-import verl_cleaner
 from cleaner_lab.experiments.grid import ColdStart, GridError, read_cold_start, read_overrides
-from cleaner_lab.experiments.plan import override_key
+from cleaner_lab.experiments.plan import compose, override_key
 from verl_cleaner.preflight.names import STOCK_DTYPE, dtype_name
-
-CONF = Path(verl_cleaner.__file__).with_name("conf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +79,7 @@ class Cell:
         ]
 
     def composed(self) -> DictConfig:
-        with hydra.initialize_config_dir(str(CONF), version_base=None):
-            return hydra.compose(self.platform.config_name, list(self.overrides))
+        return compose(self.platform.config_name, self.overrides)
 
 
 def facts(cell: Cell) -> dict[str, Any]:
@@ -145,16 +140,14 @@ def _platform(name: str, value: dict[str, Any]) -> Platform:
     return Platform(name, value["device"], value["config_name"], start, overrides, needs)
 
 
-_CELL_KEYS = ("overrides", "platforms", "without", "gpus", "needs", "resume", "seconds", "script")
+_CELL_KEYS = {"overrides", "platforms", "without", "gpus", "needs", "resume", "seconds", "script"}
 
 
 def _cells(
     name: str, value: dict[str, Any], content: dict[str, Any], platforms: dict[str, Platform], more: tuple[str, ...]
 ) -> Iterator[Cell]:
     key = f"cells.{name}"
-    _known(
-        value, key, {"overrides", "platforms", "without", "gpus", "needs", "resume", "seconds", "script", *platforms}
-    )
+    _known(value, key, _CELL_KEYS | platforms.keys())
     everywhere = read_overrides(content.get("overrides", []), "overrides")
     steps, common = content["steps"], read_overrides(value.get("overrides", []), f"{key}.overrides")
     for on in value.get("platforms", platforms):

@@ -432,24 +432,35 @@ def test_cluster(tmp_path: Path) -> None:
 
 def test_a_primary_that_becomes_a_replica_is_left(tmp_path: Path) -> None:
     """Sentinel says where the primary is. Its place is taken by hand, as a sentinel does it."""
-    folders = [tmp_path / name for name in ("a", "b", "sentinel")]
-    for folder in folders:
-        folder.mkdir()
+    with primary_and_replica(tmp_path) as (port, second, fail_over):
+        uri = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{port}/judge"
+        with api(uri) as it, workers(uri):
+            assert it.post("/judge", **HELLO)["success"]
+            fail_over()
+            wait_until(lambda: it.post("/judge", **HELLO)["success"], "the second is used", 20)
+            assert b"{code-judge}:workers" in second.cli("keys", "*")
+
+
+@contextlib.contextmanager
+def primary_and_replica(folder: Path) -> Iterator[tuple[int, Redis, Callable[[], None]]]:
+    """The port of a sentinel that knows both, the replica, and what makes it the primary."""
+    folders = [folder / name for name in ("a", "b", "sentinel")]
+    for one in folders:
+        one.mkdir()
     ports = [free_port() for _ in range(2)]
     with redis_server(folders[0], port=ports[0]) as first, redis_server(folders[1], port=ports[1]) as second:
         second.cli("replicaof", "127.0.0.1", str(ports[0]))
         with sentinel(folders[2], ports[0]) as port:
-            uri = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{port}/judge"
-            with api(uri) as it, workers(uri):
-                assert it.post("/judge", **HELLO)["success"]
+
+            def fail_over() -> None:
                 wait_until(lambda: b"master_link_status:up" in second.cli("info", "replication"), "it is a replica")
                 command = ["redis-cli", "-p", str(port), "sentinel", "failover", "judge"]
                 wait_until(
                     lambda: b"OK" in subprocess.run(command, capture_output=True, check=False).stdout, "failover"
                 )
                 wait_until(lambda: b"role:slave" in first.cli("info", "replication"), "the first is a replica now")
-                wait_until(lambda: it.post("/judge", **HELLO)["success"], "the second is used", 20)
-                assert b"{code-judge}:workers" in second.cli("keys", "*")
+
+            yield port, second, fail_over
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import pytest
 from judge_harness import Judge, descendants
 from redis_harness import Redis, api, free_port, needs_redis, redis_server, wait_until, workers
 from session_harness import Session, open_session
-from test_redis import in_background, is_worker, sentinel
+from test_redis import in_background, is_worker, primary_and_replica
 
 from code_judge.sessions.client import SessionClient, SessionOutage
 
@@ -304,26 +304,15 @@ def test_in_a_cluster(tmp_path: Path) -> None:
 
 
 def test_a_session_outlives_a_primary_that_becomes_a_replica(tmp_path: Path) -> None:
-    folders = [tmp_path / name for name in ("a", "b", "sentinel")]
-    for folder in folders:
-        folder.mkdir()
-    ports = [free_port() for _ in range(2)]
-    with redis_server(folders[0], port=ports[0]) as first, redis_server(folders[1], port=ports[1]) as second:
-        second.cli("replicaof", "127.0.0.1", str(ports[0]))
-        with sentinel(folders[2], ports[0]) as port:
-            uri = f"redis+sentinel://127.0.0.1:{port}/judge"
-            with api(uri) as it, holding(uri):
-                session = open_session(it)
-                session.run("x = 1")
-                wait_until(lambda: b"master_link_status:up" in second.cli("info", "replication"), "it is a replica")
-                command = ["redis-cli", "-p", str(port), "sentinel", "failover", "judge"]
-                wait_until(
-                    lambda: b"OK" in subprocess.run(command, capture_output=True, check=False).stdout, "failover"
-                )
-                wait_until(lambda: b"role:slave" in first.cli("info", "replication"), "the first is a replica now")
-                wait_until(lambda: answer_of(session, "x").status_code == 200, "the second is used", 20)
-                assert session.value("x") == "1"
-                assert b"{code-judge}:session-homes" in second.cli("keys", "*")
+    with primary_and_replica(tmp_path) as (port, second, fail_over):
+        uri = f"redis+sentinel://127.0.0.1:{port}/judge"
+        with api(uri) as it, holding(uri):
+            session = open_session(it)
+            session.run("x = 1")
+            fail_over()
+            wait_until(lambda: answer_of(session, "x").status_code == 200, "the second is used", 20)
+            assert session.value("x") == "1"
+            assert b"{code-judge}:session-homes" in second.cli("keys", "*")
 
 
 def test_many_callers_of_many_sessions(redis: Redis) -> None:

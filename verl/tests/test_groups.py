@@ -149,7 +149,8 @@ def async_buffer(take_lost, refill):
     return CompleteGroups(buffer, take_lost, policy=FailurePolicy(max_lost_share=0.5))
 
 
-def test_a_lost_group_is_replaced_and_counted_in_asynchronous_training(queue):
+def with_a_failed_group(queue, take_lost):
+    """(buffer over u1, u2 and u3, which failed, how many groups were asked for instead: each time u4)"""
     queue.update(finished("u1", "u2"))
     queue["u3"] = {"is_prompt": True, "status": "failure", "global_steps": 1}
     refills = []
@@ -158,7 +159,11 @@ def test_a_lost_group_is_replaced_and_counted_in_asynchronous_training(queue):
         refills.append(count)
         queue.update(finished("u4"))
 
-    buffer = async_buffer(losing([OUTAGE]), refill)
+    return async_buffer(take_lost, refill), refills
+
+
+def test_a_lost_group_is_replaced_and_counted_in_asynchronous_training(queue):
+    buffer, refills = with_a_failed_group(queue, losing([OUTAGE]))
     batch, metrics = buffer.sample(global_steps=1, partition_id="train", batch_size=3)
     assert refills == [1]
     assert sorted(batch.keys) == ["u1_0_0", "u2_0_0", "u4_0_0"]
@@ -177,15 +182,7 @@ def test_a_group_that_fails_later_than_its_trajectory_was_lost_is_explained(queu
 
 def test_a_group_that_had_failed_before_the_checkpoint_is_replaced(queue):
     """TransferQueue brings it back, and no worker of this run knows why it failed."""
-    queue.update(finished("u1", "u2"))
-    queue["u3"] = {"is_prompt": True, "status": "failure", "global_steps": 1}
-    refills = []
-
-    def refill(count):
-        refills.append(count)
-        queue.update(finished("u4"))
-
-    buffer = async_buffer(losing(), refill)
+    buffer, refills = with_a_failed_group(queue, losing())
     buffer.resumed()
     batch, metrics = buffer.sample(global_steps=1, partition_id="train", batch_size=3)
     assert refills == [1]

@@ -52,6 +52,29 @@ def test_a_short_soak() -> None:
     assert " 3 kills" in done.stdout
 
 
+@needs_redis
+def test_a_short_soak_with_every_mishap() -> None:
+    mishaps = ["--kill-every", "3", "--restart-api-every", "4", "--failover-every", "5"]
+    arguments = command("soak", "--seconds", "14", "--every", "2", *mishaps)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no process, zombie or folder left" in done.stdout
+    assert re.search(r"\n\d{2,} answers  0 wrong  [1-9]\d* kills, [1-9]\d* restarts, [1-9]\d* failovers", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--restart-api-every", "5"], "needs --redis-uri"),
+        (["--failover-every", "5", "--redis-uri", "redis://h"], "leave --redis-uri out"),
+    ],
+)
+def test_mishaps_that_need_another_redis(options: list[str], message: str) -> None:
+    done = subprocess.run(command("soak", *options), capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert message in done.stderr
+
+
 def test_the_costs_of_sessions(served: Judge) -> None:
     open_session(served).delete()
     arguments = [sys.executable, "-m", "code_judge.bench.sessions", "--cells", "16", "--sessions", "3"]

@@ -6,6 +6,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 
+class BadStatus(ConnectionError):
+    """status: another one than 200."""
+
+    def __init__(self, status: int, reply: str) -> None:
+        super().__init__(reply)
+        self.status = status
+
+
 class Connection:
     """One request at a time."""
 
@@ -16,7 +24,7 @@ class Connection:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def post(self, path: str, body: Any) -> Any:
-        """Raises ConnectionError for any other status than 200."""
+        """Raises BadStatus."""
         return await self._request("POST", path, body)
 
     async def delete(self, path: str) -> None:
@@ -40,7 +48,7 @@ class Connection:
             raise ConnectionError(f"the judge's reply has no Content-Length: {lines[0]}")
         data = await reader.readexactly(length)
         if " 200 " not in lines[0] + " ":
-            raise ConnectionError(f"{lines[0]}: {data[:200]!r}")
+            raise BadStatus(int(lines[0].split()[1]), f"{lines[0]}: {data[:200]!r}")
         return json.loads(data)
 
     def close(self) -> None:

@@ -1,178 +1,126 @@
 """`code-judge soak`: a service of its own under full load for a long time; nothing may grow and nothing may be left.
 
 The load is a mix of everything, hostile programs too. Every few seconds: right answers, memory of all its processes
-together (shared pages counted once), zombies. Fails if an answer is wrong or missing, if the memory at the end is more
-than GROWTH times that of the first tenth, or if a zombie, a process or a folder is left.
+together (shared pages counted once), zombies. Fails if an answer is wrong, missing or late, if the memory at the end is
+more than GROWTH times that of the first tenth, or if a zombie, a process, a folder or a job in Redis is left.
 
-With --redis-uri it is an API and workers of their own, as run on many hosts. With --kill-every a process of ours is
-killed again and again: a worker, or a keeper, zygote or template. Then what ran there may be answered internal_error,
-and nothing else may change.
+With --redis-uri it is an API and workers of their own, as run on many hosts. Meanwhile, again and again:
+
+--kill-every         a process of ours is killed: a worker, or a keeper, zygote or template
+--restart-api-every  one of two API processes is started anew, after SIGKILL and after SIGTERM in turns
+--failover-every     the primary of a Redis of the soak's own is killed, or told to become a replica, in turns. Half of
+                     the service finds the new one by Sentinel, the other half at a plain address that now leads there
+
+Then calls may break that were with that API process, what ran or waited there may be answered as our failure, and
+nothing else may change. How many that may be is bounded by the number of mishaps.
 """
 
 import argparse
 import asyncio
-import contextlib
-import itertools
 import os
-import random
-import signal
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
-from code_judge.bench.http import Connection
-from code_judge.bench.loads import LOADS
-from code_judge.wire import Reason
+from code_judge.bench.processes import still_there
+from code_judge.bench.soak_run import Soak
+from code_judge.bench.soak_service import Service
+from code_judge.settings import load_settings
 
 GROWTH = 1.25
+STARTED_BYTES = 64 << 20
+"""That a mishap may have spared in the first half: of a zygote that was not there."""
 LEAVE_SECONDS = 5.0
-CONCURRENCY = 16
-TROUBLE = (
-    "while True: pass",
-    "import os\nfor _ in range(40):\n    if os.fork() == 0:\n        while True: pass",
-    "x = bytearray(1 << 34)",
-    "while True: print('x' * 1000)",
-    "for i in range(10**6): open(str(i), 'w').close()",
-    "import os\nif os.fork() == 0:\n    os.setsid()\n    while True: pass",
-    "import os; os.abort()",
-)
+"""Python's own resource tracker ends a moment after the workers that it serves."""
+DROP_SECONDS = 40.0
+"""In which jobs are dropped whose API process was killed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=900, help="how long (default: 900)")
     parser.add_argument("--every", type=float, default=10, help="seconds between two lines (default: 10)")
-    parser.add_argument("--kill-every", type=float, default=0, help="seconds between two kills (default: none)")
     parser.add_argument("--redis-uri", help="queue the work there, with workers in processes of their own")
+    for name, what in (
+        ("kill", "kills of a worker or a part of a zygote"),
+        ("restart-api", "restarts of an API process; needs a Redis"),
+        ("failover", "changes of the primary, in a Redis of the soak's own"),
+    ):
+        parser.add_argument(f"--{name}-every", type=float, default=0, help=f"seconds between {what} (default: none)")
 
 
 def main(options: argparse.Namespace) -> None:
-    """Raises ValueError naming what has grown or is left."""
+    """Raises ValueError naming what is wrong, has grown or is left."""
+    if options.failover_every and options.redis_uri:
+        raise ValueError("--failover-every starts its own Redis: leave --redis-uri out")
+    if options.restart_api_every and not (options.redis_uri or options.failover_every):
+        raise ValueError("--restart-api-every needs --redis-uri, or --failover-every: without Redis, the API is all")
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        environment = {**os.environ, "TMPDIR": folder, "MAX_EXECUTION_TIME": "2"}
-        if options.redis_uri:
-            environment |= {"REDIS_URI": options.redis_uri, "RUN_WORKERS": "0"}
-        command = [sys.executable, "-m", "code_judge.cli", "serve", "--port", "0", "--parent-pid", str(os.getpid())]
-        started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)]
-        if options.redis_uri:
-            command = [sys.executable, "-m", "code_judge.cli", "workers"]
-            started.append(subprocess.Popen(command, text=True, env=environment))
-        stdout = started[0].stdout
-        assert stdout is not None
-        url, ours = stdout.readline().split()[-1], [process.pid for process in started]
-        try:
-            memory = asyncio.run(_soak(url, ours, options))
-            below = list(_tree(*ours))
-        finally:
-            for process in started:
-                process.send_signal(signal.SIGTERM)
-            for process in started:
-                process.wait(30)
-        # Python's own resource tracker ends a moment after the workers that it serves.
-        latest = time.monotonic() + LEAVE_SECONDS
-        while (left := [pid for pid in below if Path(f"/proc/{pid}").exists()]) and time.monotonic() < latest:
-            time.sleep(0.1)
-        folders = os.listdir(folder)
-    # What was just killed has no memory, so with kills the first tenth says too little.
-    start, end = max(memory[: max(2, len(memory) // (2 if options.kill_every else 10))]), memory[-1]
-    if end > GROWTH * start:
+        asyncio.run(_with_redis(options, Path(folder)))
+
+
+async def _with_redis(options: argparse.Namespace, folder: Path) -> None:
+    uri = options.redis_uri
+    if not options.failover_every:
+        await _with_service(options, folder, [uri], None)
+        return
+    # Imported where it is used: a service without Redis starts without it.
+    from code_judge.bench.soak_redis import Pair
+
+    (redis := folder / "redis").mkdir()
+    pair = Pair(redis)
+    try:
+        pair.start()
+        await pair.serve()
+        await _with_service(options, folder, [pair.by_sentinel, pair.by_address], pair.fail_over)
+    finally:
+        await pair.stop()
+        pair.kill()
+
+
+async def _with_service(
+    options: argparse.Namespace,
+    folder: Path,
+    uris: list[str | None],
+    fail_over: Callable[..., Awaitable[None]] | None,
+) -> None:
+    (temporary := folder / "service").mkdir()
+    several = options.restart_api_every or options.failover_every
+    service = Service(temporary, uris, apis=2 if several else 1)
+    try:
+        sizes = await Soak(service, options, fail_over).run()
+        if uris[0] is not None:
+            await _await_empty(uris[0])
+        below = service.tree()
+    finally:
+        await asyncio.to_thread(service.stop)
+    left = await asyncio.to_thread(still_there, below, LEAVE_SECONDS)
+    # What was just killed or started has no memory, so with mishaps the first tenth says too little.
+    mishaps = several or options.kill_every
+    start, end = max(sizes[: max(2, len(sizes) // (2 if mishaps else 10))]), sizes[-1]
+    if end > max(GROWTH * start, start + (STARTED_BYTES if mishaps else 0)):
         raise ValueError(f"memory grew from {start >> 20} MB to {end >> 20} MB")
-    if left or folders:
+    if left or (folders := os.listdir(temporary)):
         raise ValueError(f"left behind: processes {left}, folders {folders}")
     print(f"flat: {start >> 20} MB at the beginning, {end >> 20} MB at the end; no process, zombie or folder left")
 
 
-async def _soak(url: str, ours: list[int], options: argparse.Namespace) -> list[int]:
-    start, numbers, done, wrong, lost, kills = time.monotonic(), itertools.count(), 0, 0, 0, 0
-    memory: list[int] = []
+async def _await_empty(uri: str) -> None:
+    """Jobs that were answered are gone at once, those of a killed API process soon. Raises ValueError."""
+    from code_judge.broker.redis_keys import Keys
+    from code_judge.broker.redis_link import Link
 
-    async def caller(number: int) -> None:
-        nonlocal done, wrong, lost
-        connection, choice = Connection(url), random.Random(number)
-        while time.monotonic() - start < options.seconds:
-            if choice.random() < 0.02:
-                body = {"type": "python", "solution": choice.choice(TROUBLE)}
-                await connection.post("/judge/long-batch", {"type": "batch", "submissions": [body]})
-                done += 1
-                continue
-            source, expected = choice.choice(LOADS[:3]).make(next(numbers))
-            body = {"type": "python", "solution": source, "expected_output": expected or ""}
-            reply = await connection.post("/judge/long-batch", {"type": "batch", "submissions": [body]})
-            result = reply["results"][0]
-            failed = bool(kills) and result["reason"] == Reason.INTERNAL_ERROR
-            done, lost, wrong = done + 1, lost + failed, wrong + (not failed and not result["success"])
-        connection.close()
+    keys = Keys(load_settings().redis_key_prefix)
+    link, latest = Link(uri, keys), time.monotonic() + DROP_SECONDS
 
-    async def watch() -> None:
-        while time.monotonic() - start < options.seconds:
-            await asyncio.sleep(options.every)
-            memory.append(sum(_memory(process) for process in _tree(*ours)))
-            zombies = sum(_is_zombie(process) for process in _tree(*ours))
-            seconds, killed = time.monotonic() - start, f"  {kills} kills  {lost} lost by them" if kills else ""
-            print(
-                f"{seconds:6.0f} s  {done} answers  {wrong} wrong{killed}  {memory[-1] >> 20} MB  {zombies} zombies",
-                flush=True,
-            )
+    async def lengths(client: Any) -> list[int]:
+        return [await client.xlen(stream) for stream in keys.streams]
 
-    async def kill() -> None:
-        nonlocal kills
-        choice = random.Random(0)
-        while options.kill_every and time.monotonic() - start + options.kill_every < options.seconds:
-            await asyncio.sleep(options.kill_every)
-            victims = [process for process in _tree(*ours) if _is_ours(process)]
-            if victims:
-                kills += 1
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(choice.choice(victims), signal.SIGKILL)
-
-    await asyncio.gather(watch(), kill(), *(caller(number) for number in range(CONCURRENCY)))
-    # What ran for longest has ended by now, and idle memory is compared with idle memory.
-    await asyncio.sleep(1)
-    memory.append(sum(_memory(process) for process in _tree(*ours)))
-    if wrong:
-        raise ValueError(f"{wrong} of {done} answers were wrong")
-    if lost > kills * CONCURRENCY:
-        raise ValueError(f"{lost} answers were lost by {kills} kills, with {CONCURRENCY} at a time")
-    zombies = [process for process in _tree(*ours) if _is_zombie(process)]
-    if zombies:
-        raise ValueError(f"zombies: {zombies}")
-    return memory
-
-
-def _tree(*pids: int) -> Iterator[int]:
-    for pid in pids:
-        yield pid
-        try:
-            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        except OSError:
-            continue
-        yield from _tree(*map(int, children))
-
-
-def _is_ours(pid: int) -> bool:
-    """Whether it is a worker or a part of a zygote. A program looks like the latter and has a session that it leads."""
-    with contextlib.suppress(OSError):
-        command, leader = Path(f"/proc/{pid}/cmdline").read_text(), os.getsid(pid)
-        if "zygote.py" not in command:
-            return "spawn_main" in command
-        parent = Path(f"/proc/{leader}/stat").read_text().rsplit(")", 1)[1].split()[1]
-        return "zygote.py" not in Path(f"/proc/{parent}/cmdline").read_text()
-    return False
-
-
-def _memory(pid: int) -> int:
-    """Bytes, with a share of what is shared."""
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:")), 0)
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except OSError:
-        return False
+        while left := sum(await link.call(lengths)):
+            if time.monotonic() > latest:
+                raise ValueError(f"{left} jobs are left in Redis")
+            await asyncio.sleep(0.5)
+    finally:
+        await link.close()

@@ -1,5 +1,6 @@
 """The HTTP service: the fronts' endpoints before a broker, from the first request to the last."""
 
+import asyncio
 import json
 import logging
 
@@ -67,6 +68,9 @@ class Service:
         except Disconnected:
             logger.info("request %s: %s, the client went away", id_, scope["path"])
             return
+        except asyncio.CancelledError:
+            # By the server, which has waited for the request as long as it may.
+            reply = problem(503, "the service is about to end; try again", (b"retry-after", b"1"))
         await send_reply(send, reply, (b"x-request-id", id_.encode()))
 
     async def start(self) -> None:

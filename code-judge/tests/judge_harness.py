@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-START_SECONDS = 60
+START_SECONDS = 120
 EXTRA = {"X-Code-Judge-Extra": "1"}
 """Asks for `kind`, `line` and the whole status, which the public contract does not have."""
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from judge_harness import EXTRA, Judge, environment
+from judge_harness import EXTRA, START_SECONDS, Judge, environment
 
 ROOT = Path(__file__).parents[1]
 needs_redis = pytest.mark.skipif(
@@ -117,7 +117,7 @@ def api(uri: str, *arguments: str, **settings: Any) -> Iterator[Judge]:
     with ended_at_the_end(subprocess.Popen(command, cwd=ROOT, env=values)) as process:
         url = f"http://127.0.0.1:{port}"
         with httpx.Client(base_url=url, timeout=60, headers=EXTRA) as http:
-            wait_until(lambda: answers(http), "the API answers")
+            wait_until(lambda: answers(http), "the API answers", START_SECONDS)
             yield Judge(url, process, http)
 
 
@@ -137,7 +137,7 @@ def workers(uri: str, *, within: tuple[str, ...] = (), **settings: Any) -> Itera
         subprocess.Popen(command, cwd=ROOT, env=values, stderr=subprocess.PIPE, text=True)
     ) as process:
         assert process.stderr is not None
-        assert select.select([process.stderr], [], [], 60)[0]
+        assert select.select([process.stderr], [], [], START_SECONDS)[0]
         line = process.stderr.readline()
         assert "slots, isolation" in line, line
         yield process

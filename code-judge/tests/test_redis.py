@@ -191,6 +191,19 @@ def test_jobs_die_with_their_api_process(tmp_path: Path) -> None:
         wait_until(lambda: it.http.get("/status").json()["busy"] == 0, "none of them runs on", 10)
 
 
+def test_an_api_process_that_is_told_to_end_says_so_and_takes_its_jobs_along(tmp_path: Path) -> None:
+    """At once, where a process that is killed leaves them for 20 s."""
+    with redis_server(tmp_path) as redis, workers(redis.uri, MAX_EXECUTION_TIME=60, MAX_WORKERS=2):
+        with api(redis.uri, "--timeout-graceful-shutdown", "1") as it:
+            batch = {"submissions": [{"type": "python", "solution": SLEEP.format(seconds=50)}] * 50}
+            reply = in_background(lambda: httpx.post(f"{it.url}/run/long-batch", json=batch, timeout=60))
+            await_busy(it, 2)
+            it.process.send_signal(signal.SIGTERM)
+            assert (reply.result(20).status_code, reply.result().headers["retry-after"]) == (503, "1")
+            assert "about to end" in reply.result().json()["detail"]
+        wait_until(lambda: redis.cli("xlen", "{code-judge}:long-jobs") == b"0\n", "its jobs are dropped", 10)
+
+
 def is_doomed(redis: Redis, key: bytes) -> bool:
     """Nobody renews it."""
     before = int(redis.cli("pttl", key.decode()))

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 CHECK_SECONDS = 1.0
 AT_ONCE = 8 << 20
 """Bytes of submissions in one round trip, more only for a single one; bytes of results read that Redis still keeps."""
+_LAST_SECONDS = 2.0
 MOST_AT_ONCE = 1000
 """Jobs in one call of a script. Redis does nothing else meanwhile."""
 
@@ -61,6 +62,9 @@ class RedisBroker:
         self._tasks = [background(loop) for loop in (self._write(), self._read(), self._check())]
 
     async def stop(self) -> None:
+        if self._asides:
+            # Jobs of calls that were cut short are taken back, so that nobody runs them.
+            await asyncio.wait(self._asides, timeout=_LAST_SECONDS)
         await end(self._tasks)
         await self._link.close()
 

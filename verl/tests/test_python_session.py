@@ -1,17 +1,23 @@
 """The session tool against a real judge: cells share an interpreter, and what is taken back is gone from it."""
 
 import asyncio
+import contextlib
 import gc
 import json
+import os
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from composing import CONF
+from judge_harness import descendants
 from live_judge import live_judge
 from loop_harness import PROMPT, ScriptedServer, make_config, make_loop, rollback, run_loop
 from omegaconf import OmegaConf
+from redis_harness import api, needs_redis, redis_server, workers
 from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop as StockToolAgentLoop
 from verl.tools.schemas import OpenAIFunctionToolSchema
 
@@ -24,9 +30,20 @@ SCHEMA = OpenAIFunctionToolSchema.model_validate(FILE["tool_schema"])
 BREAK = "import resource; resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))"
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with live_judge(MAX_EXECUTION_TIME=2) as address:
+@contextlib.contextmanager
+def over_redis(folder: Path) -> Iterator[str]:
+    """Two API processes take turns, and so do two workers."""
+    with redis_server(folder) as redis, contextlib.ExitStack() as parts:
+        it = parts.enter_context(api(redis.uri, "--workers", "2"))
+        for _ in range(2):
+            parts.enter_context(workers(redis.uri, DRAIN_TIME=1, MAX_EXECUTION_TIME=2))
+        yield it.url
+
+
+@pytest.fixture(scope="module", params=["in one process", pytest.param("over Redis", marks=needs_redis)])
+def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    alone = request.param == "in one process"
+    with live_judge(MAX_EXECUTION_TIME=2) if alone else over_redis(tmp_path_factory.mktemp("redis")) as address:
         reply = httpx.post(f"{address}/session", timeout=60)
         if reply.status_code == 501:
             pytest.skip(f"this host has no sessions: {reply.text}")
@@ -137,6 +154,29 @@ async def test_a_session_that_the_judge_has_lost_is_an_outage(url: str) -> None:
     server = ScriptedServer([call("x = 1"), call("x"), "Done."])
     with pytest.raises(InfrastructureError, match="unknown_session"):
         await run_loop(ToolAgentLoop, server, make_config(*rollback()), tools=[tool])
+
+
+@needs_redis
+async def test_so_is_one_whose_worker_was_killed(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as redis, api(redis.uri) as it, workers(redis.uri, DRAIN_TIME=0) as worker:
+        if it.http.post("/session").status_code == 501:
+            pytest.skip("this host has no sessions")
+
+        class Killed(PythonSession):
+            async def execute(self, *args: Any, **kwargs: Any) -> Any:
+                answer = await super().execute(*args, **kwargs)
+                (process,) = (pid for pid in descendants(worker.pid) if b"spawn_main" in command_of(pid))
+                os.kill(process, signal.SIGKILL)
+                return answer
+
+        tool = Killed({"url": it.url, "deadline": 60, "warm": "bare"}, SCHEMA)
+        server = ScriptedServer([call("x = 1"), call("x"), "Done."])
+        with pytest.raises(InfrastructureError, match="session_lost"):
+            await run_loop(ToolAgentLoop, server, make_config(*rollback()), tools=[tool])
+
+
+def command_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 async def test_a_judge_that_is_not_there_is_an_outage() -> None:

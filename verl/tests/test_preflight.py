@@ -5,8 +5,6 @@ import importlib.util
 import json
 import logging
 import pickle
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pandas as pd
@@ -503,20 +501,6 @@ def test_tools_and_rewards_are_not_run_by_the_checks(config, tmp_path, monkeypat
         f"reward.custom_reward_function.path={tmp_path / 'explosive.py'}",
     )
     assert warnings_of(made) == []
-
-
-def test_the_command_line(folder):
-    """All problems on stderr, exit status 1, no traceback, and nothing started."""
-    command = [sys.executable, "-m", "verl_cleaner.main_ppo", "--config-name", "cleaner_cpu"]
-    command += [f"actor_rollout_ref.model.path={folder / 'model'}", f"+{MT}.rollback_probability=2"]
-    command += ["data.train_files=/no/train.parquet", f"data.val_files={folder / 'data.parquet'}"]
-    command += [f"hydra.run.dir={folder / 'hydra'}", f"{MT}.enable=False"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert run.returncode == 1
-    assert f"{MT}.rollback_probability must be in [0, 1], got 2" in run.stderr
-    assert "data.train_files=/no/train.parquet: the file does not exist" in run.stderr
-    assert "Traceback" not in run.stderr + run.stdout
-    assert "ray init" not in run.stdout
 
 
 @pytest.mark.parametrize(

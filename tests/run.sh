@@ -24,6 +24,8 @@ types=$!
 .venv/bin/lint-imports
 git ls-files -co --exclude-standard -- '*.sh' .ci/run | xargs -r .venv/bin/shellcheck -x
 wait "$types"
+# Where it is set, each of the hundreds of processes that tests start compiles our modules.
+unset PYTHONDONTWRITEBYTECODE
 # Two threads for each of several processes on two cores are slower than one.
 export OMP_NUM_THREADS=1
 # Three files at a time, since many wait; whole systems first, so that the last file is a short one. Then, from the files

@@ -22,18 +22,19 @@ setup_environment() {
   fi
   local python
   python=$(find_python) || die "Python 3.11 or 3.12 is needed; found neither python3.12, python3.11 nor a python3 of these versions"
-  local sync=(uv sync --quiet --frozen --no-managed-python --python "$python")
+  local sync=(uv sync --quiet --frozen --no-managed-python --python "$python" "$@")
   # Compiled once here, instead of in each of the ten processes of every run.
-  sync+=(--compile-bytecode "$@")
+  local install=("${sync[@]}" --compile-bytecode)
   if [[ -x .venv/bin/python ]]; then
-    "${sync[@]}"
+    # Looking for what is not compiled takes a second of CPU.
+    "${sync[@]}" --check 2> /dev/null || "${install[@]}"
     return
   fi
   say "installing the locked packages into .venv ($("$python" --version)); some GB, a few minutes on the first run"
   local start=$SECONDS ticker status=0
   while sleep 8 && kill -0 $$ 2> /dev/null; do say "installing, $((SECONDS - start)) s"; done &
   ticker=$!
-  "${sync[@]}" || status=$?
+  "${install[@]}" || status=$?
   kill "$ticker"
   return "$status"
 }

@@ -5,9 +5,10 @@ from itertools import pairwise
 import pytest
 import torch
 import verl  # noqa: F401  loads the plug-in
-from tiny import tiny_config
+from tiny import tiny_config, tiny_model
 from torch.nn.attention import varlen
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
+from verl.utils import model
 
 import verl_cleaner.engine.install  # noqa: F401  registers the name
 from verl_cleaner.engine.attention import varlen_attention
@@ -79,3 +80,15 @@ def test_what_is_no_packed_row_is_refused(changes, message):
         varlen_attention(
             None, tensor, tensor, tensor, changes.get("mask"), position_ids=positions, **changes.get("more", {})
         )
+
+
+def test_a_critic_is_loaded_with_its_own_attention(tmp_path):
+    """VeRL asks for flash-attn in every critic, and where it is missing for trl."""
+    tiny_model(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path, attn_implementation="sdpa", num_labels=1)
+    loaded = model.load_valuehead_model(str(tmp_path), torch.float32, config, False)
+    assert loaded.config._attn_implementation == "sdpa"
+    tokens = torch.tensor([[1, 2, 3]])
+    assert loaded(input_ids=tokens).logits.shape == (1, 3, 1)
+    with pytest.raises(RuntimeError, match="value head"):
+        model.load_valuehead_model.__wrapped__(str(tmp_path), torch.float32, config, False)

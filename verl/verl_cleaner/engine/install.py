@@ -3,6 +3,7 @@
 attention    adds `attn_implementation: varlen`: packed sequences without flash-attn
 log-probs    without flash-attn, VeRL loops over rows in Python; a tensor operation on chunks of rows replaces the loop
 precision    the FSDP engine logs in which dtype it computes: several configuration keys look as if they decided it
+critic       VeRL loads a critic with flash-attn, whatever the configuration says; here with the attention it names
 """
 
 import logging
@@ -35,6 +36,29 @@ def _log_precision(module: Any) -> None:
     module.FSDPEngine._build_fsdp_module = build
 
 
+def _critic_attention(module: Any) -> None:
+    """Wrap the loader of `verl.utils.model`, which else says that trl is missing where flash-attn is."""
+    stock = module.load_valuehead_model
+
+    @wraps(stock)
+    def load(local_path: str, torch_dtype: Any, model_config: Any, trust_remote_code: bool) -> Any:
+        named = model_config._attn_implementation
+        if named == "flash_attention_2":
+            return stock(local_path, torch_dtype, model_config, trust_remote_code)
+        from transformers import AutoModelForTokenClassification
+
+        return AutoModelForTokenClassification.from_pretrained(
+            local_path,
+            config=model_config,
+            dtype=torch_dtype,
+            attn_implementation=named,
+            trust_remote_code=trust_remote_code,
+        )
+
+    module.load_valuehead_model = load
+
+
 torch_functional.logprobs_from_logits_v2 = logprobs_from_logits
 register_post_import_hook(register_attention, "transformers.modeling_utils")
 register_post_import_hook(_log_precision, "verl.workers.engine.fsdp.transformer_impl")
+register_post_import_hook(_critic_attention, "verl.utils.model")

@@ -14,7 +14,8 @@ from tensordict import TensorDict
 from verl.experimental.separation.engine_workers import DetachActorWorker
 from verl.single_controller.base.decorator import Dispatch, register
 from verl.utils import tensordict_utils as tu
-from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
+from verl.utils.import_utils import import_external_libs
+from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker, TrainingWorkerConfig
 
 from verl_cleaner.training.credit.minibatch import VALUES_FIELD, with_leaves
 from verl_cleaner.training.pairs.config import DpoConfig
@@ -49,6 +50,14 @@ class ExtendedActorWorker(ActorRolloutRefWorker):
 
 class ExtendedDetachWorker(ExtendedActorWorker, DetachActorWorker):
     """Over the workers of VeRL's separate_async, which keep an earlier version of the weights for the old log-probs."""
+
+
+class CriticWorker(TrainingWorker):
+    """VeRL builds a critic where `critic.model.external_lib` has not been imported."""
+
+    def __init__(self, config: TrainingWorkerConfig) -> None:
+        import_external_libs(list(config.model_config.external_lib or ()))
+        super().__init__(config)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from verl_cleaner.enable import enable
 from verl_cleaner.records import run_info
 from verl_cleaner.rollout.lost_trajectory import FailurePolicy, LostTrajectory
 from verl_cleaner.saar.metrics import rollback_metrics
-from verl_cleaner.training.actor import ExtendedActorWorker
+from verl_cleaner.training.actor import CriticWorker, ExtendedActorWorker
 from verl_cleaner.training.batch import extra_fields, output_columns, records_of
 from verl_cleaner.training.credit.penalty import charge_failed_calls, failed_call_penalty
 from verl_cleaner.training.credit.trainer import LeafTrainerMixin
@@ -80,6 +80,8 @@ class CleanerTrainerMixin(LeafTrainerMixin):
         # In every run: without terms and leaves it is VeRL's, and a series of runs shares its workers.
         for role in {Role.Actor, Role.ActorRollout, Role.ActorRolloutRef} & set(self.role_worker_mapping):
             self.role_worker_mapping[role] = ray.remote(self.actor_worker)
+        if Role.Critic in self.role_worker_mapping:
+            self.role_worker_mapping[Role.Critic] = ray.remote(CriticWorker)
 
     def _setup(self) -> None:
         super()._setup()

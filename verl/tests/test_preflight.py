@@ -58,6 +58,7 @@ def config(folder, judge, monkeypatch):
         "actor_rollout_ref.actor.ppo_mini_batch_size=4",
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
         "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4",
+        "actor_rollout_ref.rollout.tensor_model_parallel_size=1",
         "trainer.logger=[console]",
     )
 
@@ -411,7 +412,13 @@ def test_everything_wrong_is_told_at_once(config):
     [
         # A key that may be an estimator's own.
         (["algorithm.group_baseline=median"], "algorithm.group_baseline is not read by VeRL, only by code of your own"),
-        (["algorithm.adv_estimator=mine", "algorithm.norm_adv_by_std=False"], "did you mean algorithm.norm_adv_by_std"),
+        (
+            [
+                *("algorithm.adv_estimator=mine", "algorithm.norm_adv_by_std=False"),
+                "actor_rollout_ref.model.external_lib=json",
+            ],
+            "did you mean algorithm.norm_adv_by_std",
+        ),
         ([f"{MT}.max_parallel_calls=1", ROLLBACK_ON], "further calls of a turn are left out"),
         ([f"{MT}.max_tool_response_length=256", ROLLBACK_ON], "see a longer error only in part"),
         (
@@ -422,6 +429,8 @@ def test_everything_wrong_is_told_at_once(config):
             [
                 *(ROLLBACK_ON, NEGATIVES, DPO, "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"),
                 "actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2",
+                *("actor_rollout_ref.model.use_remove_padding=True", "trainer.n_gpus_per_node=2"),
+                "ray_kwargs.ray_init.num_gpus=2",
             ],
             "has not been tried with sequence parallelism",
         ),

@@ -13,7 +13,9 @@ from verl_cleaner.engine.attention import NAME as VARLEN
 from verl_cleaner.preflight.finding import Finding, error, warning
 from verl_cleaner.preflight.names import FSDP_SECTIONS
 
-_KEY = "actor_rollout_ref.model.override_config.attn_implementation"
+_MODEL = "actor_rollout_ref.model"
+_NAME = "override_config.attn_implementation"
+_KEY = f"{_MODEL}.{_NAME}"
 _STOCK = "flash_attention_2"
 _WITHOUT_SEQUENCE_PARALLELISM = (VARLEN, "sdpa", "eager", "flex_attention")
 """transformers' own and ours; a name that is not known may be the user's, who knows."""
@@ -33,24 +35,35 @@ def attention(config: DictConfig) -> Iterator[Finding]:
                         f"{_KEY}={name} needs {section}.{path}=1, got {got}: each process would attend to its own "
                         f"slice of a row only; install flash-attn and take {_STOCK}, or drop the sequence parallelism"
                     )
-    if name == VARLEN:
-        packed = config.actor_rollout_ref.model.use_remove_padding
-        if not packed:
-            yield error(f"{_KEY}={name} needs actor_rollout_ref.model.use_remove_padding=True, got {packed}")
-        if config.trainer.device == "cpu":
-            yield error(f"{_KEY}={name} needs a GPU, but trainer.device=cpu; take sdpa")
+    for model, name in _named(config):
+        if name == VARLEN:
+            packed = OmegaConf.select(config, f"{model}.use_remove_padding")
+            if not packed:
+                yield error(f"{model}.{_NAME}={name} needs {model}.use_remove_padding=True, got {packed}")
+            if config.trainer.device == "cpu":
+                yield error(f"{model}.{_NAME}={name} needs a GPU, but trainer.device=cpu; take sdpa")
 
 
 def flash_attention(config: DictConfig) -> Iterator[Finding]:
     """VeRL's default needs a package that VeRL does not ask for."""
-    name = OmegaConf.select(config, _KEY) or _STOCK
     fsdp = str(config.actor_rollout_ref.actor.strategy).startswith("fsdp")
-    if name == _STOCK and fsdp and config.trainer.device == "cuda" and not _flash_attn():
-        yield warning(
-            f"{_KEY}={name}, VeRL's default, but flash-attn is not installed: the run ends when it loads the model, "
-            f"unless transformers finds the kernel elsewhere; without flash-attn write +{_KEY}={VARLEN} and "
-            "actor_rollout_ref.model.use_remove_padding=True"
-        )
+    if not fsdp or config.trainer.device != "cuda" or _flash_attn():
+        return
+    for model, name in _named(config):
+        if name == _STOCK:
+            yield warning(
+                f"{model}.{_NAME}={name}, VeRL's default, but flash-attn is not installed: the run ends when it loads "
+                f"the model, unless transformers finds the kernel elsewhere; without flash-attn write +{model}.{_NAME}="
+                f"{VARLEN} and {model}.use_remove_padding=True"
+            )
+
+
+def _named(config: DictConfig) -> Iterator[tuple[str, str]]:
+    """(section of a trained model, its attention)."""
+    from verl.trainer.ppo.utils import need_critic
+
+    for model in (_MODEL, "critic.model") if need_critic(config) else (_MODEL,):
+        yield model, OmegaConf.select(config, f"{model}.{_NAME}") or _STOCK
 
 
 def _flash_attn() -> bool:

@@ -13,7 +13,20 @@ from dataclasses import replace
 
 from omegaconf import DictConfig
 
-from verl_cleaner.preflight import attention, data, failed_calls, host, keys, loaded, model, reward, tools, values
+from verl_cleaner.preflight import (
+    attention,
+    batches,
+    data,
+    failed_calls,
+    host,
+    keys,
+    late,
+    loaded,
+    model,
+    reward,
+    tools,
+    values,
+)
 from verl_cleaner.preflight.finding import Finding, Level, error, warning
 from verl_cleaner.preflight.names import nearest
 
@@ -35,6 +48,12 @@ CONFIGURATION: Mapping[str, Check] = {
     "attention": attention.attention,
     "cpu": values.cpu,
     "metrics_address": values.metrics_address,
+    "processes": batches.processes,
+    "batch_sizes": batches.batch_sizes,
+    "separate_async": late.separate_async,
+    "sampler": late.sampler,
+    "rollout_correction": late.rollout_correction,
+    "verl_names": late.verl_names,
     "pairs": failed_calls.pairs,
     "leaves": failed_calls.leaves,
     "failed_call_penalty": failed_calls.penalty,
@@ -52,7 +71,12 @@ TRAINER_NODE: Mapping[str, Check] = {
     "judge": tools.judge,
     "model": model.model,
     "tool_format": model.tool_format,
+    "log_prob_rows": batches.log_prob_rows,
     "gpu": host.gpu,
+    "gpus": late.gpus,
+    "checkpoint_engine": late.checkpoint_engine,
+    "resume": late.resume,
+    "classes": late.classes,
     "engine": host.engine,
     "flash_attention": attention.flash_attention,
     "loggers": host.loggers,

@@ -7,6 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from verl_cleaner import TRAINERS
+
 MULTI_TURN = "actor_rollout_ref.rollout.multi_turn"
 
 FSDP_SECTIONS = ("actor_rollout_ref.actor", "actor_rollout_ref.ref")
@@ -46,3 +48,9 @@ def plain(value: Any) -> Any:
 
 def rolls_back(config: DictConfig) -> bool:
     return config.actor_rollout_ref.rollout.multi_turn.get("enable_tool_rollback", False) is True
+
+
+def verl_mode(config: DictConfig) -> str:
+    """VeRL's own name of the trainer: sync, colocate_async or separate_async."""
+    mode = str(config.trainer.v1.trainer_mode)
+    return TRAINERS.get(mode, mode)

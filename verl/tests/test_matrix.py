@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from verl.checkpoint_engine import CheckpointEngineRegistry
 
 from cleaner_lab.experiments.grid import GridError
 from cleaner_lab.matrix import __main__ as command
+from cleaner_lab.matrix import run as run_module
 from cleaner_lab.matrix.cells import facts, read_matrix
 from cleaner_lab.matrix.table import Outcome, Result, figures, read, table, write
 from cleaner_lab.nano import shipped
@@ -40,6 +42,7 @@ def on_a_gpu_host(monkeypatch):
     """With every engine, in the trainer's process."""
     monkeypatch.setattr(host, "find_spec", lambda name: importlib.util.find_spec("json"))
     monkeypatch.setattr(host, "_in_ray", lambda: True)
+    monkeypatch.setitem(CheckpointEngineRegistry._registry, "nccl", object)
 
 
 READ = {}
@@ -123,7 +126,7 @@ def run(tmp_path, monkeypatch):
     (tmp_path / "matrix.yaml").write_text(SMALL)
     training = tmp_path / "training.py"
     training.write_text(TRAINING)
-    stock = command._command
+    stock = run_module.command
 
     def stand_in(*args):
         words = stock(*args)
@@ -131,7 +134,7 @@ def run(tmp_path, monkeypatch):
             words if words[0] == "bash" else [sys.executable, str(training), *(word.lstrip("+") for word in words[3:])]
         )
 
-    monkeypatch.setattr(command, "_command", stand_in)
+    monkeypatch.setattr(run_module, "command", stand_in)
     monkeypatch.setattr(command, "gpus", lambda: ())
     monkeypatch.delenv("DRY_RUN", raising=False)
 

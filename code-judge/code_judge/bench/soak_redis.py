@@ -1,7 +1,7 @@
 """Redis for a soak with failovers: a primary, its replica, a sentinel, and an address that stands for the primary.
 
-The address is a proxy that connects to whom the sentinel calls the primary, as a name or a virtual address does that
-follows it: connections that were made before stay where they are, also when that is a replica by now.
+The address is a proxy, as a name or a virtual address is that is moved to the new primary: connections that were made
+before stay where they are, also when that is a replica by now.
 """
 
 import asyncio
@@ -36,6 +36,7 @@ class Pair:
         self._proxy: asyncio.Server | None = None
         self._pipes: set[asyncio.Task[None]] = set()
         self._address = 0
+        self._leads_to = self._ports[0]
 
     def start(self) -> None:
         first, second = self._ports
@@ -68,7 +69,7 @@ class Pair:
     async def fail_over(self, *, kill: bool) -> None:
         """The replica takes the primary's place. kill: the primary is killed and comes back as a replica, otherwise
         it is told to become one. Returns when both are there again."""
-        old = self.primary()
+        old = self._leads_to
         if kill:
             self._processes[old].kill()
             self._processes[old].wait()
@@ -77,8 +78,9 @@ class Pair:
             failover = ("SENTINEL", "FAILOVER", NAME)
             await asyncio.to_thread(_wait, lambda: self._ask(self._sentinel_port, *failover), "a failover begins")
         await asyncio.to_thread(_wait, lambda: self.primary() != old, "the replica takes over")
+        (self._leads_to,) = set(self._ports) - {old}
         if kill:
-            self._start(old, "--replicaof", "127.0.0.1", str(self.primary()))
+            await asyncio.to_thread(self._start, old, "--replicaof", "127.0.0.1", str(self._leads_to))
         await asyncio.to_thread(_wait, self._is_whole, "there is a replica again")
 
     def primary(self) -> int:
@@ -127,11 +129,10 @@ class Pair:
         assert task is not None
         self._pipes.add(task)
         try:
-            port = await asyncio.to_thread(self.primary)
-            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
+            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._leads_to)
             with contextlib.closing(there_writer):
                 await _first_end(_pump(reader, there_writer), _pump(there_reader, writer))
-        except (OSError, redis.RedisError):
+        except OSError:
             pass
         finally:
             self._pipes.discard(task)

@@ -15,31 +15,27 @@ The secret keeps bytes that a cell writes to all its descriptors from being take
 Imported by the template only; standard library, little of it.
 """
 
-import ast
 import builtins
 import ctypes
 import linecache
 import marshal
 import os
 import random
-import resource
 import signal
 import sys
-import threading
-import traceback
 from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, socket
 from _thread import _count as other_threads
 from gc import enable as enable_collector
 from stat import S_ISREG
-from types import FrameType, ModuleType, TracebackType
+from types import ModuleType
 from typing import Any, NoReturn
 
 from code_judge.sandbox import kernel
+from code_judge.sandbox.cell_code import CONTROL_FD, execute_and_report, join_threads, or_none
 from code_judge.sandbox.privileges import Place, enter
-from code_judge.sandbox.status import REST, REST_FAILED, STARTED, exception_packet
-from code_judge.sandbox.user import REHEARSALS, exit_code, flush, renew_random, set_thread_number
+from code_judge.sandbox.status import REST, REST_FAILED, STARTED
+from code_judge.sandbox.user import REHEARSALS, flush, renew_random, set_thread_number
 
-CONTROL_FD = 3
 ORDER_BYTES, ORDER_FDS = 4096, 4
 _ANCILLARY_BYTES = CMSG_SPACE(4 * ORDER_FDS)
 
@@ -64,8 +60,8 @@ def rehearse_cells() -> None:
     for place in range(REHEARSALS):
         namespace = _new_main()
         for source in (b"x = 1", b"x += 1", b"x\n", b"print('', x)"):
-            _execute_and_report(source, "<cell 0>", namespace, True)
-            _join_threads()
+            execute_and_report(source, "<cell 0>", namespace, True)
+            join_threads()
             flush()
         if place % 2:
             _stop_timers()
@@ -86,27 +82,20 @@ class _Place:
     opened once for both."""
 
     def __init__(self) -> None:
-        self._folder = _or_none(os.getcwd)
+        self._folder = or_none(os.getcwd)
         self._offsets = {}
         for name in os.listdir("/proc/self/fd"):
             fd = int(name)
             if fd > CONTROL_FD:
-                found, offset = _or_none(os.fstat, fd), _or_none(os.lseek, fd, 0, os.SEEK_CUR)
+                found, offset = or_none(os.fstat, fd), or_none(os.lseek, fd, 0, os.SEEK_CUR)
                 if found is not None and offset is not None and S_ISREG(found.st_mode):
                     self._offsets[fd] = offset
 
     def restore(self) -> None:
         if self._folder is not None:
-            _or_none(os.chdir, self._folder)
+            or_none(os.chdir, self._folder)
         for fd, offset in self._offsets.items():
-            _or_none(os.lseek, fd, offset, os.SEEK_SET)
-
-
-def _or_none(call: Any, *arguments: Any) -> Any:
-    try:
-        return call(*arguments)
-    except OSError:
-        return None
+            or_none(os.lseek, fd, offset, os.SEEK_SET)
 
 
 def _next_cell(namespace: dict[str, Any], place: _Place) -> None:
@@ -125,7 +114,7 @@ def _next_cell(namespace: dict[str, Any], place: _Place) -> None:
         try:
             pid = _fork()
         except OSError as error:
-            _or_none(os.write, fds[3], b"%d" % (error.errno or 1))
+            or_none(os.write, fds[3], b"%d" % (error.errno or 1))
             pid = -1
         if pid == 0:
             break
@@ -169,8 +158,8 @@ def _run(
     os.write(CONTROL_FD, STARTED)
     code: int | None = 1
     try:
-        code = _execute_and_report(text, f"<cell {number}>", namespace, echo)
-        code = _join_threads() or code
+        code = execute_and_report(text, f"<cell {number}>", namespace, echo)
+        code = join_threads() or code
         code = flush() or code
         if code == 0 or keep_failed:
             end, code = REST if code == 0 else REST_FAILED, 1
@@ -195,66 +184,3 @@ def _come_to_rest() -> None:
 def _stop_timers() -> None:
     for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
         signal.setitimer(timer, 0)
-
-
-def _execute_and_report(source: bytes, name: str, namespace: dict[str, Any], echo: bool) -> int:
-    try:
-        _execute(source, name, namespace, echo)
-    except SystemExit as end:
-        return exit_code(end)
-    except BaseException as error:
-        _report(error, name)
-        return 1
-    return 0
-
-
-def _execute(source: bytes, name: str, namespace: dict[str, Any], echo: bool) -> None:
-    lines = source.decode("utf-8", "replace").splitlines(keepends=True)
-    # Tracebacks and `inspect` find a cell's lines here; None: it has no file whose time could have changed.
-    linecache.cache[name] = len(source), None, lines, name
-    tree = ast.parse(source, name)
-    last = tree.body.pop() if echo and tree.body and isinstance(tree.body[-1], ast.Expr) else None
-    exec(compile(tree, name, "exec", dont_inherit=True), namespace)
-    if isinstance(last, ast.Expr):
-        value = eval(compile(ast.Expression(last.value), name, "eval", dont_inherit=True), namespace)
-        if value is not None:
-            print(repr(value))
-
-
-def _join_threads() -> int:
-    """A cell ends when the threads that it started have ended, but for daemons."""
-    try:
-        me = threading.main_thread()
-        while waiting := [thread for thread in threading.enumerate() if thread is not me and not thread.daemon]:
-            for thread in waiting:
-                thread.join()
-    except BaseException as error:
-        _report(error, "")
-        return 1
-    return 0
-
-
-def _report(error: BaseException, name: str) -> None:
-    """Tell how the cell failed: on the control socket as data, on stderr as the interpreter does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
-    lines = [line for frame, line in _walk(error.__traceback__) if frame.f_code.co_filename == name]
-    line = error.lineno if isinstance(error, SyntaxError) and error.filename == name else lines[-1] if lines else None
-    _or_none(os.write, CONTROL_FD, exception_packet(type(error).__name__, line))
-    start = error.__traceback__
-    while start is not None and start.tb_frame.f_code.co_filename != name:
-        start = start.tb_next
-    if sys.excepthook is sys.__excepthook__:
-        # The interpreter's own hook does not find the lines of what is no file.
-        traceback.print_exception(type(error), error, start)
-    else:
-        sys.excepthook(type(error), error, start)
-    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-def _walk(trace: TracebackType | None) -> "list[tuple[FrameType, int]]":
-    found = []
-    while trace is not None:
-        found.append((trace.tb_frame, trace.tb_lineno))
-        trace = trace.tb_next
-    return found

@@ -21,7 +21,8 @@ The zygote's side: standard library only, because every fork pays for what is lo
 Sessions
     session_pool.py    the service's side: opens them, runs their cells
     session_warden.py  their zygote's warden: what it is told, by the service and by cells
-    session_end.py     how cells and sessions end                family.py  a session's states and its cell
+    session_end.py     how cells end                             session_close.py  how states and sessions end
+    family.py          a session's states and its cell
     cell.py            a state's process, and its forks, which run cells         cell_code.py  a cell's code
     files.py           the folder, and going back to what was in it
     guard.py           cells cannot signal the states that they came from

@@ -1,13 +1,11 @@
-"""How the cells of sessions end, and sessions themselves: the part of the session warden below what is said to it.
+"""How the cells of sessions end: the part of the session warden between what is said to it and the end of sessions.
 
 A cell is over when its process has ended, or is at rest and stopped, and nothing else that it has started lives. Then
 its folder is looked at, it becomes a state or goes, and the service is told.
 """
 
-import contextlib
 import os
 import signal
-import socket
 import time
 from collections.abc import Container
 from dataclasses import dataclass
@@ -16,41 +14,27 @@ from typing import Any
 from code_judge.sandbox import census, processes
 from code_judge.sandbox.family import Cell, Family, State, descendants, is_stopped
 from code_judge.sandbox.files import MOST_BYTES, TooMuch, weight
+from code_judge.sandbox.session_close import Closings
 from code_judge.sandbox.status import REST
-from code_judge.sandbox.warden import SWEEP_PAUSE_SECONDS, SWEEP_TURN_SECONDS, Warden
+from code_judge.sandbox.warden import SWEEP_PAUSE_SECONDS, SWEEP_TURN_SECONDS
 from code_judge.sandbox.watch import Job, finish
 
 END_SECONDS = 20.0
 """What a cell has started and what has not ended this long after it was killed makes its session be given up."""
 
 
-class Endings(Warden):
-    """families: by id. states: by process. opening: by process, the family and the id of the command. speaking: by
-    descriptor, the cell, or the process of a state that is being opened. guard: see guard.py."""
+class Endings(Closings):
+    """guard: see guard.py."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._families: dict[int, Family] = {}
-        self._states: dict[int, State] = {}
-        self._opening: dict[int, tuple[Family, int]] = {}
-        self._speaking: dict[int, Cell | int] = {}
-        self._closing: list[Family] = []
         self._guard: int | None = None
         self._resident = 0
-        # Killed while they were stopped, so that they do nothing any longer; not yet reaped.
-        self._dropped: set[int] = set()
         self._watch.spare = _Resting(self._states, self._running)
 
     def _hear_out(self, who: Cell | int) -> None:
         """Take what was said on a control socket."""
         raise NotImplementedError
-
-    def _ignore(self, control: socket.socket) -> None:
-        """Listen to it no longer."""
-        if self._speaking.pop(control.fileno(), None) is not None:
-            self._poll.unregister(control.fileno())
-
-    # ---- how cells end ---------------------------------------------------------------------------------------------
 
     def _kill(self, job: Job, why: str) -> None:
         assert isinstance(job, Cell)
@@ -176,10 +160,6 @@ class Endings(Warden):
         below = [pid for top in tops for pid in descendants(top)]
         processes.kill_all({*left, *below, *tops} - {cell.pid if cell.state is not None else 0})
 
-    def _sweep_user(self, uid: int, number: int) -> None:
-        with contextlib.suppress(OSError):
-            os.waitpid(processes.kill_user(uid, self._layers.killer_uid, number), 0)
-
     def _conclude(self, cell: Cell) -> None:
         """Nothing of the cell lives but, if it is to be kept, its process at rest."""
         family = cell.family
@@ -233,47 +213,6 @@ class Endings(Warden):
                 "error": cell.error,
             }
         )
-
-    # ---- the end of states and families ----------------------------------------------------------------------------
-
-    def _drop(self, family: Family, number: int) -> None:
-        state = family.states.pop(number, None)
-        if state is not None:
-            self._discard(state)
-
-    def _discard(self, state: State, *, stopped: bool = True) -> None:
-        state.control.close()
-        del self._states[state.pid]
-        # Not reaped as long as it was known.
-        os.kill(state.pid, signal.SIGKILL)
-        if stopped:
-            self._dropped.add(state.pid)
-
-    def _lose(self, family: Family, why: str, *, fault: bool) -> None:
-        """fault: its own cells are to blame."""
-        self._send({"id": family.id, "fault": fault, "why": why})
-        self._close(family)
-
-    def _close(self, family: Family) -> None:
-        del self._families[family.id]
-        cell = family.cell
-        if cell is not None:
-            self._ignore(cell.control)
-            self._running.pop(cell.pid, None)
-            if cell in self._ended:
-                self._ended.remove(cell)
-            if cell.state is not None:
-                self._states.pop(cell.pid, None)
-            cell.control.close()
-        for number, state in list(family.states.items()):
-            self._opening.pop(state.pid, None)
-            if state.pid in self._states:
-                self._ignore(state.control)
-                state.control.close()
-                del self._states[state.pid]
-            del family.states[number]
-        self._sweep_user(family.uid, signal.SIGKILL)
-        self._closing.append(family)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 memory.py      both sides in one process               clients.py       whose turn it is there
 redis_api.py     the submitting side of a queue in Redis
   redis_pending.py  jobs as this side knows them      redis_status.py  the service's status and totals
+  redis_written.py  taking them back, missing them
 redis_worker.py  its taking side
   redis_entries.py  jobs as they lie in Redis         redis_pulse.py   signs of life, jobs of dead workers
   redis_gone.py     jobs that nobody waits for

@@ -16,11 +16,12 @@ from typing import Any
 
 from code_judge.broker import Status, no_verdict
 from code_judge.broker.clients import Counts
-from code_judge.broker.redis_keys import API_TTL, GONE_TTL, Keys
+from code_judge.broker.redis_keys import API_TTL, Keys
 from code_judge.broker.redis_link import BLOCK_SECONDS, LOST, TRIP_SECONDS, Link, run_script
-from code_judge.broker.redis_pending import Call, Pending, by_stream, chunks, stored_size
-from code_judge.broker.redis_scripts import ADD, MISSING, WITHDRAW
+from code_judge.broker.redis_pending import Call, Pending, stored_size
+from code_judge.broker.redis_scripts import ADD
 from code_judge.broker.redis_status import add_samples, beat_and_count, read_status
+from code_judge.broker.redis_written import MOST_AT_ONCE, leave, note_missing, withdraw
 from code_judge.tasks import Throttle, background, end
 from code_judge.wire import Reason, RunResult, Submission, programs
 
@@ -30,8 +31,6 @@ CHECK_SECONDS = 1.0
 AT_ONCE = 8 << 20
 """Bytes of submissions in one round trip, more only for a single one; bytes of results read that Redis still keeps."""
 _LAST_SECONDS = 2.0
-MOST_AT_ONCE = 1000
-"""Jobs in one call of a script. Redis does nothing else meanwhile."""
 
 
 class RedisBroker:
@@ -89,7 +88,7 @@ class RedisBroker:
                 self._pending.pop(job.id, None)
             if call.left:
                 # The client has gone.
-                self._aside(self._leave([job for job in jobs if job.result is None]))
+                self._aside(leave(self._link, [job for job in jobs if job.result is None]))
         return [job.result for job in jobs if job.result is not None]
 
     def count(self, samples: Mapping[str, float]) -> None:
@@ -136,7 +135,7 @@ class RedisBroker:
                 job.stream, job.entry = keys.streams[lane], entry.decode()
             if gone := [job for job in batch if job.id not in self._pending]:
                 # The client went away meanwhile.
-                self._aside(self._leave(gone))
+                self._aside(leave(self._link, gone))
         del self._unwritten[:taken]
 
     async def _read(self) -> None:
@@ -190,15 +189,7 @@ class RedisBroker:
 
     async def _look_for_lost_jobs(self, now: float) -> None:
         """A job that is neither in its stream nor answered, three times in a row, is lost."""
-        for stream, jobs in by_stream(job for job in self._pending.values() if now - job.since > CHECK_SECONDS).items():
-            for chunk in chunks(jobs, MOST_AT_ONCE):
-                entries = [job.entry for job in chunk]
-                missing = await self._link.call(
-                    lambda client, s=stream, e=entries: client.eval(MISSING, 1, s, *e)  # type: ignore[misc]
-                )
-                gone = {entry.decode() for entry in missing}
-                for job in chunk:
-                    job.missed = job.missed + 1 if job.entry in gone else 0
+        await note_missing(self._link, [job for job in self._pending.values() if now - job.since > CHECK_SECONDS])
         if any(job.missed for job in self._pending.values()):
             # Its result may be there, before what was read last: Redis' clock was set back.
             self._last = "0"
@@ -212,38 +203,12 @@ class RedisBroker:
         """Answer those of `jobs` that nobody has taken."""
         waiting = [job for job in jobs if job.result is None]
         try:
-            withdrawn = await asyncio.wait_for(self._withdraw(waiting), 2)
+            withdrawn = await asyncio.wait_for(withdraw(self._link, waiting), 2)
         except (TimeoutError, *LOST):
             self._fail(waiting, "Redis cannot be reached")
             return
         for job in withdrawn:
             job.answer(no_verdict(job.submission, Reason.QUEUE_TIMEOUT))
-
-    async def _withdraw(self, jobs: list[Pending]) -> list[Pending]:
-        withdrawn = [job for job in jobs if job.entry is None]
-        for stream, written in by_stream(jobs).items():
-            for chunk in chunks(written, MOST_AT_ONCE):
-                entries = [job.entry for job in chunk]
-                replies = await self._link.call(
-                    lambda client, s=stream, e=entries: client.eval(WITHDRAW, 1, s, *e)  # type: ignore[misc]
-                )
-                ids = {entry.decode() for entry in replies}
-                withdrawn += [job for job in chunk if job.entry in ids]
-        return withdrawn
-
-    async def _leave(self, jobs: list[Pending]) -> None:
-        """Nobody waits for them any longer. Best effort: those that run are stopped by their workers."""
-        left = set(jobs) - set(await self._withdraw(jobs))
-        names = [job.stream + job.entry for job in left if job.entry is not None]
-
-        async def tell(client: Any) -> None:
-            pipeline = client.pipeline(transaction=False)
-            pipeline.sadd(self._keys.gone, *names)
-            pipeline.expire(self._keys.gone, GONE_TTL)
-            await pipeline.execute()
-
-        if names:
-            await self._link.call(tell)
 
     def _aside(self, work: Coroutine[Any, Any, object]) -> None:
         """Best effort, while the caller goes on."""

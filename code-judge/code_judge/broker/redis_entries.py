@@ -1,11 +1,13 @@
 """Jobs as they lie in their streams in Redis."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import redis.exceptions
 
 from code_judge.broker.redis_keys import GROUP
+from code_judge.broker.redis_link import run_script
+from code_judge.broker.redis_scripts import BEGIN, RELEASE
 
 
 class Entry(NamedTuple):
@@ -27,6 +29,39 @@ async def create_groups(client: Any, streams: Iterable[str]) -> None:
         except redis.exceptions.ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise
+
+
+async def count_as_begun(client: Any, streams: Iterable[str], worker: str, begun: Sequence[Entry]) -> None:
+    """Note that jobs which were taken over are begun by this worker, and may be what ends it."""
+    for stream in streams:
+        mine = [entry for entry in begun if entry.stream == stream]
+        values = [value for entry in mine for value in (entry.id, entry.deliveries + 1)]
+        if values:
+            await run_script(client, BEGIN, [stream], worker, *values)
+
+
+async def give_back(
+    client: Any,
+    streams: Iterable[str],
+    worker: str,
+    *,
+    keep: Collection[tuple[str, str]],
+    uncounted: Sequence[Entry],
+) -> None:
+    """What the worker has goes to the others, but for those to `keep`. uncounted: those that it has not begun."""
+    for stream in streams:
+        keeps = [id_ for of, id_ in keep if of == stream]
+        others = [entry.id for entry in uncounted if entry.stream == stream]
+        await run_script(client, RELEASE, [stream], worker, len(keeps), *keeps, *others)
+
+
+def to_the_end(turns: Iterable[list[str]], served: Iterable[Entry]) -> None:
+    """Streams that were served have their next turn after the others of their kind."""
+    for stream in {entry.stream for entry in served}:
+        for streams in turns:
+            if stream in streams:
+                streams.remove(stream)
+                streams.append(stream)
 
 
 def new_entries(reply: Any) -> list[Entry]:

@@ -12,18 +12,27 @@ import socket
 import uuid
 from collections import deque
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 import redis.exceptions
 from pydantic import ValidationError
 
 from code_judge.broker import Job, WorkerStatus, no_verdict
-from code_judge.broker.redis_entries import Entry, create_groups, new_entries, pairs
+from code_judge.broker.redis_entries import (
+    Entry,
+    count_as_begun,
+    create_groups,
+    give_back,
+    new_entries,
+    pairs,
+    to_the_end,
+)
 from code_judge.broker.redis_gone import Gone, Taken
 from code_judge.broker.redis_keys import GROUP, RESULTS_TTL, Keys
 from code_judge.broker.redis_link import BLOCK_SECONDS, LOST, TRIP_SECONDS, Link, run_script
 from code_judge.broker.redis_pulse import BEAT_SECONDS, Pulse
-from code_judge.broker.redis_scripts import BEGIN, EXCHANGE, RECOVER, RELEASE
+from code_judge.broker.redis_scripts import EXCHANGE, RECOVER
 from code_judge.tasks import Throttle, background, end
 from code_judge.wire import Reason, RunResult, Submission
 
@@ -89,23 +98,12 @@ class RedisSource:
                 entries = self._adopt(room()) or await self._ask(room)
                 jobs = [job for entry in entries if (job := self._job(entry)) is not None]
                 if jobs:
-                    await self._count([entry for entry in entries if not entry.counted])
+                    if begun := [entry for entry in entries if not entry.counted]:
+                        count = partial(count_as_begun, streams=self._streams, worker=self.name, begun=begun)
+                        await self._link.retry_for_ever(count)
                     return jobs
         finally:
             self._leave_writing()
-
-    async def _count(self, begun: list[Entry]) -> None:
-        """Note that jobs which were taken over are begun by this worker, and may be what ends it."""
-
-        async def count(client: Any) -> None:
-            for stream in self._streams:
-                mine = [entry for entry in begun if entry.stream == stream]
-                values = [value for entry in mine for value in (entry.id, entry.deliveries + 1)]
-                if values:
-                    await run_script(client, BEGIN, [stream], self.name, *values)
-
-        if begun:
-            await self._link.retry_for_ever(count)
 
     async def release(self, keep: Collection[Job] = ()) -> None:
         """Jobs that are not given back now are when this worker gives no sign of life any more, and then they count."""
@@ -115,15 +113,9 @@ class RedisSource:
         kept = {job.ticket[:2] for job in keep} | {job.ticket[:2] for job, _ in self._unwritten}
         for place in self._mine.keys() - kept:
             del self._mine[place]
-
-        async def give_back(client: Any) -> None:
-            for stream in self._streams:
-                keeps = [id_ for of, id_ in self._known() if of == stream]
-                others = [entry.id for entry in uncounted if entry.stream == stream]
-                await run_script(client, RELEASE, [stream], self.name, len(keeps), *keeps, *others)
-
+        give = partial(give_back, streams=self._streams, worker=self.name, keep=self._known(), uncounted=uncounted)
         try:
-            await asyncio.wait_for(self._link.call(give_back), 1)
+            await asyncio.wait_for(self._link.call(give), 1)
         except (TimeoutError, *LOST) as error:
             logger.debug("nothing was given back: %s", error)
 
@@ -211,12 +203,7 @@ class RedisSource:
             return []
         self._more_jobs_wait = len(entries) >= most
         self._orphans += entries
-        # Those that were served have their next turn after the others.
-        for stream in {entry.stream for entry in entries}:
-            for streams in self._turns:
-                if stream in streams:
-                    streams.remove(stream)
-                    streams.append(stream)
+        to_the_end(self._turns, entries)
         return self._adopt(most)
 
     async def _wait_for_jobs(self, client: Any, most: int) -> list[Entry]:

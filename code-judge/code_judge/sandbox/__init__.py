@@ -9,7 +9,8 @@ The service's side
 
 The zygote's side: standard library only, because every fork pays for what is loaded
     zygote.py     its three processes: keeper, zygote and template
-    warden.py     what the zygote does: starts programs, and sees to the end of everything they started
+    warden.py     what the zygote does: starts programs
+    program_end.py  and sees to the end of everything they started
     watch.py      keeps the limits of running programs       limits.py    time, pure arithmetic
     census.py     what programs use, from /proc              processes.py killing, priorities
     box.py        a slot: user, folder, ruleset              users.py     which users there are

@@ -14,9 +14,9 @@ from typing import Any
 from code_judge.sandbox import census, processes
 from code_judge.sandbox.family import Cell, Family, State, descendants, is_stopped
 from code_judge.sandbox.files import MOST_BYTES, TooMuch, weight
+from code_judge.sandbox.program_end import SWEEP_PAUSE_SECONDS, SWEEP_TURN_SECONDS
 from code_judge.sandbox.session_close import Closings
 from code_judge.sandbox.status import REST
-from code_judge.sandbox.warden import SWEEP_PAUSE_SECONDS, SWEEP_TURN_SECONDS
 from code_judge.sandbox.watch import Job, finish
 
 END_SECONDS = 20.0

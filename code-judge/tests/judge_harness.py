@@ -35,7 +35,7 @@ class Judge:
         return reply.json()
 
     def run(self, solution: str, **more: Any) -> dict[str, Any]:
-        return self.post("/run", type="python", solution=solution, **more)
+        return self.post("/run", **{"type": "python", "solution": solution, **more})
 
     def run_all(self, solutions: list[str], path: str = "/run/long-batch", **more: Any) -> list[dict[str, Any]]:
         submissions = [{"type": "python", "solution": solution, **more} for solution in solutions]

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,33 @@ def check_round_trip(it: Judge) -> None:
     assert files.pop("large.bin") == LARGE[::-1]
     assert files == {"out/plots/a.png": b"\x89PNG", "out/b.txt": "ü".encode(), "empty": b""}
     assert result["left_out"] == {"nothing": "No such file or directory", "data": "not a regular file"}
+
+
+LEFT_OPEN = {
+    "at the end": ("", b"x"),
+    "by sys.exit": ("import sys; sys.exit(3)", b"x"),
+    "by an exception": ("1 / 0", b"x"),
+    "by a signal": ("import os; os.kill(os.getpid(), 9)", b""),
+    "by os._exit": ("import os; os._exit(0)", b""),
+}
+
+
+@pytest.mark.parametrize("end", LEFT_OPEN)
+def test_a_file_that_is_left_open_holds_what_python_leaves_in_it(served: Judge, end: str) -> None:
+    code, content = LEFT_OPEN[end]
+    for opened in ("f = open('o', 'w')", "def g(): global f; f = open('o', 'w')\ng()"):
+        result = served.run(f"{opened}\nf.write('x')\n{code}", fetch=["o"])
+        assert decoded(result["files"]) == {"o": content}
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+@pytest.mark.parametrize(("end", "content"), [("return 0;", b"x"), ("exit(3);", b"x"), ("_exit(0);", b"")])
+def test_so_it_is_in_cpp(served: Judge, end: str, content: bytes) -> None:
+    source = (
+        '#include <fstream>\n#include <cstdlib>\n#include <unistd.h>\nstd::ofstream f("o");\n'
+        f"int main() {{ f << 'x'; {end} }}"
+    )
+    assert decoded(served.run(source, type="cpp", fetch=["o"])["files"]) == {"o": content}
 
 
 def test_in_and_out(served: Judge) -> None:

@@ -13,9 +13,10 @@ import threading
 from atexit import _run_exitfuncs as run_exit_handlers
 from collections.abc import Iterator
 from contextlib import suppress
-from gc import collect
+from gc import collect, get_objects
 from gc import enable as enable_collector
 from importlib.machinery import SourceFileLoader
+from io import BufferedRandom, BufferedWriter, TextIOWrapper
 from os import chdir, close, urandom, write
 from os import open as open_file
 from sys import argv, modules
@@ -38,6 +39,8 @@ set_thread_number = threading.main_thread()._set_native_id  # type: ignore[attr-
 STATUS_FD = 3
 _NEW_SOURCE = os.O_WRONLY | os.O_TRUNC | os.O_CREAT | os.O_CLOEXEC
 REHEARSALS = 20
+_FILES = (TextIOWrapper, BufferedWriter, BufferedRandom)
+"""What holds back what was written to it; the first writes into the others."""
 _STREAMS = (("stdin", "r", "surrogateescape"), ("stdout", "w", "surrogateescape"), ("stderr", "w", "backslashreplace"))
 
 
@@ -100,7 +103,6 @@ def rehearse() -> None:
         for echo in (False, True):
             _execute(compile_script(b"print('', 0)\n''", echo), _new_main(FILENAME))
         flush()
-        _may_notice_its_end(b"")
         renew_random()
     modules["__main__"] = main
     # The script's place in the zygote's command; see link.py.
@@ -159,23 +161,29 @@ def _run(source: bytes, folder: str, echo: bool, compiled: bytes | None) -> int:
         run_exit_handlers()
     except BaseException as error:
         code = code or _report(error)
-    code = flush() or code
-    if _may_notice_its_end(source):
-        del namespace
-        _end_objects()
-        code = flush() or code
-    return code
-
-
-def _may_notice_its_end(source: bytes) -> bool:
-    return b"__del__" in source or b"yield" in source or b"weakref" in source
+    failed = flush()
+    del namespace
+    _end_objects()
+    return failed or flush() or code
 
 
 def _end_objects() -> None:
-    """As the interpreter does at its end: what still lives is told that it ends. It costs a look at all objects, so it
-    is done only for programs that may notice."""
-    del modules["__main__"]
+    """As the interpreter does at its end: open files are written, and what still lives is told that it ends. The
+    template's own objects are not looked at."""
+    # Before the collector, which may close a file's lower parts first where the file is in a cycle.
+    _write_files()
+    # A program may have taken it out.
+    modules.pop("__main__", None)
     collect()
+
+
+def _write_files() -> None:
+    files = [found for found in get_objects() if type(found) in _FILES]
+    for kind in _FILES:
+        for file in files:
+            if type(file) is kind:
+                with suppress(BaseException):
+                    file.flush()
 
 
 def flush() -> int:

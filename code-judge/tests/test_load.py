@@ -6,7 +6,7 @@ import pytest
 from judge_harness import Judge, judge
 
 from code_judge.admission import ACTIVE_PER_CORE, YOUNG_PER_CORE, Admission
-from code_judge.sandbox import processes
+from code_judge.sandbox import limits, processes
 from code_judge.sandbox.box import Box
 from code_judge.sandbox.limits import LATE_WALL, MOST_WALL, Clock
 from code_judge.sandbox.watch import FEW_OLD_NICENESS, MOST_OLD, OLD_NICENESS, OLD_SECONDS, Job, Watch
@@ -77,6 +77,10 @@ def run_clock(clock: Clock, pattern: list[tuple[float, float, bool]]) -> Clock:
         # Sleeps for half of its time, and waits for a core in the rest.
         ([(0.1, 0.0, False), (0.1, 0.05, True)] * 26, 3.9, False),
         ([(0.1, 0.0, False), (0.1, 0.05, True)] * 27, 4.05, True),
+        # Waits for a core, but not in the moment of a look that comes late.
+        ([(5.0, 0.01, True), (5.0, 0.01, False)], 0.27, False),
+        # Sleeps, and all looks come late.
+        ([(2.0, 0.0, False)] * 16, 4.0, True),
     ],
 )
 def test_the_clock(pattern: list[tuple[float, float, bool]], used: float, over: bool) -> None:
@@ -111,6 +115,46 @@ def test_old_programs_give_way_until_they_are_late(monkeypatch: pytest.MonkeyPat
     # Where each has a core, none gives way.
     watch._share(jobs[:MOST_OLD])
     assert list(given.values())[:MOST_OLD] == [0] * MOST_OLD
+
+
+KERNEL_WEIGHT = {0: 1024, FEW_OLD_NICENESS: 335, OLD_NICENESS: 15}
+"""The shares of what wants a core."""
+
+
+def loops_that_end(monkeypatch: pytest.MonkeyPatch, *, others: int) -> float:
+    """The share of endless loops that use up their limit of 1 s, beside so many others a core that want one. The
+    kernel's scheduler is imitated, and what ours does is real."""
+    cores, now, ended, started, step = MOST_OLD, 0.0, 0, 0, 0.05
+    niceness: dict[int, int] = {}
+    monkeypatch.setattr(processes, "give_way", lambda pid, uid, pids, nice: niceness.update({pid: nice}))
+    watch = Watch(own_processes=True, template=1, kill=lambda *_: None, tell=lambda *_: None)
+    jobs: list[Job] = []
+    while started < 15 * cores or jobs:
+        while started < 15 * cores and len(jobs) < ACTIVE_PER_CORE * cores:
+            clock = Clock(limit=1, start=now, seen=now)
+            jobs.append(Job(started, started, Box("/box/1", 1, True), clock, 1, True))
+            started += 1
+        watch._share(jobs)
+        weights = [KERNEL_WEIGHT[niceness.get(job.pid, 0)] for job in jobs]
+        whole = sum(weights) + KERNEL_WEIGHT[0] * others * cores
+        now += step
+        for job, weight in zip(jobs, weights, strict=True):
+            used = job.clock.cpu + step * min(1.0, cores * weight / whole)
+            job.clock.observe(now, cpu=used, runnable=True)
+        ended += sum(job.clock.is_over() for job in jobs)
+        jobs = [job for job in jobs if not job.clock.is_over() and not job.clock.is_starved()]
+    return ended / started
+
+
+def test_late_programs_that_give_way_no_longer_get_their_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to ten times as many others as cores; without it, half get none beside twice as many."""
+    assert [loops_that_end(monkeypatch, others=n) for n in (0, 2, 4, 10)] == [1, 1, 1, 1]
+    monkeypatch.setattr(limits, "LATE_WALL", MOST_WALL)
+    found = [loops_that_end(monkeypatch, others=n) for n in (0, 2, 4, 10)]
+    assert found[0] == 1
+    assert found[1] < 0.6
+    assert found[2] < 0.3
+    assert found[3] == 0
 
 
 def test_a_process_that_nobody_waited_for_takes_no_time_back() -> None:

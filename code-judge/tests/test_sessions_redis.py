@@ -67,6 +67,7 @@ def test_new_sessions_go_where_the_most_places_are_and_full_workers_say_when_to_
         sessions = [open_session(it) for _ in range(4)]
         homes = [session.id[:12] for session in sessions]
         assert sorted(homes.count(home) for home in set(homes)) == [1, 3]
+        assert homes.count(homes[0]) == homes[:2].count(homes[0]) + 1 == 3
         assert [session.value("1 + 1") for session in sessions] == ["2"] * 4
         refused = it.http.post("/session")
         assert error(refused) == (429, "too_many_sessions")

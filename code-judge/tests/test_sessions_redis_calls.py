@@ -140,6 +140,22 @@ async def test_an_answer_that_was_written_twice_is_read_once(redis_: Redis) -> N
         for number in range(3):
             reply = await api.call("rollback", name, GoTo(snapshot=str(number)))
             assert json.loads(reply) == {"snapshot": str(number)}
+        # Both in one moment, before the caller has seen the first.
+        settle = api._inbox._take
+        api._inbox._take = lambda *answer: [settle(*answer) for _ in range(2)]  # type: ignore[assignment,func-returns-value]
+        for number in range(2):
+            assert json.loads(await api.call("rollback", name, GoTo(snapshot=str(number))))["snapshot"] == str(number)
+
+
+async def test_a_session_whose_name_has_not_reached_its_caller_is_closed_when_the_caller_leaves(redis_: Redis) -> None:
+    held = Held("a")
+    async with homes(redis_, held), caller(redis_) as api:
+        api._inbox._take = lambda *_: None
+        call = asyncio.create_task(api.call("open", "", OpenSession()))
+        await until(lambda: held.open_)
+        await until(lambda: redis_.cli("xlen", f"{{code-judge}}:session-calls:{held.home}").strip() == b"0")
+        call.cancel()
+        await until(lambda: not held.open_)
 
 
 async def test_a_caller_that_leaves_stops_what_it_asked_for(redis_: Redis) -> None:
@@ -168,6 +184,14 @@ async def test_many_that_open_at_once_are_spread_and_a_full_home_sends_them_on(r
             await opened(one)
         assert error.value.trouble is Trouble.TOO_MANY
         assert await two.places() == (8, 8)
+
+
+async def test_a_call_on_its_way_counts_as_a_place_that_is_taken(redis_: Redis) -> None:
+    one, other = Held("a", most=4), Held("b", most=4)
+    async with homes(redis_, one, other), caller(redis_) as api:
+        await asyncio.gather(*(opened(api) for _ in range(4)))
+        assert one.open_
+        assert other.open_
 
 
 async def test_a_home_that_has_no_place_after_all_sends_a_caller_on(redis_: Redis) -> None:

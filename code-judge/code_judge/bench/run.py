@@ -35,7 +35,8 @@ FLOOR_AT_A_TIME = 2
 
 @dataclass(slots=True)
 class Sample:
-    """One run. rate: right answers a second. latencies: seconds of a call."""
+    """One run. rate: right answers a second. latencies: seconds of a call; of single ones, those of programs that end
+    by themselves."""
 
     rate: float
     latencies: list[float]
@@ -109,7 +110,8 @@ async def _drive(options: argparse.Namespace, load: Load, numbers: Iterator[int]
             else:
                 body = {"type": "batch", "submissions": submissions}
                 results = (await connection.post("/judge/long-batch", body))["results"]
-            sample.latencies.append(time.monotonic() - begin)
+            if batch > 1 or programs[0][1] is not None:
+                sample.latencies.append(time.monotonic() - begin)
             problems = [_problem(expected, result) for (_, expected), result in zip(programs, results, strict=True)]
             right += problems.count(None)
             sample.problems.update(problem for problem in problems if problem is not None)

@@ -17,13 +17,14 @@ from code_judge.bench.loads import LOADS
 from code_judge.bench.processes import is_ours, is_zombie, memory
 from code_judge.bench.soak_service import LIFE_SECONDS, LIMIT_SECONDS, Service
 from code_judge.sandbox.limits import MOST_WALL
+from code_judge.sandbox.link import START_SECONDS
 from code_judge.wire import OUTAGES
 
 CONCURRENCY = 16
 BATCH = 4
 """Programs in a long batch."""
-LATEST_SECONDS = LIFE_SECONDS + MOST_WALL * LIMIT_SECONDS + 20
-"""In which every call must be answered: waiting, running, and noticing that what ran it has gone."""
+LATEST_SECONDS = LIFE_SECONDS + START_SECONDS + MOST_WALL * LIMIT_SECONDS + 20
+"""In which every call must be answered: it waits, for a new zygote too, runs, and its worker is found to be gone."""
 TROUBLE = (
     "while True: pass",
     "import os\nfor _ in range(40):\n    if os.fork() == 0:\n        while True: pass",

@@ -14,7 +14,7 @@ LIFE_SECONDS = 30.0
 """That a program may wait to be started."""
 LIMIT_SECONDS = 2.0
 """Of a program."""
-_END_SECONDS = 60.0
+_END_SECONDS = 120.0
 
 
 @dataclass(slots=True)
@@ -62,10 +62,15 @@ class Service:
         self._start_api(api)
 
     def stop(self) -> None:
+        """Raises subprocess.TimeoutExpired."""
         for process in self.processes:
             process.send_signal(signal.SIGTERM)
-        for process in self.processes:
-            process.wait(_END_SECONDS)
+        try:
+            for process in self.processes:
+                process.wait(_END_SECONDS)
+        finally:
+            for process in self.processes:
+                process.kill()
 
     def _start_api(self, api: Api) -> None:
         port = api.url.rpartition(":")[2] or "0"

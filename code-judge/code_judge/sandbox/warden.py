@@ -89,8 +89,9 @@ class Warden(Ends):
                     self._wakeup.recv(4096)
                 elif not (self._command() if end == control else self._hear(end)):
                     return
-            self._watch.check(self._running.values())
+            # What has ended while we waited for a core must not be looked at: it would seem to sleep.
             self._reap()
+            self._watch.check(self._running.values())
             self._report()
 
     def _pause(self) -> float | None:

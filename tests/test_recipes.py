@@ -250,6 +250,8 @@ def test_knobs_reach_the_configuration():
             f"{R}.dtype": "bfloat16",
             f"{R}.name": "vllm",
             f"{R}.multi_turn.rollback_failed_calls": "leaf",
+            f"{R}.multi_turn.rollback_probability": 0.5,
+            f"{R}.multi_turn.rollback_stratified": True,
             "actor_rollout_ref.model.override_config.attn_implementation": "eager",
             "reward.custom_reward_function.path": "/r.py",
             "trainer.resume_mode": "resume_path",

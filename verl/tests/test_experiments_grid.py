@@ -103,6 +103,11 @@ def test_a_grid_extends_another(tmp_path):
     grid = grid_of(tmp_path, "extends: base.yaml\nname: longer\nsteps: 8\noverrides: [c=3]\n")
     assert (grid.name, grid.steps, grid.overrides) == ("longer", 8, ("a=1", "c=3"))
     assert [method.name for method in grid.methods] == ["baseline", "other"]
+    assert grid.cold_start == {"nano": {"seed": 5}}
+    grid = grid_of(tmp_path, "extends: base.yaml\ncold_start: {nano: {calls: 3}}\n")
+    assert grid.cold_start == {"nano": {"seed": 5, "calls": 3}}
+    files = {"model": "m", "train": "t", "val": "v"}
+    assert grid_of(tmp_path, f"extends: base.yaml\ncold_start: {files}\n").cold_start == files
     with pytest.raises(GridError, match=r"gone\.yaml does not exist"):
         grid_of(tmp_path, "extends: gone.yaml\n")
 

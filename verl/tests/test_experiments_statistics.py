@@ -363,7 +363,10 @@ def test_the_published_tables_are_those_of_the_published_results(tmp_path, monke
     assert (published / folder / "tables.md").read_text() == (tmp_path / "tables.md").read_text()
 
 
-@pytest.mark.parametrize("results", ["drift_tight", "drift_slack", "drift_rates"])
+@pytest.mark.parametrize(
+    "results",
+    ["drift_tight", "drift_slack", "drift_rates", "drift_one", "drift_six", "chain_slack", "chain_tight"],
+)
 def test_the_validations_in_the_text_are_those_of_the_published_results(results):
     docs = Path(__file__).parents[2] / "docs"
     shown = (docs / "experiments.md").read_text().split(f"<!-- {results} -->\n")[1].split("\n\n")[0].splitlines()

@@ -107,9 +107,14 @@ small_model() {
 
 # with_rollback PROBABILITY. A repaired call's rollout log-probs are of no use (docs/saar.md), so none are asked for.
 with_rollback() {
-  set_ +$TURNS.enable_tool_rollback=True +$TURNS.max_tool_retries=3 +$TURNS.rollback_probability="$1"
+  local probability=$1
+  if [[ $FAILED_CALLS == leaf ]]; then
+    # With half of each group unrepaired, as docs/experiments.md recommends.
+    probability=0.5
+    set_ +$TURNS.rollback_failed_calls=leaf +$TURNS.rollback_stratified=True
+  fi
+  set_ +$TURNS.enable_tool_rollback=True +$TURNS.max_tool_retries=3 +$TURNS.rollback_probability="$probability"
   set_ $ROLL.calculate_log_probs=False
-  [[ $FAILED_CALLS == discard ]] || set_ +$TURNS.rollback_failed_calls="$FAILED_CALLS"
 }
 
 without_rollback() {

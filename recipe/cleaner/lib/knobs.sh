@@ -19,7 +19,7 @@ KNOBS=(
   "TEST_FREQ|steps between validations"
   "SEED|of data order and sampling"
   "DTYPE|fp16 or bf16, for training and rollout alike"
-  "FAILED_CALLS|what CLEANER does with a failed call that was repaired: discard it, as published, or train on it as a leaf of its group (docs/credit.md)"
+  "FAILED_CALLS|what CLEANER does with a failed call that was repaired: discard it, as published, or train on it as a leaf of its group and repair half of each group only (docs/credit.md)"
   "ROLLOUT|rollout engine: sglang or vllm"
   "ATTENTION|attention of the trained model; empty: flash_attention_2 where flash-attn is installed, else varlen"
   "REWARD_PATH|Python file or pkg://module with the reward function compute_score"

@@ -36,6 +36,8 @@ _USUAL = (
     *("baseline_is", "p07", "gamma0", "gamma1", "guard"),
 )
 """These look the same whichever methods are shown."""
+_RECOMMENDED = "leaves_half"
+"""Drawn as the baseline is, with a line that nothing interrupts."""
 _SMOOTHED = 5
 
 
@@ -139,6 +141,8 @@ def _lines(panel: Any, found: Mapping[Run, Curve], frame: pd.DataFrame, *, each:
 def _style(method: str, methods: Sequence[str]) -> dict[str, str]:
     if method == BASELINE:
         return {"color": _GREY, "linestyle": "-"}
+    if method == _RECOMMENDED:
+        return {"color": "#009E73", "linestyle": "-"}
     known = [*_USUAL, *sorted(set(methods) - {BASELINE, *_USUAL})]
     round_, place = divmod(known.index(method), len(_COLORS))
     return {"color": _COLORS[place], "linestyle": _LINES[round_ % len(_LINES)]}

@@ -1,6 +1,7 @@
 """A grid of runs, method × seed, as its YAML file describes it (`recipe/cleaner/experiments/nano.yaml`).
 
-extends      another grid's file beside this one, whose keys hold here unless given anew; `overrides` are added
+extends      another grid's file beside this one, whose keys hold here unless given anew; `overrides` are added, and
+             settings of `cold_start.nano` hold one by one
 name         of the grid
 config_name  our Hydra configuration that every run starts from
 cold_start   {nano: {seed: 0, …}}, settings of `nano.cold_start`, or {model: FOLDER, train: FILE, val: FILE}
@@ -178,7 +179,17 @@ def _read(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
     base: dict[str, Any] = {}
     if "extends" in content:
         base = _read(path.parent / str(content.pop("extends")), (*extending, path))
-    return base | content | {"overrides": [*base.get("overrides", []), *own]}
+    merged = base | content | {"overrides": [*base.get("overrides", []), *own]}
+    if (below := _settings(base)) is not None and (above := _settings(content)) is not None:
+        merged["cold_start"] = content["cold_start"] | {NANO: below | above}
+    return merged
+
+
+def _settings(content: dict[str, Any]) -> dict[str, Any] | None:
+    """`cold_start.nano`, None where there is none."""
+    start = content.get("cold_start")
+    settings = start.get(NANO) if isinstance(start, dict) else None
+    return settings if isinstance(settings, dict) else None
 
 
 def _grid(content: dict[str, Any]) -> Grid:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_cleaner.engine.attention import NAME as VARLEN
 from verl_cleaner.preflight.finding import Finding, error, warning
-from verl_cleaner.preflight.names import FSDP_SECTIONS
+from verl_cleaner.preflight.names import FSDP_SECTIONS, trains_critic
 
 _MODEL = "actor_rollout_ref.model"
 _NAME = "override_config.attn_implementation"
@@ -60,9 +60,7 @@ def flash_attention(config: DictConfig) -> Iterator[Finding]:
 
 def _named(config: DictConfig) -> Iterator[tuple[str, str]]:
     """(section of a trained model, its attention)."""
-    from verl.trainer.ppo.utils import need_critic
-
-    for model in (_MODEL, "critic.model") if need_critic(config) else (_MODEL,):
+    for model in (_MODEL, "critic.model") if trains_critic(config) else (_MODEL,):
         yield model, OmegaConf.select(config, f"{model}.{_NAME}") or _STOCK
 
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_cleaner.preflight.data import agent_loops
 from verl_cleaner.preflight.finding import Finding, error, warning
-from verl_cleaner.preflight.names import verl_mode
+from verl_cleaner.preflight.names import trains_critic, verl_mode
 
 _ACTOR, _ROLLOUT, _CRITIC = "actor_rollout_ref.actor", "actor_rollout_ref.rollout", "critic"
 _ONE_ROW_EACH = {"tool_agent", "single_turn_agent"}
@@ -143,9 +143,7 @@ def _world(config: DictConfig) -> int:
 
 
 def _trained(config: DictConfig) -> list[str]:
-    from verl.trainer.ppo.utils import need_critic
-
-    return [_ACTOR, _CRITIC] if need_critic(config) else [_ACTOR]
+    return [_ACTOR, _CRITIC] if trains_critic(config) else [_ACTOR]
 
 
 def _sections(config: DictConfig) -> list[Any]:

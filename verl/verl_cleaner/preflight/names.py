@@ -54,3 +54,9 @@ def verl_mode(config: DictConfig) -> str:
     """VeRL's own name of the trainer: sync, colocate_async or separate_async."""
     mode = str(config.trainer.v1.trainer_mode)
     return TRAINERS.get(mode, mode)
+
+
+def trains_critic(config: DictConfig) -> bool:
+    """As VeRL's `need_critic` decides, which warns each time that it is asked."""
+    enable = config.critic.enable
+    return bool(config.algorithm.adv_estimator == "gae" if enable is None else enable)

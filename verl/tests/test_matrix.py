@@ -14,7 +14,7 @@ from cleaner_lab.experiments.grid import GridError
 from cleaner_lab.matrix import __main__ as command
 from cleaner_lab.matrix import run as run_module
 from cleaner_lab.matrix.cells import facts, read_matrix
-from cleaner_lab.matrix.table import Outcome, Result, figures, read, table, write
+from cleaner_lab.matrix.table import Outcome, Result, _set_up, figures, read, table, write
 from cleaner_lab.nano import shipped
 from verl_cleaner.preflight import checks, host, model, prepare
 from verl_cleaner.preflight.finding import Level
@@ -79,6 +79,17 @@ def test_the_cells_cover_what_the_table_promises():
     assert named - {name.partition("/")[2] for name in CELLS if name.startswith("vllm/")} == {"smollm2"}
 
 
+def test_the_page_has_every_cell_on_cpu():
+    page = (MATRIX.parents[2] / "docs/recipes.md").read_text()
+    rows = [[word.strip() for word in row.split("|")[1:4]] for row in page.splitlines() if row.startswith("| cpu/")]
+    on_cpu = {name: cell for name, cell in CELLS.items() if name.startswith("cpu/")}
+    assert {name for name, *_ in rows} == on_cpu.keys()
+    for name, set_up, outcome in rows:
+        assert set_up == _set_up(Result(name, "", facts(on_cpu[name]), Outcome.RAN)), name
+        assert outcome.startswith("**refused** by" if name in REFUSED else "4 steps"), name
+        assert all(f"`{check}`" in outcome for check in REFUSED.get(name, ())), name
+
+
 # ---- what becomes of a cell ------------------------------------------------------------------------------------------
 
 TRAINING = """
@@ -96,6 +107,9 @@ with open(os.environ["VERL_FILE_LOGGER_PATH"], "w") as file:
         data = {"timing_s/step": 2.0 * step, "critic/score/acc": 0.25 * step}
         data["training/rollout_probs_diff_max"] = 0.5 / step
         file.write(json.dumps({"step": step, "data": data}) + "\\n")
+if kind == "late" and not os.path.exists(begun := os.path.join(os.path.dirname(given["hydra.run.dir"]), "begun")):
+    open(begun, "w").close()
+    raise Exception("The current node timed out during startup. This could happen because")
 if kind == "fails":
     raise ValueError("no memory")
 """
@@ -109,6 +123,7 @@ platforms:
 cells:
   runs: {platforms: [here], overrides: [+kind=runs]}
   refused: {platforms: [here, there], overrides: [+kind=refused]}
+  late: {platforms: [here], overrides: [+kind=late]}
   fails: {platforms: [here], overrides: [+kind=fails]}
   short: {platforms: [here], overrides: [+kind=short]}
   hangs: {platforms: [here], seconds: 2, overrides: [+kind=hangs]}
@@ -155,6 +170,8 @@ def test_no_cell_stops_the_others(run, capsys):
     outcomes = {name.removeprefix("here/"): result.outcome for name, result in results.items()}
     assert outcomes == {
         "runs": Outcome.RAN,
+        # Ray itself did not start in time, at first.
+        "late": Outcome.RAN,
         "refused": Outcome.REFUSED,
         "fails": Outcome.FAILED,
         "short": Outcome.FAILED,

@@ -12,6 +12,8 @@ from verl_cleaner.launch import RunFailed, Training, logger_environment
 from verl_cleaner.records.metrics import read_steps
 
 _REFUSED = " before the start:\n"
+_RAY_LATE = "The current node timed out during startup"
+"""Ray gives its own processes 30 s, which are few where many cells start at once."""
 
 
 class Run:
@@ -24,11 +26,10 @@ class Run:
         self._start, self._folder, self._python = start, folder, python
         self._begun = time.monotonic()
         self._steps: dict[int, dict[str, float]] = {}
-        self._part = -1
-        self._next()
+        self._part, self._ray_was_late = 0, False
+        self._start_part()
 
-    def _next(self) -> None:
-        self._part += 1
+    def _start_part(self) -> None:
         logs = self._folder / f"part{self._part}"
         logs.mkdir(parents=True, exist_ok=True)
         self._metrics = logs / "metrics.jsonl"
@@ -58,7 +59,8 @@ class Run:
             first = self._read()
             if self._part + 1 < len(self.cell.steps):
                 self.close()
-                self._next()
+                self._part += 1
+                self._start_part()
                 return False
             if self._part and first != self.cell.steps[0] + 1:
                 raise RunFailed(f"went on with step {first}, expected {self.cell.steps[0] + 1}")
@@ -70,6 +72,11 @@ class Run:
         except RunFailed as error:
             self._read()
             text = str(error)
+            if _RAY_LATE in text and not self._ray_was_late:
+                self._ray_was_late = True
+                self.close()
+                self._start_part()
+                return False
             self.result.outcome = Outcome.REFUSED if _REFUSED in text else Outcome.FAILED
             self.result.message = _problems(text) if _REFUSED in text else text
         self.result.figures, self.result.seconds = figures(self._steps), taken

@@ -10,7 +10,7 @@ from composing import composed as basis
 from composing import overridden
 from omegaconf import DictConfig, OmegaConf
 
-from cleaner_lab.experiments.grid import read_grid
+from cleaner_lab.experiments.grid_file import read_grid
 from cleaner_lab.experiments.plan import differences
 
 REPOSITORY = Path(__file__).parents[1]

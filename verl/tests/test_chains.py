@@ -13,7 +13,7 @@ from live_judge import live_judge
 from verl.tools.schemas import OpenAIFunctionToolSchema
 from verl.tools.tool_registry import load_all_tools
 
-from cleaner_lab.experiments.grid import read_grid
+from cleaner_lab.experiments.grid_file import read_grid
 from cleaner_lab.experiments.results import of_step
 from cleaner_lab.nano import chain_data, chain_traces, chains, numkit_api, rates
 from cleaner_lab.nano import cold_start as cold

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cleaner_lab.experiments.grid import read_grid
+from cleaner_lab.experiments.grid_file import read_grid
 from cleaner_lab.nano import cold_start as cold
 from cleaner_lab.nano import shipped
 from cleaner_lab.nano.settings import Settings

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from cleaner_lab.experiments import words
 from cleaner_lab.experiments.experiment import RESULTS, Experiment
-from cleaner_lab.experiments.grid import GridError, read_grid
+from cleaner_lab.experiments.grid import GridError
+from cleaner_lab.experiments.grid_file import read_grid
 
 _GRID = Path("recipe/cleaner/experiments/nano.yaml")
 _GOES_ON = "the same command goes on with what is left"

@@ -22,7 +22,8 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from cleaner_lab.experiments.grid import ColdStart, GridError, read_cold_start, read_overrides
+from cleaner_lab.experiments.grid import ColdStart, GridError
+from cleaner_lab.experiments.grid_file import read_cold_start, read_overrides
 from cleaner_lab.experiments.plan import compose, override_key
 from verl_cleaner.preflight.names import STOCK_DTYPE, dtype_name
 

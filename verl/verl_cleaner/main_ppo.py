@@ -81,6 +81,8 @@ def _use_cpu_backend(config: DictConfig) -> None:
         return
     # After a kill -9, Ray's agents would wait a minute for a head that cannot come back.
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
+    # Workers that Ray starts before it is asked have no runtime environment, and so are never used.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     environment = config.ray_kwargs.ray_init.runtime_env
     if environment.py_executable is None:
         environment.py_executable = forkserver.start()

@@ -17,6 +17,7 @@ from composing import composed as compose_once
 from composing import overridden
 from omegaconf import open_dict
 from tiny import tiny_model
+from verl.checkpoint_engine import CheckpointEngineRegistry
 
 from verl_cleaner import preflight
 from verl_cleaner.enable import enable
@@ -63,6 +64,7 @@ def on_a_gpu_host(monkeypatch):
     """With every package that a command names, in the trainer's process."""
     monkeypatch.setattr(host, "find_spec", lambda name: importlib.util.find_spec("json"))
     monkeypatch.setattr(host, "_in_ray", lambda: True)
+    monkeypatch.setitem(CheckpointEngineRegistry._registry, "nccl", object)
     monkeypatch.syspath_prepend(ADOPTED)
     monkeypatch.setenv("CODE_JUDGE_URL", "http://127.0.0.1:1")
 

@@ -63,6 +63,8 @@ def found(config, level=Level.ERROR):
         [f"{A}.use_dynamic_bsz=True", f"{R}.log_prob_use_dynamic_bsz=True"],
         ["algorithm.adv_estimator=gae"],
         ["data.gen_batch_size=2"],
+        # An evaluation makes no update.
+        ["trainer.val_only=True", f"{A}.ppo_micro_batch_size_per_gpu=3", f"{R}.log_prob_micro_batch_size_per_gpu=16"],
         # Other trainers load one prompt at a time, whatever is asked for.
         ["data.gen_batch_size=3", f"{MODE}=cleaner_colocate_async"],
         ["algorithm.rollout_correction.rollout_is=token"],

@@ -50,6 +50,8 @@ def processes(config: DictConfig) -> Iterator[Finding]:
 
 def batch_sizes(config: DictConfig) -> Iterator[Finding]:
     """What every optimizer step needs, and the data loader."""
+    if config.trainer.get("val_only"):
+        return
     for section in _trained(config):
         yield from _update(config, section)
     rollout, actor = config.actor_rollout_ref.rollout, config.actor_rollout_ref.actor
@@ -72,13 +74,15 @@ def batch_sizes(config: DictConfig) -> Iterator[Finding]:
 def log_prob_rows(config: DictConfig) -> Iterator[Finding]:
     """Log-probs are of a whole batch, padded to whole updates. Where a loop makes several rows of a trajectory, their
     number is not known before."""
-    loops = agent_loops(config)
-    if config.actor_rollout_ref.actor.use_dynamic_bsz or loops is None or loops - _ONE_ROW_EACH:
+    loops, dynamic = agent_loops(config), config.actor_rollout_ref.actor.use_dynamic_bsz
+    if config.trainer.get("val_only") or dynamic or loops is None or loops - _ONE_ROW_EACH:
         return
     batch, n, dp = config.data.train_batch_size, config.actor_rollout_ref.rollout.n, _dp(config, _ACTOR)
-    if dp is None:
+    updates = [section.ppo_mini_batch_size * n for section in _sections(config)]
+    # What `processes` and `batch_sizes` refuse has no rows to count.
+    if dp is None or any(rows % dp for rows in updates):
         return
-    whole = math.lcm(dp, *(config_of.ppo_mini_batch_size * n for config_of in _sections(config)))
+    whole = math.lcm(dp, *updates)
     rows = math.ceil(batch * n / _updates(config) / whole) * whole // dp
     for key in _log_probs(config):
         micro = OmegaConf.select(config, f"{key}.log_prob_micro_batch_size_per_gpu")

@@ -18,7 +18,9 @@ import redis
 NAME = "soak"
 DOWN_SECONDS = 1.0
 """A primary that does not answer for so long is given up by the sentinel."""
-_PATIENCE_SECONDS = 60.0
+AGAIN_SECONDS = 15.0
+"""After which a sentinel that was told to change the primary, and has not, is told again."""
+_PATIENCE_SECONDS = 120.0
 _CHUNK = 1 << 16
 
 
@@ -70,14 +72,22 @@ class Pair:
         """The replica takes the primary's place. kill: the primary is killed and comes back as a replica, otherwise
         it is told to become one. Returns when both are there again."""
         old = self._leads_to
+        asked = -AGAIN_SECONDS
         if kill:
             self._processes[old].kill()
             self._processes[old].wait()
-        else:
-            # Refused while the last one is not quite over.
-            failover = ("SENTINEL", "FAILOVER", NAME)
-            await asyncio.to_thread(_wait, lambda: self._ask(self._sentinel_port, *failover), "a failover begins")
-        await asyncio.to_thread(_wait, lambda: self.primary() != old, "the replica takes over")
+
+        def has_taken_over() -> bool:
+            nonlocal asked
+            if self.primary() != old:
+                return True
+            if not kill and time.monotonic() - asked > AGAIN_SECONDS:
+                # Refused while the last one is not quite over, and given up by a sentinel that gets too little CPU.
+                self._ask(self._sentinel_port, "SENTINEL", "FAILOVER", NAME)
+                asked = time.monotonic()
+            return False
+
+        await asyncio.to_thread(_wait, has_taken_over, "the replica takes over")
         (self._leads_to,) = set(self._ports) - {old}
         if kill:
             await asyncio.to_thread(self._start, old, "--replicaof", "127.0.0.1", str(self._leads_to))

@@ -1,10 +1,12 @@
 """Packed attention: each sequence as if it were alone. The kernel itself needs a GPU; here PyTorch's own stands in."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
 import verl  # noqa: F401  loads the plug-in
+from omegaconf import OmegaConf
 from tiny import tiny_config, tiny_model
 from torch.nn.attention import varlen
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -92,3 +94,15 @@ def test_a_critic_is_loaded_with_its_own_attention(tmp_path):
     assert loaded(input_ids=tokens).logits.shape == (1, 3, 1)
     with pytest.raises(RuntimeError, match="value head"):
         model.load_valuehead_model.__wrapped__(str(tmp_path), torch.float32, config, False)
+
+
+@pytest.mark.parametrize("libraries", [None, "first", ["first", "second"], OmegaConf.create(["first", "second"])])
+def test_a_critics_libraries_are_imported_before_it_is_built(monkeypatch, libraries):
+    from verl_cleaner.training import actor
+
+    done = []
+    monkeypatch.setattr("importlib.import_module", done.append)
+    monkeypatch.setattr(actor.TrainingWorker, "__init__", lambda _, config: done.append(config))
+    config = SimpleNamespace(model_config=SimpleNamespace(external_lib=libraries))
+    actor.CriticWorker(config)
+    assert done == [*([libraries] if isinstance(libraries, str) else libraries or []), config]

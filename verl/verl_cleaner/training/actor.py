@@ -56,7 +56,9 @@ class CriticWorker(TrainingWorker):
     """VeRL builds a critic where `critic.model.external_lib` has not been imported."""
 
     def __init__(self, config: TrainingWorkerConfig) -> None:
-        import_external_libs(list(config.model_config.external_lib or ()))
+        libraries = config.model_config.external_lib or ()
+        # VeRL takes a name or a list of names; Hydra's list is none to it.
+        import_external_libs(libraries if isinstance(libraries, str) else list(libraries))
         super().__init__(config)
 
 

@@ -73,7 +73,7 @@ def wait_until(condition: Any, what: str, seconds: float = 30) -> None:
         assert time.monotonic() < end, f"not within {seconds} s: {what}"
         time.sleep(pause)
         # Each look is a request, which takes CPU from what is waited for.
-        pause = min(1.1 * pause, 0.2)
+        pause = min(1.1 * pause, 0.1)
 
 
 @contextlib.contextmanager

@@ -242,7 +242,8 @@ def test_a_template_that_is_stopped_holds_nothing_up_for_long(tmp_path: Path) ->
         it.run("print(1)")
         # Programs look alike, but none runs.
         templates = [pid for pid in descendants(first.pid) if is_template(pid)]
-        answer = in_background(lambda: it.run_all([SLEEP.format(seconds=0.5)] * 8))
+        answer = in_background(lambda: it.run_all([SLEEP.format(seconds=1.5)] * 8))
+        # A worker tells how busy it is every 0.6 s.
         await_busy(it, 4)
         for template in templates:
             os.kill(template, signal.SIGSTOP)

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from judge_harness import EXTRA, Judge, alive, descendants, environment, judge
 
-from code_judge.sandbox import link, parcel, processes, warden
+from code_judge.sandbox import link, parcel, processes, program_end, warden
 from code_judge.sandbox.box import Box
 from code_judge.sandbox.limits import Clock
 from code_judge.sandbox.watch import Job
@@ -94,7 +94,7 @@ def test_what_kills_a_programs_rest_has_ended_before_its_user_is_used_again(monk
     monkeypatch.setattr(processes, "children", lambda spare: list(rest))
     monkeypatch.setattr(processes, "kill_user", lambda uid, _: killed.append(uid) or 100 + len(killed))
     monkeypatch.setattr(parcel, "start", lambda *_: begun.append(True) or 50)
-    monkeypatch.setattr(warden, "_belongs", lambda *_: True)
+    monkeypatch.setattr(program_end, "_belongs", lambda *_: True)
     job = Job(1, 6, Box("/box/1", 1, True), Clock(limit=1, start=0.0, seen=0.0), 1, True)
     job.end, job.fetch = time.monotonic(), os.memfd_create("test")
     it = object.__new__(warden.Warden)

@@ -18,7 +18,7 @@ from verl_cleaner.rollout.tool_agent_loop import ToolAgentLoop
 from verl_cleaner.saar.pair import Pair, make_pair, share_out
 from verl_cleaner.saar.segment import Turn
 from verl_cleaner.training import modes, trainer
-from verl_cleaner.training.actor import ExtendedActorWorker
+from verl_cleaner.training.actor import CriticWorker, ExtendedActorWorker
 from verl_cleaner.training.pairs import grant
 from verl_cleaner.training.pairs.config import DpoConfig
 from verl_cleaner.training.pairs.grant import GRANTED_FIELD, grant_pairs
@@ -216,13 +216,21 @@ def test_trajectories_of_another_loop_are_refused():
 
 def test_the_actor_is_ours(monkeypatch):
     def init(self):
-        self.role_worker_mapping = {Role.ActorRolloutRef: ActorRolloutRefWorker, Role.Critic: "critic"}
+        self.role_worker_mapping = {
+            Role.ActorRolloutRef: ActorRolloutRefWorker,
+            Role.Critic: "critic",
+            Role.RefPolicy: "ref",
+        }
 
     monkeypatch.setattr(modes.PPOTrainerSync, "_init_resource_pool_mgr", init)
     monkeypatch.setattr(trainer.ray, "remote", lambda cls: cls)
     made = object.__new__(modes.CleanerTrainer)
     made._init_resource_pool_mgr()
-    assert made.role_worker_mapping == {Role.ActorRolloutRef: ExtendedActorWorker, Role.Critic: "critic"}
+    assert made.role_worker_mapping == {
+        Role.ActorRolloutRef: ExtendedActorWorker,
+        Role.Critic: CriticWorker,
+        Role.RefPolicy: "ref",
+    }
 
 
 @pytest.mark.parametrize("save", [False, True])

@@ -50,13 +50,17 @@ class Tally:
     restarts: int = 0
     failovers: int = 0
 
+    @property
+    def mishaps(self) -> int:
+        return self.kills + self.restarts + self.failovers
+
     def check(self) -> None:
         """Raises ValueError."""
         if self.wrong:
             raise ValueError(f"{len(self.wrong)} of {self.answers} answers were wrong, such as: {self.wrong[0]}")
         # Each mishap meets at most what is on its way.
         at_a_time = CONCURRENCY * BATCH
-        if self.lost > (most := (self.kills + self.restarts + self.failovers) * at_a_time):
+        if self.lost > (most := self.mishaps * at_a_time):
             raise ValueError(f"{self.lost} answers were lost, at most {most} may be: {self}")
         # A caller may meet one that is about to end, and then one that has just begun to.
         if self.broken > (most := self.restarts * 2 * CONCURRENCY):
@@ -166,7 +170,7 @@ class Soak:
             tally.wrong.append(f"{result} for {submission}")
         elif submission["expected_output"] is None or result["success"]:
             pass
-        elif tally.kills + tally.restarts + tally.failovers and result["reason"] in OUTAGES:
+        elif tally.mishaps and result["reason"] in OUTAGES:
             tally.lost += 1
         else:
             tally.wrong.append(f"{result} for {submission}")

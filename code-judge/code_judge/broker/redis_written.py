@@ -1,6 +1,6 @@
 """Jobs that an API process has written into Redis: taking them back, and noticing that they are not there."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from code_judge.broker.redis_keys import GONE_TTL
@@ -15,14 +15,8 @@ MOST_AT_ONCE = 1000
 async def withdraw(link: Link, jobs: Sequence[Pending]) -> list[Pending]:
     """Returns those that nobody has taken, and from now on nobody takes. Raises one of LOST."""
     withdrawn = [job for job in jobs if job.entry is None]
-    for stream, written in by_stream(jobs).items():
-        for chunk in chunks(written, MOST_AT_ONCE):
-            entries = [job.entry for job in chunk]
-            replies = await link.call(
-                lambda client, s=stream, e=entries: client.eval(WITHDRAW, 1, s, *e)  # type: ignore[misc]
-            )
-            ids = {entry.decode() for entry in replies}
-            withdrawn += [job for job in chunk if job.entry in ids]
+    async for chunk, found in _asked(link, WITHDRAW, jobs):
+        withdrawn += [job for job in chunk if job.entry in found]
     return withdrawn
 
 
@@ -43,12 +37,17 @@ async def leave(link: Link, jobs: Sequence[Pending]) -> None:
 
 async def note_missing(link: Link, jobs: Sequence[Pending]) -> None:
     """Count in `missed` how often in a row a job was not there. Raises one of LOST."""
+    async for chunk, gone in _asked(link, MISSING, jobs):
+        for job in chunk:
+            job.missed = job.missed + 1 if job.entry in gone else 0
+
+
+async def _asked(link: Link, script: str, jobs: Sequence[Pending]) -> AsyncIterator[tuple[list[Pending], set[str]]]:
+    """Some of the jobs at a time, and of their entries those that the script returns. Raises one of LOST."""
     for stream, written in by_stream(jobs).items():
         for chunk in chunks(written, MOST_AT_ONCE):
             entries = [job.entry for job in chunk]
-            missing = await link.call(
-                lambda client, s=stream, e=entries: client.eval(MISSING, 1, s, *e)  # type: ignore[misc]
+            found = await link.call(
+                lambda client, s=stream, e=entries: client.eval(script, 1, s, *e)  # type: ignore[misc]
             )
-            gone = {entry.decode() for entry in missing}
-            for job in chunk:
-                job.missed = job.missed + 1 if job.entry in gone else 0
+            yield chunk, {entry.decode() for entry in found}

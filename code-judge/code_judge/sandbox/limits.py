@@ -16,7 +16,7 @@ MOST_WALL = 20
 """A program is given up after this many times its limit by the wall clock. Then it is the host that has failed."""
 LATE_LOOK_SECONDS = 0.25
 """On a loaded machine samples come late, and one of them must not decide about seconds: what it finds waiting for a
-moment may have been runnable all the time. In a soak at a load of 60 a program was told to have timed out so."""
+moment may have been runnable all the time. At a load of 60 a program of 10 ms got a time-out, very likely by this."""
 LATE_WALL = MOST_WALL / 4
 """From this many times its limit on, it gives way to no other program of ours, so that it is not we who starve it: of
 30 endless loops beside four other busy processes a core, 30 use up their limit, and 8 without this (test_load.py)."""

@@ -37,7 +37,7 @@ _USUAL = (
 )
 """These look the same whichever methods are shown."""
 _RECOMMENDED = "leaves_half"
-"""Drawn as the baseline is, with a line that nothing interrupts."""
+"""Drawn with a solid line, as the baseline is."""
 _SMOOTHED = 5
 
 

@@ -30,12 +30,12 @@ def processes(config: DictConfig) -> Iterator[Finding]:
     """Sequence and model parallelism against the number of processes."""
     world, rollout = _world(config), config.actor_rollout_ref.rollout
     for section in _trained(config):
-        for key, size in _shared_by(config, section).items():
+        shared = _shared_by(config, section)
+        for key, size in shared.items():
             if size > 1 and key.endswith("ulysses_sequence_parallel_size"):
                 packed = _select(config, _model(section), "use_remove_padding")
                 if not packed:
                     yield error(f"{key}={size} needs {_model(section)}.use_remove_padding=True, got {packed}")
-        shared = _shared_by(config, section)
         if world % math.prod(shared.values()):
             yield error(f"{_WORLD}={world} cannot be divided by {_product(shared)}; change one of them")
     sizes = {

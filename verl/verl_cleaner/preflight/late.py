@@ -65,7 +65,7 @@ def checkpoint_engine(config: DictConfig) -> Iterator[Finding]:
     from verl.utils.import_utils import import_external_libs
 
     settings = config.actor_rollout_ref.rollout.checkpoint_engine
-    # Ours comes with the platform, of which `platform` tells.
+    # Our own engine comes with the platform; the check `platform` reports where that is missing.
     if settings.backend == config.trainer.device == CPU:
         return
     import_external_libs(settings.get("custom_backend_module") or None)
@@ -91,7 +91,7 @@ def resume(config: DictConfig) -> Iterator[Finding]:
 def gpus(config: DictConfig) -> Iterator[Finding]:
     """VeRL places every process by GPU, on CPU by the ones that Ray is told of."""
     needed, here = _needed(config), _gpus(config)
-    # Of none at all the check `gpu` tells.
+    # The check `gpu` reports a node without any GPU.
     if not here or sum(needed.values()) <= here:
         return
     text = f"the run needs {' + '.join(f'{count} GPUs ({key})' for key, count in needed.items())}, but Ray has {here:g}"

@@ -265,7 +265,7 @@ def test_a_caller_that_leaves_while_a_session_is_opened_leaves_none(redis: Redis
                 httpx.post(f"{it.url}/session", timeout=0.3)
         os.kill(process_of(worker), signal.SIGCONT)
         open_session(it).delete()
-        assert it.http.get("/session").json() == {"sessions": 0}
+        wait_until(lambda: it.http.get("/session").json() == {"sessions": 0}, "no session is left")
         wait_until(lambda: len(descendants(worker.pid)) <= before, "no process is left")
 
 

@@ -1,14 +1,18 @@
 """A loaded machine delays a verdict and never changes it."""
 
 import random
+import subprocess
+import sys
+from subprocess import PIPE
 
 import pytest
 from judge_harness import Judge, judge
 
 from code_judge.admission import ACTIVE_PER_CORE, YOUNG_PER_CORE, Admission
-from code_judge.sandbox import limits, processes
+from code_judge.sandbox import census, limits, processes
 from code_judge.sandbox.box import Box
 from code_judge.sandbox.limits import LATE_WALL, MOST_WALL, Clock
+from code_judge.sandbox.session_end import AtRest
 from code_judge.sandbox.watch import FEW_OLD_NICENESS, MOST_OLD, OLD_NICENESS, OLD_SECONDS, Job, Watch
 
 LIMIT = 4
@@ -115,6 +119,20 @@ def test_old_programs_give_way_until_they_are_late(monkeypatch: pytest.MonkeyPat
     # Where each has a core, none gives way.
     watch._share(jobs[:MOST_OLD])
     assert list(given.values())[:MOST_OLD] == [0] * MOST_OLD
+
+
+def test_a_dropped_state_that_has_yet_to_end_counts_for_no_cell() -> None:
+    """Killing it takes time on a loaded host, and it has used as much as all the cells that it ran."""
+    burn = "import time; end = time.process_time() + 0.2\nwhile time.process_time() < end: pass\nprint(); input()"
+    command = [sys.executable, "-c", burn]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, start_new_session=True) as state:
+        assert state.stdout is not None
+        state.stdout.readline()
+        found = census.take(own_processes=False, template_space=0)
+        assert found[state.pid].cpu > 0.15
+        spare = AtRest(states=set(), running=set(), dropped={state.pid})
+        assert state.pid not in census.take(own_processes=False, template_space=0, spare=spare)
+        state.kill()
 
 
 KERNEL_WEIGHT = {0: 1024, FEW_OLD_NICENESS: 335, OLD_NICENESS: 15}

@@ -30,7 +30,7 @@ class Endings(Closings):
         super().__init__(*arguments)
         self._guard: int | None = None
         self._resident = 0
-        self._watch.spare = _Resting(self._states, self._running)
+        self._watch.spare = AtRest(self._states, self._running, self._dropped)
 
     def _hear_out(self, who: Cell | int) -> None:
         """Take what was said on a control socket."""
@@ -216,11 +216,13 @@ class Endings(Closings):
 
 
 @dataclass(frozen=True, slots=True)
-class _Resting:
-    """Processes that are states and from which no cell is being started."""
+class AtRest:
+    """Processes that belong to no cell: states from which no cell is being started, and dropped ones that have yet to
+    end. They are of the cell's session, and what they have used before must not count as the cell's."""
 
     states: Container[int]
     running: Container[int]
+    dropped: Container[int]
 
     def __contains__(self, pid: object) -> bool:
-        return pid in self.states and pid not in self.running
+        return pid in self.dropped or (pid in self.states and pid not in self.running)

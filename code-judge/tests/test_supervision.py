@@ -1,5 +1,7 @@
 """Parts of the sandbox that stop, die or cannot start a process: the service notices, says so, and goes on."""
 
+import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -200,3 +202,22 @@ def test_a_fork_bomb_under_a_limit_on_processes_harms_no_other_program(few_proce
     finally:
         process.terminate()
         process.wait(30)
+
+
+def test_a_zygote_that_is_lost_before_anybody_waits_for_a_program_is_no_error_of_asyncio() -> None:
+    complaints: list[dict[str, Any]] = []
+
+    async def lose() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        lost = link.Link("bare")
+        await lost.ready()
+        ended = lost.begin(1, lambda _: None, 10)
+        lost.close()
+        assert ended.done()
+        del ended
+        lost.forget(1)
+        gc.collect()
+        await lost.cleaned
+
+    asyncio.run(lose())
+    assert complaints == []

@@ -139,12 +139,12 @@ class Link:
         # Without its socket it kills what it started and ends by itself.
         self._control.close()
         lost = SandboxLost(cause)
-        if not self._ready.done():
-            self._ready.set_exception(lost)
-            self._ready.exception()
-        for running in self._running.values():
-            if not running.ended.done():
-                running.ended.set_exception(lost)
+        waiting: list[asyncio.Future[Any]] = [self._ready, *(running.ended for running in self._running.values())]
+        for future in waiting:
+            if not future.done():
+                future.set_exception(lost)
+                # Nobody may be waiting for it: asyncio need not complain of that.
+                future.exception()
         ending = loop.run_in_executor(None, _end, self._process, self._folder)
         ending.add_done_callback(lambda _: self.cleaned.set_result(None))
 

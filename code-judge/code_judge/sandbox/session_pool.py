@@ -97,8 +97,6 @@ class SessionPool:
         number, family = next(self._ids), next(self._ids)
         opened = link.begin(number, lambda _: None, OPEN_SECONDS)
         ended = link.begin(family, lambda _: None, float("inf"))
-        # Nobody may be waiting for it when the zygote is lost.
-        ended.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             await link.send({"open": number, "family": family, "memory": limits.memory, "seconds": limits.seconds}, [])
             report = await opened

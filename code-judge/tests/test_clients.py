@@ -49,9 +49,14 @@ async def queue(broker: Broker, *jobs: tuple[str, int, bool]) -> list[asyncio.Ta
         work = broker.submit(submissions(client, count), life_time=600, long=long, client=client)
         calls.append(asyncio.create_task(work))
         total += count
-        while (await broker.status()).queued < total:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        await until_queued(broker, lambda queued, total=total: queued >= total)
     return calls
+
+
+async def until_queued(broker: Broker, condition: Callable[[int], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition((await broker.status()).queued):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 async def take(source: Source, count: int, *, room: int = 1) -> list[str]:
@@ -100,7 +105,7 @@ async def test_what_a_client_leaves_is_nobodys_turn(sides: Sides) -> None:
     async with sides() as (broker, source):
         hog, other = await queue(broker, ("hog", 500, False), ("other", 3, False))
         hog.cancel()
-        await asyncio.sleep(0.5)
+        await until_queued(broker, lambda queued: queued == 3)
         assert await asyncio.wait_for(take(source, 3), 10) == ["other"] * 3
         assert len(await other) == 3
         assert (broker.waiting_of("hog"), broker.waiting_of("other"), broker.waiting()) == (0, 0, 0)

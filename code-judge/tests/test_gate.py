@@ -19,7 +19,7 @@ from code_judge.asgi import Refused
 from code_judge.client import JudgeClient
 from code_judge.gate import check_queue
 
-SLEEP = {"type": "python", "solution": "import time; time.sleep(0.5)"}
+SLEEP = {"type": "python", "solution": "import time; time.sleep(1)"}
 HELLO = {"type": "python", "solution": "print('hello')"}
 
 

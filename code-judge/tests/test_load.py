@@ -51,6 +51,7 @@ def test_the_same_batch_gets_the_same_verdicts_at_any_number_of_slots(slots: int
     assert [result["kind"] for result in results] == [MIXED[name][1] for name in names]
 
 
+@pytest.mark.alone
 def test_loops_and_sleepers_end_on_time(served: Judge) -> None:
     """Within the limit's own second and a half, on a machine that is not busy otherwise."""
     for program in ("while True: pass", "import time\ntime.sleep(60)"):

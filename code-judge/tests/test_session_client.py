@@ -52,7 +52,8 @@ async def test_a_judge_that_is_not_there_is_an_outage() -> None:
 async def test_the_token_is_brought_and_a_wrong_one_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CODE_JUDGE_TOKEN", "secret")
     with judge(CODE_JUDGE_TOKEN="secret", MAX_SESSIONS=0) as it:
-        client = SessionClient(it.url, deadline=0.5)
+        # The judge asks for a pause of 2 s, so that the only try gets its answer.
+        client = SessionClient(it.url, deadline=1.9)
         with pytest.raises(SessionOutage, match="0 sessions are open"):
             await client.open()
         monkeypatch.setenv("CODE_JUDGE_TOKEN", "other")

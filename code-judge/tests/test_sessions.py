@@ -172,9 +172,9 @@ def test_a_caller_that_leaves_stops_its_cell_and_takes_its_effects_back(session:
     session.run("x = 1")
     with pytest.raises(httpx.ReadTimeout):
         session.judge.http.post(f"/session/{session.id}/run", json={"code": "x = 2\nwhile True: pass"}, timeout=0.5)
-    start = time.monotonic()
     assert session.value("x") == "1"
-    assert time.monotonic() - start < 1.5
+    # Its limit is 2 s.
+    assert session.judge.http.get(f"/session/{session.id}").json()["cpu"] < 1.5
 
 
 def test_a_caller_that_comes_back_after_its_cell_was_stopped_runs_it_anew(session: Session) -> None:
@@ -221,7 +221,7 @@ def test_requests_that_make_no_sense(holder: Judge, session: Session) -> None:
 
 def test_idle_sessions_expire_and_their_number_is_limited() -> None:
     with judge(MAX_SESSIONS=2, SESSION_TTL=30) as it:
-        idle, busy = open_session(it, ttl=1), open_session(it)
+        idle, busy = open_session(it, ttl=2), open_session(it)
         reply = it.http.post("/session")
         assert (reply.status_code, reply.json()["detail"]["error"]) == (429, "too_many_sessions")
         assert reply.json()["detail"]["retriable"]

@@ -12,9 +12,10 @@ from typing import Any
 
 import httpx
 import pytest
-from judge_harness import Judge, descendants
+from judge_harness import Judge, descendants, on_this_machine
 from redis_harness import Redis, api, free_port, needs_redis, redis_server, wait_until, workers
 from session_harness import Session, open_session
+from test_hostile import is_program
 from test_redis import in_background, is_worker, primary_and_replica
 
 from code_judge.sessions.client import SessionClient, SessionOutage
@@ -40,8 +41,14 @@ def process_of(worker: "subprocess.Popen[str]") -> int:
     return next(pid for pid in descendants(worker.pid) if is_worker(pid))
 
 
+def programs(worker: "subprocess.Popen[str]") -> list[int]:
+    """Processes of sessions."""
+    return [pid for pid in descendants(worker.pid) if is_program(pid)]
+
+
 def runs(session: Session) -> Callable[[], bool]:
-    """Whether a cell of the session is under way."""
+    """Whether a cell of the session is under way. A worker tells it every 0.6 s, later on a busy machine: shorter cells
+    are not seen."""
 
     def condition() -> bool:
         with httpx.Client(base_url=session.judge.url, headers=session.judge.http.headers) as http:
@@ -90,13 +97,13 @@ def test_an_api_process_that_is_killed_takes_no_session_along(redis: Redis) -> N
         with api(redis.uri) as first:
             session = open_session(first)
             session.run("x = 1")
-            call = in_background(lambda: answer_of(session, SLOW.format(seconds=1), run_id="a"))
+            call = in_background(lambda: answer_of(session, SLOW.format(seconds=2), run_id="a"))
             wait_until(runs(session), "the cell runs")
             first.process.kill()
             with pytest.raises(httpx.TransportError):
                 call.result(10)
         with api(redis.uri) as second, api(redis.uri) as third:
-            again = at(second, session).run(SLOW.format(seconds=1), run_id="a")
+            again = at(second, session).run(SLOW.format(seconds=2), run_id="a")
             assert (again["stdout"], again["committed"]) == ("2\n", True)
             assert at(third, session).value("x") == "2"
 
@@ -121,16 +128,15 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_cell_is_told_and_is_our_outa
             start = time.monotonic()
             assert idle.trouble("POST", "snapshot")[1]["error"] == "session_lost"
             # It is known by now.
-            assert time.monotonic() - start < 2
+            assert time.monotonic() - start < on_this_machine(2)
             assert other.value("x") == "5"
             assert open_session(it).value("1 + 1") == "2"
-            assert "code_judge_sessions_lost_total 2" in awaited_metrics(it, "code_judge_sessions_lost_total")
+            await_metrics(it, "code_judge_sessions_lost_total 2")
 
 
-def awaited_metrics(it: Judge, name: str) -> str:
+def await_metrics(it: Judge, *lines: str) -> None:
     """API processes write their counts once a second."""
-    wait_until(lambda: f"\n{name} " in it.http.get("/metrics").text, name)
-    return it.http.get("/metrics").text
+    wait_until(lambda: set(lines) <= set(it.http.get("/metrics").text.splitlines()), f"the metrics {lines}", 10)
 
 
 async def test_the_client_takes_a_lost_worker_for_an_outage(redis: Redis) -> None:
@@ -157,14 +163,14 @@ def test_a_worker_that_was_held_up_does_not_begin_what_was_given_up(redis: Redis
 
 
 def test_a_call_that_waited_too_long_in_redis_is_not_begun(redis: Redis) -> None:
-    with api(redis.uri, MAX_QUEUE_WORK_LIFE_TIME=0.5) as it, holding(redis.uri) as worker:
+    with api(redis.uri, MAX_QUEUE_WORK_LIFE_TIME=1.5) as it, holding(redis.uri) as worker:
         session = open_session(it)
         session.run("x = 1")
         os.kill(process_of(worker), signal.SIGSTOP)
         call = in_background(lambda: answer_of(session, "x = 2"))
         wait_until(lambda: lies_in_redis(redis), "the call lies in Redis")
         # A worker counts as lost after 4 s.
-        time.sleep(1)
+        time.sleep(2)
         os.kill(process_of(worker), signal.SIGCONT)
         assert error(call.result(30)) == (503, "queue_timeout")
         assert session.value("x") == "1"
@@ -174,7 +180,7 @@ def test_a_restart_of_redis_loses_nothing(redis: Redis) -> None:
     with api(redis.uri, REDIS_PATIENCE=30) as it, holding(redis.uri):
         session = open_session(it)
         session.run("x = 1")
-        call = in_background(lambda: answer_of(session, SLOW.format(seconds=1.5)))
+        call = in_background(lambda: answer_of(session, SLOW.format(seconds=2.5)))
         wait_until(runs(session), "the cell runs")
         redis.kill()
         time.sleep(0.5)
@@ -184,10 +190,11 @@ def test_a_restart_of_redis_loses_nothing(redis: Redis) -> None:
 
 
 def test_an_emptied_redis_loses_calls_but_no_session(redis: Redis) -> None:
-    with api(redis.uri) as it, holding(redis.uri):
+    with api(redis.uri) as it, holding(redis.uri, MAX_EXECUTION_TIME=20):
         session = open_session(it)
         session.run("x = 1")
-        code = SLOW.format(seconds=3.5)
+        # It takes 2 s to find out, and longer on a busy machine.
+        code = SLOW.format(seconds=6)
         call = in_background(lambda: answer_of(session, code, run_id="a"))
         wait_until(runs(session), "the cell runs")
         redis.cli("flushall")
@@ -204,7 +211,7 @@ def test_redis_gone_is_told_within_the_patience_and_sessions_outlive_it(redis: R
     with api(redis.uri, REDIS_PATIENCE=1.5) as it, holding(redis.uri):
         session = open_session(it)
         session.run("x = 1")
-        call = in_background(lambda: answer_of(session, SLOW.format(seconds=1)))
+        call = in_background(lambda: answer_of(session, SLOW.format(seconds=2.5)))
         wait_until(runs(session), "the cell runs")
         redis.kill()
         start = time.monotonic()
@@ -231,7 +238,7 @@ def test_a_worker_that_is_told_to_end_goes_on_with_its_sessions_and_takes_no_oth
     with api(redis.uri) as it, workers(redis.uri, DRAIN_TIME=60) as first:
         session = open_session(it)
         session.run("x = 1")
-        call = in_background(lambda: answer_of(session, SLOW.format(seconds=1)))
+        call = in_background(lambda: answer_of(session, SLOW.format(seconds=2)))
         wait_until(runs(session), "the cell runs")
         first.send_signal(signal.SIGTERM)
         assert call.result(30).json()["stdout"] == "2\n"
@@ -258,7 +265,7 @@ def test_sessions_that_outlast_the_drain_time_end_with_a_clear_answer(redis: Red
 def test_a_caller_that_leaves_while_a_session_is_opened_leaves_none(redis: Redis) -> None:
     with api(redis.uri) as it, holding(redis.uri) as worker:
         open_session(it).delete()
-        before = len(descendants(worker.pid))
+        wait_until(lambda: not programs(worker), "the process of the first is gone")
         os.kill(process_of(worker), signal.SIGSTOP)
         for _ in range(3):
             with pytest.raises(httpx.ReadTimeout):
@@ -266,7 +273,7 @@ def test_a_caller_that_leaves_while_a_session_is_opened_leaves_none(redis: Redis
         os.kill(process_of(worker), signal.SIGCONT)
         open_session(it).delete()
         wait_until(lambda: it.http.get("/session").json() == {"sessions": 0}, "no session is left")
-        wait_until(lambda: len(descendants(worker.pid)) <= before, "no process is left")
+        wait_until(lambda: not programs(worker), "no process is left")
 
 
 def test_services_with_other_prefixes_have_other_sessions(redis: Redis) -> None:
@@ -290,10 +297,13 @@ def test_cells_are_counted(redis: Redis) -> None:
         session = open_session(it)
         session.run("1")
         session.run("1 / 0")
-        metrics = awaited_metrics(it, "code_judge_cells_total")
-        lines = ("code_judge_cells_total 2", "code_judge_sessions_open 1", "code_judge_sessions_most 7")
-        assert all(f"\n{line}\n" in metrics for line in lines)
-        assert 'code_judge_verdicts_total{verdict="exception"} 1' in metrics
+        await_metrics(
+            it,
+            "code_judge_cells_total 2",
+            "code_judge_sessions_open 1",
+            "code_judge_sessions_most 7",
+            'code_judge_verdicts_total{verdict="exception"} 1',
+        )
 
 
 def test_in_a_cluster(tmp_path: Path) -> None:

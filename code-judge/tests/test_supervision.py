@@ -80,7 +80,10 @@ def test_a_stopped_zygote_frees_its_slots_and_does_not_hold_up_the_others() -> N
         ]
         for thread in threads:
             thread.start()
-        time.sleep(1)
+        end = time.monotonic() + 20
+        while it.http.get("/status").json()["busy"] < 2:
+            assert time.monotonic() < end
+            time.sleep(0.02)
         os.kill(zygote(it), signal.SIGSTOP)
         # Another flavour's zygote serves on.
         assert it.run("import numpy; print(1)")["success"]

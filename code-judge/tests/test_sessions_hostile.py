@@ -49,7 +49,7 @@ def programs(target: Judge) -> int:
 KILLERS = {
     "parent": "os.kill(os.getppid(), 9)",
     "everything": "os.kill(-1, 9)",
-    "its group": "os.killpg(0, signal.SIGSTOP)",
+    "its group": "os.killpg(0, 9)",
     "every process": "for p in range(1, 600):\n    if p != os.getpid(): attempt(os.kill, p, 9)",
     "every group": "for p in range(2, 600):\n    if p != os.getpid(): attempt(os.kill, -p, 9)",
     "every group, from inside": "for p in set(range(1, 600)) - {os.getpid()}:\n    try: os.setpgid(0, p)\n"

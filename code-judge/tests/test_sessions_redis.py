@@ -180,10 +180,11 @@ def test_a_restart_of_redis_loses_nothing(redis: Redis) -> None:
     with api(redis.uri, REDIS_PATIENCE=30) as it, holding(redis.uri):
         session = open_session(it)
         session.run("x = 1")
-        call = in_background(lambda: answer_of(session, SLOW.format(seconds=2.5)))
+        call = in_background(lambda: answer_of(session, SLOW.format(seconds=2)))
         wait_until(runs(session), "the cell runs")
         redis.kill()
-        time.sleep(0.5)
+        # The cell ends meanwhile.
+        time.sleep(3)
         redis.start()
         assert call.result(30).json()["stdout"] == "2\n"
         assert session.value("x") == "2"

@@ -1,5 +1,7 @@
-"""Which states are needed, and what goes back in a folder: no process, no service."""
+"""Which states are needed, which places are taken, and what goes back in a folder: no process, no service."""
 
+import asyncio
+import contextlib
 import errno
 import os
 import shutil
@@ -12,7 +14,10 @@ from hypothesis import strategies as st
 from code_judge.sandbox.calls import own_number
 from code_judge.sandbox.files import Content, Folder, TooMuch, weight
 from code_judge.sandbox.guard import refusal
+from code_judge.sessions.manager import Sessions
 from code_judge.sessions.states import Head, States
+from code_judge.sessions.wire import OpenSession, SessionError
+from code_judge.settings import Settings
 
 
 def test_a_state_goes_when_nobody_holds_it() -> None:
@@ -41,6 +46,25 @@ def test_snapshots_later_than_the_one_gone_back_to_go() -> None:
     assert (list(head.snapshots), head.find(None)) == (["s1"], "s1")
     with pytest.raises(KeyError):
         head.find("s3")
+
+
+async def test_a_session_that_is_being_opened_has_its_place_until_its_caller_leaves() -> None:
+    sessions = Sessions(Settings(max_sessions=1), contextlib.nullcontext)
+    begun = asyncio.Event()
+
+    async def never_opened(*_: object) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    sessions._pool.open = never_opened
+    first = asyncio.create_task(sessions.open(OpenSession()))
+    await begun.wait()
+    assert sessions.places == (1, 1)
+    with pytest.raises(SessionError, match="1 sessions are open"):
+        await sessions.open(OpenSession())
+    first.cancel()
+    await asyncio.wait([first])
+    assert sessions.places == (0, 1)
 
 
 @pytest.mark.parametrize(

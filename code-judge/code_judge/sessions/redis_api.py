@@ -162,6 +162,7 @@ class RedisSessions:
             call.entry = entry
             if call.id in self._calls and (why := self._missing.gone(call.home, state, now)):
                 call.lose(why)
+                self._take_back(call)
 
     def _settle(self, _: bytes, fields: dict[bytes, bytes]) -> None:
         call = self._calls.get(fields[b"id"].decode())

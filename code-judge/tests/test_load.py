@@ -1,12 +1,17 @@
 """A loaded machine delays a verdict and never changes it."""
 
 import random
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 from subprocess import PIPE
 
 import pytest
 from judge_harness import Judge, judge
+from session_harness import open_session
+from test_redis import in_background
 
 from code_judge.admission import ACTIVE_PER_CORE, YOUNG_PER_CORE, Admission
 from code_judge.sandbox import census, limits, processes
@@ -61,11 +66,11 @@ def test_loops_and_sleepers_end_on_time(served: Judge) -> None:
 
 
 def run_clock(clock: Clock, pattern: list[tuple[float, float, bool]]) -> Clock:
-    """pattern: seconds, CPU seconds in them, whether the program is runnable at their end."""
+    """pattern: seconds, CPU seconds in them, whether the program is busy at their end."""
     now, cpu = clock.start, 0.0
-    for seconds, spent, runnable in pattern:
+    for seconds, spent, busy in pattern:
         now, cpu = now + seconds, cpu + spent
-        clock.observe(now, cpu=cpu, runnable=runnable)
+        clock.observe(now, cpu=cpu, busy=busy)
     return clock
 
 
@@ -112,7 +117,7 @@ def test_old_programs_give_way_until_they_are_late(monkeypatch: pytest.MonkeyPat
     ]
     watch._share(jobs)
     assert list(given.values()) == [FEW_OLD_NICENESS] * MOST_OLD + [OLD_NICENESS] * 3
-    jobs[-1].clock.observe(LATE_WALL, cpu=OLD_SECONDS, runnable=True)
+    jobs[-1].clock.observe(LATE_WALL, cpu=OLD_SECONDS, busy=True)
     assert jobs[-1].clock.is_late()
     assert not jobs[-1].clock.is_starved()
     watch._share(jobs)
@@ -134,6 +139,71 @@ def test_a_dropped_state_that_has_yet_to_end_counts_for_no_cell() -> None:
         spare = AtRest(states=set(), running=set(), dropped={state.pid})
         assert state.pid not in census.take(own_processes=False, template_space=0, spare=spare)
         state.kill()
+
+
+@pytest.mark.parametrize("where", ["program", "cell"])
+def test_time_in_which_we_do_not_read_what_a_program_writes_does_not_count(where: str) -> None:
+    """What fits into a pipe is 64 KiB."""
+    writes = "import time\ntime.sleep(0.5)\nprint('x' * 300_000)"
+    with judge(MAX_EXECUTION_TIME=1.5) as it:
+        run = open_session(it).run if where == "cell" else it.run
+        run("1")
+        result = in_background(lambda: run(writes))
+        time.sleep(0.25)
+        it.process.send_signal(signal.SIGSTOP)
+        time.sleep(3)
+        it.process.send_signal(signal.SIGCONT)
+        answer = result.result(30)
+    assert answer["kind"] == "ok", answer
+    assert answer["cost"] > 2.5
+
+
+VFORK = "import ctypes, time\nif ctypes.CDLL(None).vfork() == 0: time.sleep(60)"
+"""Its first process is in uninterruptible sleep as long as its second one sleeps."""
+
+
+def test_a_program_that_waits_for_its_child_by_vfork_uses_up_its_time() -> None:
+    with judge(MAX_EXECUTION_TIME=1) as it:
+        assert it.run(VFORK)["kind"] == "timeout"
+
+
+@pytest.mark.parametrize(
+    ("state", "wchan", "runnable", "blocked"),
+    [
+        ("R", "0", True, False),
+        ("S", "futex_wait_queue", False, False),
+        ("D", "unlink_file_vma_batch_process", False, True),
+        ("D", "kernel_clone", False, False),
+        # The kernel does not say.
+        ("D", "fork", False, False),
+    ],
+)
+def test_what_a_program_waits_for(
+    monkeypatch: pytest.MonkeyPatch, state: str, wchan: str, runnable: bool, blocked: bool
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=PIPE, start_new_session=True) as process:
+        stat = census.read_stat(process.pid)
+        assert stat is not None
+        told = [state.encode(), *stat[1:]]
+        monkeypatch.setattr(census, "read_stat", lambda _: told)
+        monkeypatch.setattr(census, "_waits_in", lambda _: wchan)
+        usage = census.take(own_processes=False, template_space=0)[process.pid]
+        assert (usage.runnable, usage.blocked) == (runnable, blocked)
+        process.kill()
+
+
+def test_waits_for_the_kernel_count_once_a_program_is_late(tmp_path: Path) -> None:
+    """A lock of the kernel may be held for long by others, and a program can wait for a disk for ever."""
+    told: list[str] = []
+    watch = Watch(own_processes=True, template=1, kill=lambda _, why: told.append(why), tell=lambda _: None)
+    job = Job(1, 1, Box(str(tmp_path), 1, True), Clock(limit=1, start=0.0, seen=0.0), 1 << 50, True)
+    blocked = census.Usage(blocked=True)
+    for look in range(1, 100):
+        watch._check(job, blocked, look * 0.1)
+        if told:
+            break
+    assert told == ["timeout"]
+    assert LATE_WALL + 0.9 < job.clock.seen < LATE_WALL + 1.3
 
 
 KERNEL_WEIGHT = {0: 1024, FEW_OLD_NICENESS: 335, OLD_NICENESS: 15}
@@ -159,7 +229,7 @@ def loops_that_end(monkeypatch: pytest.MonkeyPatch, *, others: int) -> float:
         now += step
         for job, weight in zip(jobs, weights, strict=True):
             used = job.clock.cpu + step * min(1.0, cores * weight / whole)
-            job.clock.observe(now, cpu=used, runnable=True)
+            job.clock.observe(now, cpu=used, busy=True)
         ended += sum(job.clock.is_over() for job in jobs)
         jobs = [job for job in jobs if not job.clock.is_over() and not job.clock.is_starved()]
     return ended / started
@@ -179,7 +249,7 @@ def test_late_programs_that_give_way_no_longer_get_their_verdict(monkeypatch: py
 def test_a_process_that_nobody_waited_for_takes_no_time_back() -> None:
     clock = Clock(limit=4, start=0.0, seen=0.0)
     for cpu in (1.0, 0.2, 1.5):
-        clock.observe(clock.seen + 2, cpu=cpu, runnable=True)
+        clock.observe(clock.seen + 2, cpu=cpu, busy=True)
     assert clock.cpu == pytest.approx(1.5)
 
 

@@ -51,12 +51,12 @@ def test_no_limit_is_above_the_services() -> None:
 
 def test_more_cpu_than_the_time_allows_is_not_given() -> None:
     clock = Clock(limit=2, start=0.0, seen=0.0, most_cpu=100)
-    clock.observe(2.0, cpu=2.0, runnable=True)
+    clock.observe(2.0, cpu=2.0, busy=True)
     assert clock.is_over()
     clock = Clock(limit=2, start=0.0, seen=0.0, most_cpu=0.5)
-    clock.observe(1.0, cpu=0.4, runnable=True)
+    clock.observe(1.0, cpu=0.4, busy=True)
     assert not clock.is_over()
-    clock.observe(1.2, cpu=0.5, runnable=True)
+    clock.observe(1.2, cpu=0.5, busy=True)
     assert clock.is_over()
 
 

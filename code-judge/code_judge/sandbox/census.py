@@ -7,6 +7,7 @@ is counted all the same.) Standard library only: the zygote imports it.
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Container
 from dataclasses import dataclass, field
@@ -21,6 +22,9 @@ _STATE, _SESSION, _UTIME, _CUTIME, _CSTIME, _THREADS, _ADDRESS_SPACE, _RESIDENT 
 row."""
 _INTERPRETER_BYTES = 16 << 20
 """Not counted as a process's memory: mostly shared with the zygote."""
+_IN_FORK = re.compile("fork|clone")
+"""Uninterruptible sleep is a wait for a disk or for a lock of the kernel, but for the wait for a child by vfork, which
+lasts as long as the child likes."""
 _SHARED_MEMORY = "/dev/zero (deleted)", "/memfd:", "/SYSV"
 
 
@@ -28,13 +32,15 @@ _SHARED_MEMORY = "/dev/zero (deleted)", "/memfd:", "/SYSV"
 class Usage:
     """Of all living processes of one program.
 
-    cpu: seconds, with reaped children. runnable: a thread runs or waits for a core. resident: bytes, what processes
-    share counted more than once. hidden: the most bytes that memory without a resident page can have.
+    cpu: seconds, with reaped children. runnable: a thread runs or waits for a core. blocked: one waits for the kernel.
+    resident: bytes, what processes share counted more than once. hidden: the most bytes that memory without a resident
+    page can have.
     """
 
     pids: list[int] = field(default_factory=list)
     cpu: float = 0.0
     runnable: bool = False
+    blocked: bool = False
     resident: int = 0
     hidden: int = 0
 
@@ -56,7 +62,9 @@ def take(*, own_processes: bool, template_space: int, spare: Container[int] = ()
         if stat[_STATE] in (b"Z", b"X"):
             continue
         usage.pids.append(pid)
-        usage.runnable = usage.runnable or stat[_STATE] == b"R" or (stat[_THREADS] != b"1" and _a_thread_runs(pid))
+        for place, state in _threads(pid, stat):
+            usage.runnable = usage.runnable or state == b"R"
+            usage.blocked = usage.blocked or (state == b"D" and not _IN_FORK.search(_waits_in(place)))
         usage.resident += max(0, int(stat[_RESIDENT]) * _PAGE - _INTERPRETER_BYTES)
         space = int(stat[_ADDRESS_SPACE])
         # A process with less address space than the template has executed another program.
@@ -139,11 +147,25 @@ def address_space(pid: int) -> int:
     return 0 if stat is None else int(stat[_ADDRESS_SPACE])
 
 
-def _a_thread_runs(pid: int) -> bool:
+def _threads(pid: int, stat: list[bytes]) -> list[tuple[str, bytes]]:
+    """Place in /proc and state of each thread of a process."""
+    if stat[_THREADS] == b"1":
+        return [(str(pid), stat[_STATE])]
+    found: list[tuple[str, bytes]] = []
     with contextlib.suppress(OSError):
-        tasks = (read_stat(f"{pid}/task/{tid}") for tid in os.listdir(f"/proc/{pid}/task"))
-        return any(stat is not None and stat[_STATE] == b"R" for stat in tasks)
-    return False
+        places = [f"{pid}/task/{tid}" for tid in os.listdir(f"/proc/{pid}/task")]
+        found += [(place, of_thread[_STATE]) for place in places if (of_thread := read_stat(place)) is not None]
+    return found
+
+
+def _waits_in(place: str) -> str:
+    """The function of the kernel; that of fork where the kernel does not say."""
+    try:
+        with open(f"/proc/{place}/wchan") as file:
+            name = file.read()
+    except OSError:
+        name = ""
+    return name if name not in ("", "0") else "fork"
 
 
 def _private(pid: int) -> int:

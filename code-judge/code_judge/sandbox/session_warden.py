@@ -30,7 +30,7 @@ from code_judge.sandbox.limits import Clock
 from code_judge.sandbox.order import FIRST_FD, Order, address_space
 from code_judge.sandbox.session_end import Endings
 from code_judge.sandbox.status import REST, REST_FAILED, STARTED
-from code_judge.sandbox.watch import finish
+from code_judge.sandbox.watch import finish, keep_outputs
 
 MOST_PACKETS = 64
 """A cell that says more on its control socket is not listened to any longer, and cannot come to rest."""
@@ -121,6 +121,7 @@ class SessionWarden(Endings):
             Clock(command["seconds"], start=now, seen=now),
             family.memory,
             may_be_old=True,
+            outputs=keep_outputs(fds[1:3]),
             family=family,
             origin=origin,
             target=command["to"],

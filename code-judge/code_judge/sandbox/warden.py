@@ -32,7 +32,7 @@ from code_judge.sandbox import layers
 from code_judge.sandbox.limits import Clock
 from code_judge.sandbox.order import make_order
 from code_judge.sandbox.program_end import SWEEP_TURN_SECONDS, Ends
-from code_judge.sandbox.watch import Job, Watch
+from code_judge.sandbox.watch import Job, Watch, keep_outputs
 
 WARM_UP_SECONDS, FORK_SECONDS = 120.0, 5.0
 """Within which the template answers, or counts as lost."""
@@ -147,7 +147,9 @@ class Warden(Ends):
         # A compiler takes its time, and has its own limit.
         may_be_old = command["do"] != "compile"
         clock = Clock(command["seconds"], start=now, seen=now, most_cpu=command["cpu"])
-        job = self._running[pid] = Job(command["run"], pid, box, clock, command["memory"], may_be_old)
+        outputs = keep_outputs(fds[2:4])
+        job = Job(command["run"], pid, box, clock, command["memory"], may_be_old, outputs=outputs)
+        self._running[pid] = job
         if "fetch" in command["more"]:
             job.fetch = os.dup(fds[-1])
 

@@ -4,10 +4,12 @@ Standard library only: the zygote imports it.
 """
 
 import os
+import select
 import signal
 import time
-from collections.abc import Callable, Collection, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from dataclasses import dataclass, field
+from io import FileIO
 
 from code_judge.sandbox import census, processes
 from code_judge.sandbox.box import Box
@@ -27,9 +29,9 @@ other; the rest get what the others leave."""
 class Job:
     """A program that was started. pid: of its first process, and its session's number. memory: bytes.
 
-    why: what it was killed for. idle: none of its threads was runnable when it was last looked at. fetch: descriptor of
-    what is to be taken out of its folder (parcel.py). collector: the process that does it. killer: the last process
-    that was to kill what the program had left.
+    why: what it was killed for. idle: it was not busy (limits.py) when it was last looked at.
+    fetch: descriptor of what is to be taken out of its folder (parcel.py). collector: the process that does it. killer:
+    the last process that was to kill what the program had left. outputs: what it writes to, closed with this object.
     """
 
     id: int
@@ -50,6 +52,7 @@ class Job:
     collector: int | None = None
     killer: int | None = None
     pids: list[int] = field(default_factory=list)
+    outputs: Sequence[FileIO] = ()
 
     @property
     def session(self) -> int:
@@ -102,7 +105,9 @@ class Watch:
     def _check(self, job: Job, usage: census.Usage, now: float) -> None:
         job.pids = usage.pids
         clock = job.clock
-        clock.observe(now, cpu=usage.cpu + job.orphans_cpu, runnable=usage.runnable)
+        # A program can bring itself to wait for a disk again and again, so that counts in the end.
+        busy = usage.runnable or _waits_for_us(job) or (usage.blocked and not clock.is_late())
+        clock.observe(now, cpu=usage.cpu + job.orphans_cpu, busy=busy)
         if job.why is not None:
             return
         if clock.is_over():
@@ -111,8 +116,8 @@ class Watch:
             self._kill(job, "starved")
         elif _uses_too_much(job, usage):
             self._kill(job, "memory")
-        elif job.idle is usage.runnable:
-            job.idle = not usage.runnable
+        elif job.idle is busy:
+            job.idle = not busy
             self._tell(job)
 
     def _share(self, active: list[Job]) -> None:
@@ -133,7 +138,7 @@ class Watch:
 def finish(job: Job, cpu: float, now: float) -> None:
     """Call with the CPU time of a program that has ended: it may have used up its time since the last look."""
     job.end = now
-    job.clock.observe(now, cpu=cpu + job.orphans_cpu, runnable=True)
+    job.clock.observe(now, cpu=cpu + job.orphans_cpu, busy=True)
     if job.why is not None:
         return
     group = job.box.group
@@ -157,6 +162,19 @@ def kill_first_processes(job: Job) -> None:
     processes.kill_group(job.pid)
     if job.box.uid is None:
         processes.kill_all(job.pids)
+
+
+def _waits_for_us(job: Job) -> bool:
+    """One of its outputs is full: the service, which empties it, is late."""
+    poll = select.poll()
+    for output in job.outputs:
+        poll.register(output, select.POLLOUT)
+    return len(poll.poll(0)) < len(job.outputs)
+
+
+def keep_outputs(fds: Iterable[int]) -> list[FileIO]:
+    """For a job; the caller closes its own."""
+    return [FileIO(os.dup(fd), "w") for fd in fds]
 
 
 def _uses_too_much(job: Job, usage: census.Usage) -> bool:

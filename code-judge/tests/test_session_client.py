@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 from judge_harness import Judge, judge
 from session_harness import open_session
@@ -49,12 +50,45 @@ async def test_a_judge_that_is_not_there_is_an_outage() -> None:
         await client.open()
 
 
+class LosesReplies(httpx.AsyncHTTPTransport):
+    """The first reply of each path does not arrive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost: list[str] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        reply = await super().handle_async_request(request)
+        if request.url.path not in self.lost:
+            self.lost.append(request.url.path)
+            await reply.aread()
+            await reply.aclose()
+            raise httpx.ReadError("lost", request=request)
+        return reply
+
+
+async def test_a_call_whose_reply_was_lost_is_repeated_and_carried_out_once(holder: Judge) -> None:
+    open_session(holder).delete()
+    client = SessionClient(holder.url, deadline=20)
+    session = await client.open()
+    await session.run("x = 1")
+    await client.close()
+    transport = LosesReplies()
+    client._http = httpx.AsyncClient(base_url=client.url, transport=transport)
+    assert (await session.run("x += 1\nx")).stdout == "2\n"
+    assert (await session.run("x")).stdout == "2\n"
+    await session.close()
+    assert transport.lost == [f"/session/{session.id}/run", f"/session/{session.id}"]
+    await client.close()
+
+
 async def test_the_token_is_brought_and_a_wrong_one_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CODE_JUDGE_TOKEN", "secret")
     with judge(CODE_JUDGE_TOKEN="secret", MAX_SESSIONS=0) as it:
-        # The judge asks for a pause of 2 s, so that the only try gets its answer.
+        # It has started. It asks for a pause of 2 s, so that the only try gets its answer.
+        assert it.http.get("/ping").status_code == 200
         client = SessionClient(it.url, deadline=1.9)
-        with pytest.raises(SessionOutage, match="0 sessions are open"):
+        with pytest.raises(SessionOutage, match=r"did not answer POST /session in 1\.9 s, .*0 sessions are open"):
             await client.open()
         monkeypatch.setenv("CODE_JUDGE_TOKEN", "other")
         with pytest.raises(ValueError, match="set CODE_JUDGE_TOKEN"):

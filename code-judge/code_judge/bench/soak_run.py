@@ -82,7 +82,7 @@ class Soak:
         self._service = service
         self._options = options
         self._fail_over = fail_over
-        self._start = time.monotonic()
+        self._start = 0.0
         self._numbers = itertools.count()
         self._choice = random.Random(0)
         self._tally = Tally()
@@ -91,6 +91,7 @@ class Soak:
     async def run(self) -> list[int]:
         """The memory at each look, in bytes. Raises ValueError."""
         options = self._options
+        await self._await_service()
         mishaps = [
             self._every(options.kill_every, self._kill),
             self._every(options.restart_api_every, self._restart),
@@ -110,6 +111,19 @@ class Soak:
         if zombies := [pid for pid in self._service.tree() if is_zombie(pid)]:
             raise ValueError(f"zombies: {zombies}")
         return self._sizes
+
+    async def _await_service(self) -> None:
+        """The soak's time begins when the service runs programs: a kill before would keep it from starting. Raises
+        ValueError."""
+        for url in self._service.urls:
+            connection = Connection(url)
+            try:
+                await _post(connection, [{"type": "python", "solution": ""}])
+            except (OSError, asyncio.IncompleteReadError) as error:
+                raise ValueError(f"the service did not start; see what it has said: {error}") from error
+            finally:
+                connection.close()
+        self._start = time.monotonic()
 
     def _left(self) -> float:
         seconds: float = self._options.seconds

@@ -258,7 +258,7 @@ def test_a_job_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
     with redis_server(tmp_path) as redis, api(redis.uri) as it, workers(redis.uri, MAX_DELIVERIES=2) as it_worker:
         answer = in_background(lambda: it.run(SLEEP.format(seconds=3)))
         for number in (1, 2):
-            wait_until(lambda number=number: deliveries(redis) == number, f"worker {number} has begun it")
+            wait_until(lambda number=number: deliveries(redis, "jobs") == [number], f"worker {number} has begun it")
             os.kill(next(p for p in descendants(it_worker.pid) if is_worker(p)), signal.SIGKILL)
         result = answer.result(30)
         assert (result["reason"], result["run_success"], result["success"]) == ("internal_error", False, False)
@@ -266,11 +266,11 @@ def test_a_job_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
         assert it.post("/judge", **HELLO)["success"]
 
 
-def deliveries(redis: Redis) -> int:
-    """Of the only job: to how many workers that have begun it."""
-    pending = redis.cli("xpending", "{code-judge}:jobs", "workers", "-", "+", "1").split()
-    # Entry, worker, idle time, deliveries.
-    return int(pending[3]) if len(pending) == 4 else 0
+def deliveries(redis: Redis, stream: str) -> list[int]:
+    """Of each job that has been taken: how many workers have begun it."""
+    # Entry, worker, idle time, deliveries of each; an error while there are no workers.
+    pending = redis.cli("xpending", f"{{code-judge}}:{stream}", "workers", "-", "+", "100").split()
+    return [int(number) for number in pending[3::4] if number.isdigit()]
 
 
 @pytest.mark.alone
@@ -280,6 +280,8 @@ def test_redis_restarting_loses_nothing_that_it_holds(tmp_path: Path) -> None:
         await_busy(it, 4)
         redis.kill()
         start = time.monotonic()
+        # Programs end meanwhile.
+        time.sleep(1)
         redis.start()
         results = answer.result(30)
         assert [r["reason"] for r in results] == [""] * 40
@@ -369,13 +371,22 @@ def test_ten_thousand_queued_jobs_do_not_hold_up_a_single_one(tmp_path: Path) ->
 
 def test_a_clock_that_jumps(tmp_path: Path) -> None:
     """Redis' clock: the signs of life expire all at once; jobs run twice, each is answered once."""
-    with redis_server(tmp_path) as redis, api(redis.uri) as it, workers(redis.uri), workers(redis.uri):
-        answer = in_background(lambda: it.run_all([f"import time; time.sleep(0.7); print({i})" for i in range(24)]))
+    limits = {"MAX_EXECUTION_TIME": 10}
+    with (
+        redis_server(tmp_path) as redis,
+        api(redis.uri) as it,
+        workers(redis.uri, **limits),
+        workers(redis.uri, **limits),
+    ):
+        # Short ones are answered for the second time while long ones run.
+        programs = [f"import time; time.sleep({6 if i % 2 else 2}); print({i})" for i in range(8)]
+        answer = in_background(lambda: it.run_all(programs))
         await_busy(it, 4)
         names = redis.cli("keys", "{code-judge}:worker:*").decode().split()
         assert len(names) == 2
         redis.cli("del", *names)
-        assert [r["stdout"] for r in answer.result(30)] == [f"{i}\n" for i in range(24)]
+        wait_until(lambda: 2 in deliveries(redis, "long-jobs"), "some are taken over")
+        assert [r["stdout"] for r in answer.result(30)] == [f"{i}\n" for i in range(8)]
         wait_until(lambda: it.http.get("/status").json()["workers"] == 2, "both workers are known again")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from judge_harness import Judge, descendants, on_this_machine
+from judge_harness import Judge, descendants
 from redis_harness import Redis, api, free_port, needs_redis, redis_server, wait_until, workers
 from session_harness import Session, open_session
 from test_hostile import is_program
@@ -125,10 +125,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_cell_is_told_and_is_our_outa
             assert (reply.status_code, detail["error"]) == (410, "session_lost")
             assert "the worker that held it is gone" in detail["message"]
             assert (detail["retriable"], detail["infrastructure"]) == (False, True)
-            start = time.monotonic()
             assert idle.trouble("POST", "snapshot")[1]["error"] == "session_lost"
-            # It is known by now.
-            assert time.monotonic() - start < on_this_machine(2)
             assert other.value("x") == "5"
             assert open_session(it).value("1 + 1") == "2"
             await_metrics(it, "code_judge_sessions_lost_total 2")

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 from redis_harness import Redis, needs_redis, redis_server
 
+from code_judge.broker.redis_keys import LIVE
 from code_judge.broker.redis_link import Link
 from code_judge.sessions.actions import Nothing
 from code_judge.sessions.redis_api import RedisSessions
+from code_judge.sessions.redis_calls import GRACE_SECONDS, Missing
 from code_judge.sessions.redis_home import SessionHome
 from code_judge.sessions.redis_mail import Inbox
 from code_judge.sessions.wire import GoTo, OpenSession, Places, RunCell, SessionError, SessionInfo, Trouble
@@ -232,6 +234,17 @@ async def test_a_home_that_ends_says_so_and_others_go_on(redis_: Redis) -> None:
         with pytest.raises(SessionError, match="the worker that held it was shut down") as error:
             await api.call("info", name, Nothing())
         assert error.value.trouble is Trouble.LOST
+
+
+def test_a_home_is_lost_after_its_grace_and_then_known_to_be_until_it_gives_a_sign_of_life() -> None:
+    missing = Missing()
+    assert missing.gone("home", None, 10) is None
+    assert missing.gone("home", None, 10 + 0.9 * GRACE_SECONDS) is None
+    assert missing.gone("other", None, 10 + GRACE_SECONDS) is None
+    lost = "the worker that held it is gone"
+    assert [missing.gone("home", state, 10 + GRACE_SECONDS) for state in (None, b"", None)] == [lost] * 3
+    assert missing.gone("home", LIVE.encode(), 20) is None
+    assert missing.gone("home", None, 30) is None
 
 
 async def test_what_another_version_says_is_our_failure(redis_: Redis) -> None:

@@ -9,6 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+import verl
+
+from verl_cleaner.engine.cpu import forkserver
 
 # Plays the driver: two workers that report, then one that stays.
 DRIVER = """
@@ -104,3 +107,9 @@ def wait_for(condition, seconds=30):
             return found
         time.sleep(0.02)
     return condition()
+
+
+def test_vllms_server_is_imported_once_and_only_where_it_is_used():
+    (module,) = set(forkserver.modules_for("vllm")) - set(forkserver.modules_for("cpu"))
+    # Its package refuses to be imported without vLLM.
+    assert (Path(verl.__file__).parents[1] / module.replace(".", "/")).with_suffix(".py").is_file()

@@ -51,3 +51,11 @@ def test_nothing_abstract_is_left(platform):
         platform.profiler_start()
         platform.profiler_stop()
     assert platform.cudart() is None
+
+
+def test_vllm_binds_no_threads_unless_it_is_told_to(platform, monkeypatch):
+    name = "VLLM_CPU_OMP_THREADS_BIND"
+    monkeypatch.delenv(name, raising=False)
+    assert platform.rollout_env_vars() == {name: "nobind"}
+    monkeypatch.setenv(name, "0,1")
+    assert platform.rollout_env_vars() == {name: "0,1"}

@@ -268,9 +268,10 @@ def test_the_gpu_config_passes_with_the_published_dtype(config):
             ["+actor_rollout_ref.model.override_config.attn_implementation=varlen"],
             ["varlen needs a GPU, but trainer.device=cpu", "needs actor_rollout_ref.model.use_remove_padding=True"],
         ),
+        (["actor_rollout_ref.rollout.name=vllm"], ["the package vllm is not installed"]),
         (
-            ["actor_rollout_ref.rollout.name=vllm"],
-            ["trainer.device=cpu needs actor_rollout_ref.rollout.name=cpu", "the package vllm is not installed"],
+            ["actor_rollout_ref.rollout.name=sglang"],
+            ["trainer.device=cpu needs actor_rollout_ref.rollout.name=cpu", "the package sglang is not installed"],
         ),
         (["trainer.device=cuda"], ["rollout.name=cpu needs trainer.device=cpu", "--config-name cleaner_cpu"]),
         (["actor_rollout_ref.model.lora_rank=8"], ["lora_rank=8 needs actor_rollout_ref.model.lora.merge=True"]),
@@ -330,6 +331,18 @@ def test_what_ray_prepares_for_the_workers_is_checked_there(config, monkeypatch)
         assert len([one for one in findings(made, TRAINER_NODE) if one.level is Level.ERROR]) == 2
     made = config(*lacking, f"{environment}.py_executable=/our/forkserver")
     assert len(problems_of(made)) == 2
+
+
+def test_vllm_on_cpu(config, monkeypatch):
+    """Adapters work there, sleeping does not."""
+    monkeypatch.setattr(host, "find_spec", lambda name: object())
+    rollout = "actor_rollout_ref.rollout"
+    made = config(f"{rollout}.name=vllm", "actor_rollout_ref.model.lora_rank=8", "++trainer.skip_checks=[verl]")
+    preflight.prepare(made)
+    preflight.check(made)
+    sleeping = [f"{rollout}.enable_sleep_mode=True", f"{rollout}.free_cache_engine=True"]
+    for problem, setting in zip(problems_of(config(f"{rollout}.name=vllm", *sleeping)), sleeping, strict=True):
+        assert f"trainer.device=cpu needs {setting.replace('True', 'False')}, got True" in problem
 
 
 def test_fsdp2_on_cpu_needs_a_newer_torch(config, monkeypatch):

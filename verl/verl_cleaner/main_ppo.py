@@ -85,7 +85,7 @@ def _use_cpu_backend(config: DictConfig) -> None:
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     environment = config.ray_kwargs.ray_init.runtime_env
     if environment.py_executable is None:
-        environment.py_executable = forkserver.start()
+        environment.py_executable = forkserver.start(forkserver.modules_for(config.actor_rollout_ref.rollout.name))
 
 
 def _join_cluster(config: DictConfig) -> None:

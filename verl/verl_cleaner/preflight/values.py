@@ -131,7 +131,7 @@ _CPU_TORCH = (2, 8)
 
 
 def cpu(config: DictConfig) -> Iterator[Finding]:
-    """The CPU rollout engine needs `trainer.device=cpu`, and the other way round."""
+    """The CPU rollout engine needs `trainer.device=cpu`, which has it and vLLM's build for CPU."""
     name = config.actor_rollout_ref.rollout.name
     if config.trainer.device != "cpu":
         if name == "cpu":
@@ -146,16 +146,18 @@ def cpu(config: DictConfig) -> Iterator[Finding]:
         yield error(f"trainer.device=cpu needs torch 2.8 or newer, whose FSDP2 works on CPU; got {torch.__version__}")
     expected: dict[str, Any] = {f"{section}.strategy": "fsdp2" for section in FSDP_SECTIONS}
     expected |= {f"{section}.fsdp_config.strategy": "fsdp2" for section in FSDP_SECTIONS}
-    expected |= {
-        "actor_rollout_ref.rollout.name": "cpu",
-        "actor_rollout_ref.rollout.tensor_model_parallel_size": 1,
-    }
+    rollout = "actor_rollout_ref.rollout"
+    expected[f"{rollout}.tensor_model_parallel_size"] = 1
+    if name == "vllm":
+        expected |= {f"{rollout}.enable_sleep_mode": False, f"{rollout}.free_cache_engine": False}
+    else:
+        expected[f"{rollout}.name"] = "cpu"
     for key, value in expected.items():
         got = OmegaConf.select(config, key)
         if got != value:
             yield error(f"trainer.device=cpu needs {key}={value}, got {got}; start with --config-name cleaner_cpu")
     model = config.actor_rollout_ref.model
-    if model.lora_rank > 0 and not model.lora.merge:
+    if name == "cpu" and model.lora_rank > 0 and not model.lora.merge:
         yield error(
             f"trainer.device=cpu with actor_rollout_ref.model.lora_rank={model.lora_rank} needs "
             "actor_rollout_ref.model.lora.merge=True: the CPU rollout server takes whole weights and no adapters"

@@ -29,6 +29,8 @@ def register() -> None:
     register_post_import_hook(_register_replica, "verl.workers.rollout.replica")
     register_post_import_hook(_register_adapter, "verl.workers.rollout.base")
     register_post_import_hook(_register_checkpoint_engine, "verl.checkpoint_engine")
+    register_post_import_hook(_keep_vllm_weights, "vllm.model_executor.layers.utils")
+    register_post_import_hook(_score_vllm_prompts, "vllm.lora.punica_wrapper.punica_cpu")
 
 
 def _use_gloo(module: Any) -> None:
@@ -82,3 +84,15 @@ def _register_adapter(module: Any) -> None:
 
 def _register_checkpoint_engine(_: Any) -> None:
     import verl_cleaner.engine.cpu.checkpoint  # noqa: F401  # it registers itself
+
+
+def _keep_vllm_weights(module: Any) -> None:
+    from verl_cleaner.engine.cpu.vllm_build import keep_weights
+
+    keep_weights(module)
+
+
+def _score_vllm_prompts(module: Any) -> None:
+    from verl_cleaner.engine.cpu.vllm_build import score_prompts_with_adapters
+
+    score_prompts_with_adapters(module)

@@ -56,7 +56,15 @@ _WITH_RAY = (
     "verl_cleaner.engine.cpu.rollout",
 )
 
+_VLLM = "verl.workers.rollout.vllm_rollout.vllm_async_server"
+"""Imported by the rollout server, the trainer's workers and the agent loops."""
+
 _PR_SET_PDEATHSIG = 1
+
+
+def modules_for(rollout: str) -> tuple[str, ...]:
+    """What the workers of a run import, as `start` takes it. rollout: the name of its engine."""
+    return (*_WITH_RAY, _VLLM) if rollout == "vllm" else _WITH_RAY
 
 
 def start(modules: Sequence[str] = _WITH_RAY) -> str:

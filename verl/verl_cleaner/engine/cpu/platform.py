@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from verl.plugin.platform.platform_base import PlatformBase
 
+_VLLM_BINDING = "VLLM_CPU_OMP_THREADS_BIND"
+
 _Unit = SimpleNamespace(uuid="cpu", name="cpu", total_memory=0)
 
 
@@ -112,6 +114,10 @@ class CpuPlatform(PlatformBase):
 
     def is_ipc_supported(self) -> bool:
         return False
+
+    def rollout_env_vars(self) -> dict[str, str]:
+        """vLLM would bind the threads of each server to the same core, where another process may compute."""
+        return {_VLLM_BINDING: os.environ.get(_VLLM_BINDING, "nobind")}
 
     def cudart(self) -> Any:
         return None

@@ -21,13 +21,14 @@ from verl_cleaner.preflight.finding import Level
 
 MATRIX = Path(__file__).parents[2] / "recipe/cleaner/matrix.yaml"
 CELLS = {cell.full_name: cell for cell in read_matrix(MATRIX)}
-REFUSED = {f"{on}/ulysses_without_flash_attn": {"attention"} for on in ("cpu", "sglang", "vllm")} | {
+REFUSED = {f"{on}/ulysses_without_flash_attn": {"attention"} for on in ("cpu", "sglang", "vllm", "vllm_cpu")} | {
     "cpu/lora": {"cpu"}
 }
 """By the check of this name."""
-if not any(map(importlib.util.find_spec, ("vllm", "sglang"))):
-    # VeRL asks the installed engine for its version.
-    REFUSED["vllm/lora"] = {"verl"}
+WITHOUT_ENGINE = {"vllm/lora": {"verl"}, "vllm_cpu/lora": {"verl"}}
+"""Where neither vLLM nor SGLang is installed: VeRL asks it for its version."""
+if any(map(importlib.util.find_spec, ("vllm", "sglang"))):
+    WITHOUT_ENGINE.clear()
 
 FILES = [
     f"actor_rollout_ref.model.path={shipped.FOLDER}/model",
@@ -57,7 +58,8 @@ def test_a_cell_passes_the_preflight_or_is_refused_by_name(name, monkeypatch):
     config = replace(cell, overrides=(*cell.overrides, *FILES)).composed()
     prepare(config)
     found = checks.findings(config, {**checks.CONFIGURATION, **checks.TRAINER_NODE})
-    assert {finding.check for finding in found if finding.level is Level.ERROR} == REFUSED.get(name, set()), found
+    refused = {finding.check for finding in found if finding.level is Level.ERROR}
+    assert refused == (REFUSED | WITHOUT_ENGINE).get(name, set()), found
     assert not any("could not be made" in finding.text for finding in found), found
 
 
@@ -81,13 +83,15 @@ def test_the_cells_cover_what_the_table_promises():
 
 def test_the_page_has_every_cell_on_cpu():
     page = (MATRIX.parents[2] / "docs/recipes.md").read_text()
-    rows = [[word.strip() for word in row.split("|")[1:4]] for row in page.splitlines() if row.startswith("| cpu/")]
-    on_cpu = {name: cell for name, cell in CELLS.items() if name.startswith("cpu/")}
+    tables = [row for row in page.splitlines() if row.startswith(("| cpu/", "| vllm_cpu/"))]
+    rows = [[word.strip() for word in row.split("|")[1:4]] for row in tables]
+    on_cpu = {name: cell for name, cell in CELLS.items() if cell.platform.device == "cpu"}
     assert {name for name, *_ in rows} == on_cpu.keys()
     for name, set_up, outcome in rows:
         assert set_up == _set_up(Result(name, "", facts(on_cpu[name]), Outcome.RAN)), name
-        assert outcome.startswith("**refused** by" if name in REFUSED else "4 steps"), name
-        assert all(f"`{check}`" in outcome for check in REFUSED.get(name, ())), name
+        expected = ("**refused** by",) if name in REFUSED else ("4 steps",)
+        assert outcome.startswith((*expected, "not run") if name.startswith("vllm_cpu/") else expected), name
+        assert outcome == "not run" or all(f"`{check}`" in outcome for check in REFUSED.get(name, ())), name
 
 
 # ---- what becomes of a cell ------------------------------------------------------------------------------------------

@@ -104,3 +104,21 @@ def test_metrics_of_an_earlier_run_in_the_folder_are_not_taken_for_this_one_s(tm
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 9, "data": {}}) + "\n")
     with Scripted(tmp_path, SCRIPT, "0") as run:
         assert [entry[0] for entry in run.steps() if entry is not None] == [0, 1, 2]
+
+
+BEHIND_A_WORKER = """
+import sys
+from verl_cleaner.main_ppo import errors_in_a_line
+from verl_cleaner.saar.outcome import InfrastructureError
+with errors_in_a_line():
+    sys.stderr.write("(Loop pid=7) pkg.JudgeError: no verdict")
+    raise InfrastructureError("2 of 16 groups were lost")
+"""
+
+
+def test_an_error_is_found_behind_a_line_of_a_worker_that_has_no_end_yet(tmp_path):
+    """Ray shows such a line and its end in two writes."""
+    path = tmp_path / "train.log"
+    with path.open("wb") as log:
+        assert subprocess.run([sys.executable, "-c", BEHIND_A_WORKER], stderr=log).returncode == 1
+    assert last_error(path) == "2 of 16 groups were lost"

@@ -47,12 +47,12 @@ def left_as_found(interrupt: None) -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start the whole system most often come first, then those with the most tests: with several at a time,
-    the last one is not a long one."""
+    """Files that start the whole system most often come first, then those that wait, then those with the most tests:
+    with several at a time, the last one is not a long one."""
     tests = Counter(item.path for item in items)
 
-    def place(item: pytest.Item) -> tuple[int, int]:
+    def place(item: pytest.Item) -> tuple[int, bool, int]:
         runs = max((mark.args[0] for mark in item.iter_markers("end_to_end")), default=0)
-        return -runs, -tests[item.path]
+        return -runs, item.get_closest_marker("waits") is None, -tests[item.path]
 
     items.sort(key=place)

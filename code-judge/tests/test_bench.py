@@ -14,6 +14,8 @@ from test_gate import IMPOSSIBLE
 
 from code_judge.bench.loads import LOADS
 
+pytestmark = pytest.mark.waits
+
 
 @pytest.mark.parametrize("load", LOADS, ids=lambda load: load.name)
 def test_the_loads_expect_what_python_prints(load) -> None:  # type: ignore[no-untyped-def]

@@ -18,7 +18,7 @@ import pytest
 from judge_harness import EXTRA, Judge, descendants, environment, judge, on_this_machine
 from redis_harness import ROOT, Redis, api, ended_at_the_end, free_port, needs_redis, redis_server, wait_until, workers
 
-pytestmark = needs_redis
+pytestmark = [needs_redis, pytest.mark.waits]
 SLEEP = "import time\ntime.sleep({seconds})\nprint('slept')"
 HELLO = {"type": "python", "solution": "print('hello')", "expected_output": "hello"}
 

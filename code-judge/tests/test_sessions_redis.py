@@ -20,7 +20,7 @@ from test_redis import in_background, is_worker, primary_and_replica
 
 from code_judge.sessions.client import SessionClient, SessionOutage
 
-pytestmark = needs_redis
+pytestmark = [needs_redis, pytest.mark.waits]
 SLOW = "import time\ntime.sleep({seconds})\nx += 1\nx"
 
 

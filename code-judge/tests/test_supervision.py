@@ -22,6 +22,8 @@ from code_judge.sandbox.box import Box
 from code_judge.sandbox.limits import Clock
 from code_judge.sandbox.watch import Job
 
+pytestmark = pytest.mark.waits
+
 
 def keeper(it: Judge) -> int:
     return children(it.process.pid)[0]

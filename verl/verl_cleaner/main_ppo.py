@@ -51,8 +51,8 @@ def errors_in_a_line() -> Iterator[None]:
         with _bounded_end():
             yield
     except (preflight.PreflightError, InfrastructureError, RolloutError) as error:
-        # Ray hands on what was raised in the trainer, wrapped into an instance of the same class. And it shows a worker's
-        # line in two writes, the line and its end: the error must not come in between, where nobody would find it.
+        # Ray hands on what was raised in the trainer, wrapped into an instance of the same class. It also writes a
+        # worker's line and its end one after the other: an error in between would not have a line of its own.
         sys.exit(f"\nerror: {getattr(error, 'cause', error)}")
 
 

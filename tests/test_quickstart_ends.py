@@ -10,17 +10,23 @@ from quickstart_runs import MULTI_TURN, Quickstart
 from cleaner_lab.nano import quickstart
 from cleaner_lab.nano.quickstart import main
 
-pytestmark = pytest.mark.end_to_end(2)
+pytestmark = pytest.mark.end_to_end(3)
 
 
-@pytest.mark.parametrize("module", ["cleaner_lab.nano.quickstart", "verl_cleaner.main_ppo"])
-def test_a_killed_run_leaves_nothing_behind(tmp_path, module):
-    """One that is interrupted: test_evaluation.py and test_experiments.py, by the same code."""
+@pytest.mark.parametrize(
+    ("module", "number"),
+    [
+        ("cleaner_lab.nano.quickstart", signal.SIGINT),
+        ("cleaner_lab.nano.quickstart", signal.SIGKILL),
+        ("verl_cleaner.main_ppo", signal.SIGKILL),
+    ],
+)
+def test_a_killed_run_leaves_nothing_behind(tmp_path, module, number):
     quickstart = Quickstart(tmp_path)
     # All processes are there then.
     quickstart.until("measuring the policy")
     processes = quickstart.processes().items()
-    os.kill(next(pid for pid, command in processes if f"-m {module}" in command), signal.SIGKILL)
+    os.kill(next(pid for pid, command in processes if f"-m {module}" in command), number)
     assert quickstart.finish() != 0
     assert not quickstart.left()
 

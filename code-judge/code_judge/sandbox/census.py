@@ -5,11 +5,10 @@ says which program a process belongs to. (Without the layer seccomp a program ca
 is counted all the same.) Standard library only: the zygote imports it.
 """
 
-import contextlib
 import os
 import re
 import time
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 
 from code_judge.sandbox.processes import descendants
@@ -62,8 +61,11 @@ def take(*, own_processes: bool, template_space: int, spare: Container[int] = ()
         if stat[_STATE] in (b"Z", b"X"):
             continue
         usage.pids.append(pid)
-        for place, state in _threads(pid, stat):
-            usage.runnable = usage.runnable or state == b"R"
+        # Of a program that is known to run, nothing else matters.
+        for place, state in _states(pid, stat) if not usage.runnable else ():
+            if state == b"R":
+                usage.runnable = True
+                break
             usage.blocked = usage.blocked or (state == b"D" and not _IN_FORK.search(_waits_in(place)))
         usage.resident += max(0, int(stat[_RESIDENT]) * _PAGE - _INTERPRETER_BYTES)
         space = int(stat[_ADDRESS_SPACE])
@@ -147,15 +149,22 @@ def address_space(pid: int) -> int:
     return 0 if stat is None else int(stat[_ADDRESS_SPACE])
 
 
-def _threads(pid: int, stat: list[bytes]) -> list[tuple[str, bytes]]:
+def threads(pid: int) -> list[int]:
+    """Of a process; none if it is gone."""
+    try:
+        return list(map(int, os.listdir(f"/proc/{pid}/task")))
+    except OSError:
+        return []
+
+
+def _states(pid: int, stat: list[bytes]) -> Iterator[tuple[str, bytes]]:
     """Place in /proc and state of each thread of a process."""
     if stat[_THREADS] == b"1":
-        return [(str(pid), stat[_STATE])]
-    found: list[tuple[str, bytes]] = []
-    with contextlib.suppress(OSError):
-        places = [f"{pid}/task/{tid}" for tid in os.listdir(f"/proc/{pid}/task")]
-        found += [(place, of_thread[_STATE]) for place in places if (of_thread := read_stat(place)) is not None]
-    return found
+        yield str(pid), stat[_STATE]
+        return
+    for thread in threads(pid):
+        place = f"{pid}/task/{thread}"
+        yield place, state(place)
 
 
 def _waits_in(place: str) -> str:

@@ -95,7 +95,7 @@ class Cell(Job):
 def descendants(pid: int) -> list[int]:
     """Living processes below one, whichever of its threads has started them."""
     found: list[int] = []
-    for thread in _threads(pid):
+    for thread in census.threads(pid):
         for child in processes.children_of_thread(pid, thread):
             if census.living(child):
                 found += [child, *descendants(child)]
@@ -104,15 +104,8 @@ def descendants(pid: int) -> list[int]:
 
 def is_stopped(pid: int) -> bool:
     """With all its threads: it does nothing any longer, not even end."""
-    threads = _threads(pid)
+    threads = census.threads(pid)
     return bool(threads) and all(census.state(f"{pid}/task/{thread}") == b"T" for thread in threads)
-
-
-def _threads(pid: int) -> list[int]:
-    try:
-        return list(map(int, os.listdir(f"/proc/{pid}/task")))
-    except OSError:
-        return []
 
 
 def stop(pid: int) -> None:

@@ -29,9 +29,9 @@ other; the rest get what the others leave."""
 class Job:
     """A program that was started. pid: of its first process, and its session's number. memory: bytes.
 
-    why: what it was killed for. idle: it was not busy (limits.py) when it was last looked at.
-    fetch: descriptor of what is to be taken out of its folder (parcel.py). collector: the process that does it. killer:
-    the last process that was to kill what the program had left. outputs: what it writes to, closed with this object.
+    why: what it was killed for. idle: it was not busy (limits.py) when it was last looked at. fetch: descriptor of what
+    is to be taken out of its folder (parcel.py). collector: the process that does it. killer: the last process that was
+    to kill what the program had left. outputs: what it writes to, closed with this object.
     """
 
     id: int

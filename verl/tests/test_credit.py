@@ -134,7 +134,7 @@ def test_the_advantage_of_a_failed_calls_trained_tokens_is_lowered(monkeypatch):
 
 
 def put(batch):
-    return rows.put_rows(batch, float, share=0.0, workers=2, micro_batch=None, eos=0)
+    return rows.put_rows(batch, float, workers=2, micro_batch=None, eos=0)
 
 
 def test_trajectories_of_another_loop_are_refused(monkeypatch):

@@ -80,7 +80,6 @@ class RollbackConfig:
     max_negative_samples_per_group: int = 1
     rollback_failed_calls: FailedCalls = FailedCalls.DISCARD
     rollback_failed_call_score: float | None = None
-    rollback_failed_call_share: float = 0.0
     rollback_stratified: bool = False
     trajectory_deadline: float | None = 7200.0
     tool_contracts: Mapping[str, Mapping[str, Any]] | None = None
@@ -160,11 +159,7 @@ _EXPECTED: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         "an integer >= 0 or null",
     ),
     (("rollback_anneal_steps",), _or_null(partial(is_integer, least=1)), "an integer >= 1 or null"),
-    (
-        ("rollback_probability", "rollback_similarity_threshold", "rollback_failed_call_share"),
-        lambda x: is_number(x) and 0 <= x <= 1,
-        "in [0, 1]",
-    ),
+    (("rollback_probability", "rollback_similarity_threshold"), lambda x: is_number(x) and 0 <= x <= 1, "in [0, 1]"),
     (("trajectory_deadline",), _or_null(lambda x: is_number(x) and x > 0), "a number of seconds > 0 or null"),
     (
         ("rollback_min_logratio",),

@@ -4,11 +4,9 @@ A row is prompt + response[:start] + the leaf's tokens; only the latter are trai
 `{uid}_{session}.leaf{n}_{output}`, puts it into the group of its trajectory, as VeRL reads keys.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -47,19 +45,12 @@ def row_key(key: str, number: int) -> str:
 
 
 def put_rows(
-    batch: KVBatchMeta,
-    score: Callable[[str], float],
-    *,
-    share: float,
-    workers: int,
-    micro_batch: int | None,
-    eos: int,
+    batch: KVBatchMeta, score: Callable[[str], float], *, workers: int, micro_batch: int | None, eos: int
 ) -> LeafRows | None:
     """Write the leaves of a step's trajectories into TransferQueue; None where there are none.
 
     Args:
-        score: data_source -> score of a wrong answer.
-        share: how far a leaf's score is from there to the mean return of its group's trajectories, in [0, 1].
+        score: data_source -> score of a leaf.
         workers: among how many the rows are dealt out. micro_batch: rows of a scoring pass, None where they are cut by
             tokens. eos: fills VeRL's padding rows.
 
@@ -69,8 +60,7 @@ def put_rows(
     leaves = _leaves_of(batch)
     if not leaves:
         return None
-    means = _group_means(batch) if share else {}
-    rows = _rows(leaves, batch.partition_id, lambda uid, source: _between(score(source), means.get(uid), share))
+    rows = _rows(leaves, batch.partition_id, score)
     keys = [row_key(key, number) for key, own in leaves.items() for number in range(len(own))]
     tags = [{"status": "leaf", "seq_len": len(row["input_ids"])} for row in rows]
     put = tq.kv_batch_put(
@@ -89,30 +79,8 @@ def put_rows(
     return LeafRows(leaves, put)
 
 
-def _between(wrong: float, mean: float | None, share: float) -> float:
-    return wrong if mean is None else wrong + share * (mean - wrong)
-
-
-def _group_means(batch: KVBatchMeta) -> dict[str, float]:
-    """Mean return of each group's trajectories, by uid."""
-    keys = _real_keys(batch)
-    data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["rm_scores"])
-    returns: dict[str, list[float]] = defaultdict(list)
-    for key, scores in zip(keys, data["rm_scores"].unbind(), strict=True):
-        returns[_group(key)].append(float(scores.sum()))
-    return {uid: fmean(found) for uid, found in returns.items()}
-
-
-def _real_keys(batch: KVBatchMeta) -> list[str]:
-    return [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
-
-
-def _group(key: str) -> str:
-    return key.rsplit("_", 2)[0]
-
-
 def _leaves_of(batch: KVBatchMeta) -> dict[str, list[Leaf]]:
-    keys = _real_keys(batch)
+    keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
     fields = [LEAVES_FIELD, LEAF_SCORES_FIELD]
     # TransferQueue leaves out the fields that not every row has.
     data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["response_mask", *fields])
@@ -127,7 +95,7 @@ def _leaves_of(batch: KVBatchMeta) -> dict[str, list[Leaf]]:
 
 
 def _rows(
-    leaves: Mapping[str, Sequence[Leaf]], partition_id: str, score: Callable[[str, str], float]
+    leaves: Mapping[str, Sequence[Leaf]], partition_id: str, score: Callable[[str], float]
 ) -> list[dict[str, Any]]:
     names = ["prompts", "responses", "data_source", "multi_modal_inputs", "position_ids"]
     data = tq.kv_batch_get(keys=list(leaves), partition_id=partition_id, select_fields=names)
@@ -138,7 +106,7 @@ def _rows(
         raise ValueError("rollback_failed_calls=leaf supports text only, but trajectories hold images or videos")
     columns = data["prompts"].unbind(), data["responses"].unbind(), sources
     return [
-        _row(leaf, prompt, response, uid=_group(key), score=score(_group(key), source))
+        _row(leaf, prompt, response, uid=key.rsplit("_", 2)[0], score=score(source))
         for (key, own), prompt, response, source in zip(leaves.items(), *columns, strict=True)
         for leaf in own
     ]

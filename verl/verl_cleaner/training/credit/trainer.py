@@ -31,13 +31,11 @@ class LeafTrainerMixin(_Trainer):
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         batch = super()._compute_old_log_prob(batch, metrics)
-        rollback = rollback_config(self.config.actor_rollout_ref.rollout.multi_turn)
-        if rollback.rollback_failed_calls == FailedCalls.LEAF:
+        if rollback_config(self.config.actor_rollout_ref.rollout.multi_turn).rollback_failed_calls == FailedCalls.LEAF:
             self._score = self._score or failed_call_score(self.config)
             self._leaves = put_rows(
                 batch,
                 self._score,
-                share=rollback.rollback_failed_call_share,
                 workers=self._scoring_workers(),
                 micro_batch=self._scoring_micro_batch(),
                 eos=self.tokenizer.eos_token_id,

@@ -241,11 +241,14 @@ def test_figures_are_of_training_steps():
         1: {"timing_s/step": 9.0, "critic/score/acc": 0.1, "training/rollout_probs_diff_max": 0.3, "leaves/count": 2},
         2: {"timing_s/step": 3.0, "critic/score/acc": 0.2, "training/rollout_probs_diff_max": 0.1, "leaves/count": 1},
     }
+    # As VeRL logs it, from the actor's worker.
+    steps[1]["actor/perf/max_memory_reserved_gb"] = 0.4
     assert figures(steps) == {
         "steps": 2,
         "accuracy": 0.2,
         "leaves": 3,
         "max_probability_difference": 0.3,
+        "gpu_gb": 0.4,
         "seconds_per_step": 3.0,
     }
     assert figures({0: {"val-core/x/acc/mean@1": 1.0}}) == {"steps": 0}

@@ -56,7 +56,7 @@ def figures(steps: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
     for name, key, of_all in (
         ("leaves", "leaves/count", sum),
         ("max_probability_difference", "training/rollout_probs_diff_max", max),
-        ("gpu_gb", "perf/max_memory_reserved_gb", max),
+        ("gpu_gb", "actor/perf/max_memory_reserved_gb", max),
     ):
         if values := [logged[key] for logged in trained.values() if key in logged]:
             found[name] = of_all(values)
@@ -83,7 +83,7 @@ _COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "repaired": ("repaired", percent),
     "s/step": ("seconds_per_step", "{:.1f}".format),
     "max &#124;Δp&#124;": ("max_probability_difference", "{:.1e}".format),
-    "GPU GB": ("gpu_gb", "{:.1f}".format),
+    "trainer, GB": ("gpu_gb", "{:.1f}".format),
 }
 
 

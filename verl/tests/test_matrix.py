@@ -4,16 +4,18 @@ becomes of a cell that fails, hangs, resumes or is not for this host."""
 import importlib.util
 import json
 import sys
-from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
+from composing import composed, overridden
+from omegaconf import DictConfig
 from verl.checkpoint_engine import CheckpointEngineRegistry
 
 from cleaner_lab.experiments.grid import GridError
 from cleaner_lab.matrix import __main__ as command
 from cleaner_lab.matrix import run as run_module
-from cleaner_lab.matrix.cells import facts, read_matrix
+from cleaner_lab.matrix.cells import Cell, facts, read_matrix
 from cleaner_lab.matrix.table import Outcome, Result, _set_up, figures, read, table, write
 from cleaner_lab.nano import shipped
 from verl_cleaner.preflight import checks, host, model, prepare
@@ -46,6 +48,26 @@ def on_a_gpu_host(monkeypatch):
     monkeypatch.setitem(CheckpointEngineRegistry._registry, "nccl", object)
 
 
+@cache
+def composition(name: str) -> DictConfig:
+    """Of a cell; do not change it. Hydra chooses groups of files; values are set as Hydra sets them (`composing`)."""
+    cell = CELLS[name]
+    groups = [text for text in cell.overrides if text.startswith("model_engine=")]
+    return overridden(
+        composed(cell.platform.config_name, *groups), [text for text in cell.overrides if text not in groups]
+    )
+
+
+@pytest.fixture
+def composed_once(monkeypatch):
+    monkeypatch.setattr(Cell, "composed", lambda cell: composition(cell.full_name))
+
+
+@pytest.mark.parametrize("name", ["cpu/rescore", "vllm_cpu/separate_async", "sglang/megatron", "vllm/critic"])
+def test_a_composition_is_what_hydra_makes(name):
+    assert composition(name) == CELLS[name].composed()
+
+
 READ = {}
 """One model for all cells: reading it takes a second."""
 
@@ -54,8 +76,7 @@ READ = {}
 def test_a_cell_passes_the_preflight_or_is_refused_by_name(name, monkeypatch):
     stock = model._read
     monkeypatch.setattr(model, "_read", lambda config: READ.get("model") or READ.setdefault("model", stock(config)))
-    cell = CELLS[name]
-    config = replace(cell, overrides=(*cell.overrides, *FILES)).composed()
+    config = overridden(composition(name), FILES)
     prepare(config)
     found = checks.findings(config, {**checks.CONFIGURATION, **checks.TRAINER_NODE})
     refused = {finding.check for finding in found if finding.level is Level.ERROR}
@@ -63,7 +84,7 @@ def test_a_cell_passes_the_preflight_or_is_refused_by_name(name, monkeypatch):
     assert not any("could not be made" in finding.text for finding in found), found
 
 
-def test_the_cells_cover_what_the_table_promises():
+def test_the_cells_cover_what_the_table_promises(composed_once):
     of_engine = [facts(cell) for name, cell in CELLS.items() if name.startswith("sglang/") and not cell.script]
     for key, values in {
         "engine": {"sglang"},
@@ -81,7 +102,7 @@ def test_the_cells_cover_what_the_table_promises():
     assert named - {name.partition("/")[2] for name in CELLS if name.startswith("vllm/")} == {"smollm2"}
 
 
-def test_the_page_has_every_cell_on_cpu():
+def test_the_page_has_every_cell_on_cpu(composed_once):
     page = (MATRIX.parents[2] / "docs/recipes.md").read_text()
     tables = [row for row in page.splitlines() if row.startswith(("| cpu/", "| vllm_cpu/"))]
     rows = [[word.strip() for word in row.split("|")[1:4]] for row in tables]

@@ -9,6 +9,7 @@ from quickstart_runs import MULTI_TURN, Quickstart
 
 from cleaner_lab.nano import quickstart
 from cleaner_lab.nano.quickstart import main
+from verl_cleaner.engine.cpu import forkserver
 
 pytestmark = pytest.mark.end_to_end(3)
 
@@ -25,8 +26,9 @@ def test_a_killed_run_leaves_nothing_behind(tmp_path, module, number):
     quickstart = Quickstart(tmp_path)
     # All processes are there then.
     quickstart.until("measuring the policy")
-    processes = quickstart.processes().items()
-    os.kill(next(pid for pid, command in processes if f"-m {module}" in command), number)
+    processes = quickstart.processes()
+    assert any("raylet/raylet" in command and str(forkserver.SETUP) in command for command in processes.values())
+    os.kill(next(pid for pid, command in processes.items() if f"-m {module}" in command), number)
     assert quickstart.finish() != 0
     assert not quickstart.left()
 

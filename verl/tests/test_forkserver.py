@@ -109,6 +109,60 @@ def wait_for(condition, seconds=30):
     return condition()
 
 
+# ---- a worker's set-up -----------------------------------------------------------------------------------------------
+
+WORKER = """
+import json, os, sys
+found = {name: os.environ.get(name) for name in ("ONE", "TWO", "BY")}
+print(json.dumps(found | {"argv": sys.argv[1:], "isolated": sys.flags.isolated}))
+"""
+
+
+def set_up(program, folder, **context):
+    """What a worker finds that this program set up."""
+    (folder / "worker.py").write_text(WORKER)
+    context = {"py_executable": f"'{sys.executable}' -I", "env_vars": {"ONE": "1"}, "java_jars": []} | context
+    arguments = [f"--serialized-runtime-env-context={json.dumps(context)}", "--language=PYTHON"]
+    command = [sys.executable, *program, *arguments, "-u", folder / "worker.py", "--node=a b"]
+    return json.loads(subprocess.check_output(command, text=True, env=os.environ | {"BY": "us"}))
+
+
+RAYS = ["-m", "ray._private.workers.setup_worker"]
+
+
+@pytest.mark.parametrize(
+    ("context", "found"),
+    [
+        ({}, {"isolated": 1, "ONE": "1"}),
+        ({"env_vars": {"ONE": "${BY}", "TWO": "${NOT_SET}x$BY"}}, {"ONE": "us", "TWO": "xus"}),
+        # Ours does not know it.
+        ({"command_prefix": ["export TWO=2;"]}, {"TWO": "2"}),
+    ],
+)
+def test_a_worker_is_set_up_as_ray_does_it(tmp_path, context, found):
+    ours = set_up([forkserver.SETUP], tmp_path, **context)
+    assert ours["argv"] == ["--node=a b"]
+    assert found.items() <= ours.items()
+    assert ours == set_up(RAYS, tmp_path, **context)
+
+
+def test_the_set_up_imports_no_ray(tmp_path):
+    """Which is what it is for."""
+    ray = tmp_path / "ray"
+    ray.mkdir()
+    (ray / "__init__.py").write_text("raise SystemExit('imported')")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    context = json.dumps({"py_executable": "echo started"})
+    command = [
+        sys.executable,
+        forkserver.SETUP,
+        f"--serialized-runtime-env-context={context}",
+        "--language=PYTHON",
+        "x",
+    ]
+    assert subprocess.check_output(command, text=True, env=environment) == "started x\n"
+
+
 def test_vllms_server_is_imported_once_and_only_where_it_is_used():
     (module,) = set(forkserver.modules_for("vllm")) - set(forkserver.modules_for("cpu"))
     # Its package refuses to be imported without vLLM.

@@ -4,8 +4,8 @@ Every process of a run imports torch, transformers, ray and verl. This takes fou
 the processes start one after the other. Here one process imports them once, and each of Ray's workers is a fork of it.
 
     driver       starts the server, and names the client as Ray's `runtime_env.py_executable`
-    client       Ray starts it instead of Python; it hands argv, environment, folder and stdio to the server, and lives
-                 as long as its worker (`forkclient.py`)
+    client       Ray starts it instead of Python (`setup_worker.py`); it hands argv, environment, folder and stdio to
+                 the server, and lives as long as its worker (`forkclient.py`)
     server       forks a worker, which runs Ray's own worker script with them; it has one thread and does not use Ray
 
 The server ends when the driver ends, and the workers end when the server ends. It runs on Linux only, as the whole CPU
@@ -15,6 +15,7 @@ backend does.
 import array
 import atexit
 import ctypes
+import gc
 import importlib
 import json
 import logging
@@ -30,9 +31,13 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
+from wrapt import register_post_import_hook
+
 CLIENT = Path(__file__).with_name("forkclient.py")
+SETUP = Path(__file__).with_name("setup_worker.py")
 
 # What the workers of a run import. Ray's library reads the environment when it is loaded; so it, and all that imports
 # it, is loaded only with the environment of the first worker.
@@ -70,7 +75,8 @@ def modules_for(rollout: str) -> tuple[str, ...]:
 def start(modules: Sequence[str] = _WITH_RAY) -> str:
     """Start the server and return Ray's `py_executable`. The clients wait for the imports; this function does not.
 
-    modules: what it imports with the environment of the first worker.
+    A Ray that this process starts then sets its workers up by our program.
+    modules: what the server imports with the environment of the first worker.
     """
     path = Path(tempfile.mkdtemp(prefix="cleaner-fork-")) / "socket"
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -85,8 +91,14 @@ def start(modules: Sequence[str] = _WITH_RAY) -> str:
     )
     listener.close()
     atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
+    register_post_import_hook(_use_our_setup, "ray._private.ray_constants")
     # With -I -S the client starts in 20 ms; it needs the standard library only.
     return shlex.join([sys.executable, "-I", "-S", str(CLIENT), str(path)])
+
+
+def _use_our_setup(constants: ModuleType) -> None:
+    # Joined to Ray's own folder, an absolute path stays what it is.
+    constants.SETUP_WORKER_FILENAME = str(SETUP)  # type: ignore[attr-defined]
 
 
 def serve(listener: socket.socket, modules: Sequence[str]) -> NoReturn:
@@ -103,6 +115,9 @@ def serve(listener: socket.socket, modules: Sequence[str]) -> NoReturn:
             _set_environment(request)
             for module in modules:
                 importlib.import_module(module)
+            # Else the first full collection in each worker visits, and so copies, all that was imported.
+            gc.collect()
+            gc.freeze()
         if os.fork() == 0:
             listener.close()
             _become_worker(request, fds)

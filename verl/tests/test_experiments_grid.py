@@ -337,3 +337,10 @@ with main_ppo.errors_in_a_line():
     process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
     assert process.returncode == -signal.SIGALRM
     assert "BlockingIOError: no process left" in process.stderr
+
+
+def test_the_front_ends_start_without_verl_and_torch():
+    """They take seconds; what trains is another process."""
+    modules = ("cleaner_lab.experiments.__main__", "cleaner_lab.matrix.__main__", "cleaner_lab.nano.quickstart")
+    program = f"import sys, {', '.join(modules)}; print({{'verl', 'torch', 'ray'}} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True, timeout=60) == "set()\n"

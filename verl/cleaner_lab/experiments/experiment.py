@@ -22,8 +22,7 @@ from typing import IO, Any
 
 from cleaner_lab.experiments import results
 from cleaner_lab.experiments.grid import ColdStart, Grid, GridError, GridRun
-from cleaner_lab.experiments.plan import Plan, PlannedRun, of_workers, override_key
-from cleaner_lab.experiments.series import DONE, SETTINGS
+from cleaner_lab.experiments.plan import DONE, SETTINGS, Plan, PlannedRun, of_workers, override_key
 from cleaner_lab.nano.curves import ONLY_HELD_OUT, held_out_accuracy
 from verl_cleaner.launch import RunFailed, Training, logger_environment
 from verl_cleaner.records.metrics import MetricsFile, read_steps

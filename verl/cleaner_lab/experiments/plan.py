@@ -12,6 +12,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 import verl_cleaner
 
+SETTINGS = "settings.json"
+"""In a run's folder once it has begun."""
+DONE = "done.json"
+"""Once it has finished: `seconds` of its last session, `held_out_rollback`, `versions`."""
+
 _CONF = Path(verl_cleaner.__file__).with_name("conf")
 PER_RUN = (
     "algorithm",

@@ -27,7 +27,7 @@ from typing import Any
 import ray
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from cleaner_lab.experiments.plan import Plan, PlannedRun, compose, differences, worker_part
+from cleaner_lab.experiments.plan import DONE, SETTINGS, Plan, PlannedRun, compose, differences, worker_part
 from verl_cleaner.launch import logger_environment
 from verl_cleaner.main_ppo import errors_in_a_line, make_ready
 from verl_cleaner.preflight import PreflightError
@@ -36,12 +36,6 @@ from verl_cleaner.records.metrics import read_steps
 from verl_cleaner.training.test_time import TEST_TIME
 
 logger = logging.getLogger(__name__)
-
-SETTINGS = "settings.json"
-"""In a run's folder once it has begun."""
-DONE = "done.json"
-"""Once it has finished: `seconds` of its last session, `held_out_rollback`, `versions`."""
-
 
 CLOSE_SECONDS = 60.0
 

@@ -16,12 +16,12 @@ import yaml
 from composing import composed as compose_once
 from composing import overridden
 from omegaconf import open_dict
-from tiny import tiny_model
+from tiny import tiny_model, tiny_sglang
 from verl.checkpoint_engine import CheckpointEngineRegistry
 
 from verl_cleaner import preflight
 from verl_cleaner.enable import enable
-from verl_cleaner.preflight import checks, host, model
+from verl_cleaner.preflight import checks, host, lora, model
 from verl_cleaner.preflight.finding import Level
 
 VERL = Path(verl.__file__).parent / "trainer" / "config"
@@ -60,8 +60,10 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def on_a_gpu_host(monkeypatch):
-    """With every package that a command names, in the trainer's process."""
+def on_a_gpu_host(monkeypatch, tmp_path):
+    """With every package that a command names, in the trainer's process; of SGLang, the version that is locked."""
+    stock, sglang = lora._folder, tiny_sglang(tmp_path, "serialized_tensors")
+    monkeypatch.setattr(lora, "_folder", lambda name: sglang if name == "sglang" else stock(name))
     monkeypatch.setattr(host, "find_spec", lambda name: importlib.util.find_spec("json"))
     monkeypatch.setattr(host, "_in_ray", lambda: True)
     monkeypatch.setitem(CheckpointEngineRegistry._registry, "nccl", object)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from composing import composed, overridden
 from omegaconf import DictConfig
+from tiny import tiny_sglang
 from verl.checkpoint_engine import CheckpointEngineRegistry
 
 from cleaner_lab.experiments.grid import GridError
@@ -18,13 +19,14 @@ from cleaner_lab.matrix import run as run_module
 from cleaner_lab.matrix.cells import Cell, facts, read_matrix
 from cleaner_lab.matrix.table import Outcome, Result, _set_up, figures, read, table, write
 from cleaner_lab.nano import shipped
-from verl_cleaner.preflight import checks, host, model, prepare
+from verl_cleaner.preflight import checks, host, lora, model, prepare
 from verl_cleaner.preflight.finding import Level
 
 MATRIX = Path(__file__).parents[2] / "recipe/cleaner/matrix.yaml"
 CELLS = {cell.full_name: cell for cell in read_matrix(MATRIX)}
 REFUSED = {f"{on}/ulysses_without_flash_attn": {"attention"} for on in ("cpu", "sglang", "vllm", "vllm_cpu")} | {
-    "cpu/lora": {"cpu"}
+    "cpu/lora": {"cpu"},
+    "sglang/lora": {"sglang_lora"},
 }
 """By the check of this name."""
 WITHOUT_ENGINE = {"vllm/lora": {"verl"}, "vllm_cpu/lora": {"verl"}}
@@ -41,8 +43,10 @@ FILES = [
 
 
 @pytest.fixture(autouse=True)
-def on_a_gpu_host(monkeypatch):
-    """With every engine, in the trainer's process."""
+def on_a_gpu_host(monkeypatch, tmp_path):
+    """With every engine, in the trainer's process; of SGLang, the version that is locked."""
+    stock, sglang = lora._folder, tiny_sglang(tmp_path / "packages", "serialized_tensors")
+    monkeypatch.setattr(lora, "_folder", lambda name: sglang if name == "sglang" else stock(name))
     monkeypatch.setattr(host, "find_spec", lambda name: importlib.util.find_spec("json"))
     monkeypatch.setattr(host, "_in_ray", lambda: True)
     monkeypatch.setitem(CheckpointEngineRegistry._registry, "nccl", object)

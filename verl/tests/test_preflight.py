@@ -5,16 +5,17 @@ import importlib.util
 import json
 import logging
 import pickle
+import sys
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
 from composing import changed, composed
-from tiny import tiny_dataset, tiny_model
+from tiny import tiny_dataset, tiny_model, tiny_sglang
 
 from verl_cleaner import preflight
-from verl_cleaner.preflight import attention, checks, host, loaded
+from verl_cleaner.preflight import attention, checks, host, loaded, lora
 from verl_cleaner.preflight.checks import CONFIGURATION, TRAINER_NODE, findings
 from verl_cleaner.preflight.finding import Level
 
@@ -394,6 +395,92 @@ def test_flash_attention_that_is_not_installed(config, monkeypatch):
     assert checks.findings(config(sdpa, name="cleaner"), only) == checks.findings(config(), only) == []
     monkeypatch.setattr(attention, "_flash_attn", lambda: True)
     assert checks.findings(config(name="cleaner"), only) == []
+
+
+ADAPTER = ("actor_rollout_ref.rollout.name=sglang", "actor_rollout_ref.model.lora_rank=8")
+MERGED = "actor_rollout_ref.model.lora.merge=True"
+SGLANG_LORA = {"sglang_lora": checks.TRAINER_NODE["sglang_lora"]}
+
+
+@pytest.fixture
+def sglang(monkeypatch, tmp_path):
+    """Installs an SGLang whose request for an adapter has these fields."""
+    monkeypatch.delitem(sys.modules, "sglang", raising=False)
+    return lambda *fields: monkeypatch.syspath_prepend(tiny_sglang(tmp_path, *fields).parent)
+
+
+@pytest.mark.parametrize("rank", ["actor_rollout_ref.model.lora_rank=8", "actor_rollout_ref.model.lora.rank=8"])
+def test_an_adapter_that_sglang_does_not_take(config, sglang, rank):
+    sglang("serialized_tensors")
+    made = config(ADAPTER[0], rank, name="cleaner")
+    (finding,) = findings(made, SGLANG_LORA)
+    assert finding.level is Level.ERROR
+    for word in (
+        f"{rank} with actor_rollout_ref.rollout.name=sglang needs {MERGED}, got False",
+        "VeRL sends an adapter with serialized_named_tensors, but the installed SGLang knows only",
+        "lora_name, pinned, rid, serialized_tensors, so",
+        "or actor_rollout_ref.rollout.name=vllm",
+    ):
+        assert word in finding.text
+    for other in (MERGED, "actor_rollout_ref.rollout.name=vllm", rank.replace("8", "0")):
+        assert findings(config(ADAPTER[0], rank, other, name="cleaner"), SGLANG_LORA) == []
+
+
+def test_an_adapter_that_sglang_takes(config, sglang):
+    sglang("serialized_named_tensors")
+    assert findings(config(*ADAPTER, name="cleaner"), SGLANG_LORA) == []
+
+
+def test_an_adapter_for_an_sglang_of_another_kind(config, sglang, tmp_path):
+    """Nothing is refused that could not be read."""
+    sglang()
+    (tmp_path / "sglang/srt/managers/io_struct.py").write_text("from elsewhere import *\n")
+    (finding,) = findings(config(*ADAPTER, name="cleaner"), SGLANG_LORA)
+    assert finding.level is Level.WARNING
+    assert "could not be made" in finding.text
+
+
+def test_an_adapter_where_sglang_is_not_installed(config, monkeypatch):
+    stock = lora._folder
+    monkeypatch.setattr(lora, "_folder", lambda name: None if name == "sglang" else stock(name))
+    (finding,) = findings(config(*ADAPTER, name="cleaner"), SGLANG_LORA)
+    assert finding.level is Level.WARNING
+    assert "SGLang 0.5.12 and 0.5.14 do not take an adapter as VeRL 0.9.1 sends it" in finding.text
+    assert f"write {MERGED}" in finding.text
+    assert findings(config(*ADAPTER, MERGED, name="cleaner"), SGLANG_LORA) == []
+
+
+SEPARATE = "trainer.v1.trainer_mode=cleaner_separate_async"
+MEGATRON = "actor_rollout_ref.actor.strategy=megatron"
+LORA = "actor_rollout_ref.model.lora"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problems"),
+    [
+        ([f"{LORA}_rank=8"], []),
+        ([f"{LORA}_rank=8", f"{LORA}_adapter_path=/a"], []),
+        # The engines serve the larger of the two ranks.
+        ([f"{LORA}_rank=8", f"{LORA}.rank=16"], []),
+        ([MEGATRON, f"{LORA}.rank=8", f"{LORA}.adapter_path=/a"], []),
+        (["actor_rollout_ref.actor.strategy=veomni", f"{LORA}.rank=8"], []),
+        ([f"{LORA}.rank=8"], [f"{LORA}.rank=8 is not read with actor_rollout_ref.actor.strategy=fsdp2"]),
+        ([f"{LORA}_rank=8", f"{LORA}.adapter_path=/a"], [f"write {LORA}_adapter_path=/a"]),
+        ([f"{LORA}_adapter_path=/a"], [f"{LORA}_adapter_path=/a needs {LORA}_rank, the rank of this adapter, got 0"]),
+        ([MEGATRON, f"{LORA}_rank=8"], [f"{LORA}_rank=8 is not read", f"write {LORA}.rank=8"]),
+        ([MEGATRON, f"{LORA}.adapter_path=/a"], [f"{LORA}.adapter_path=/a needs {LORA}.rank"]),
+        ([SEPARATE, f"{LORA}_rank=8"], [f"{LORA}_rank=8 needs {MERGED} with {SEPARATE}, got False"]),
+        ([SEPARATE, MEGATRON, f"{LORA}.rank=8"], [f"{LORA}.rank=8 needs {MERGED} with {SEPARATE}"]),
+        ([SEPARATE, f"{LORA}_rank=8", MERGED], []),
+        (["trainer.v1.trainer_mode=cleaner_colocate_async", f"{LORA}_rank=8"], []),
+    ],
+)
+def test_lora_that_is_not_trained_or_not_sent(config, overrides, problems):
+    made = config(*overrides)
+    found = findings(made, {"lora": CONFIGURATION["lora"]})
+    assert all(finding.level is Level.ERROR for finding in found)
+    assert len(found) == min(len(problems), 1), found
+    assert all(word in found[0].text for word in problems), found
 
 
 def test_an_engine_that_is_not_installed(config, monkeypatch):

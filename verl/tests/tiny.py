@@ -82,6 +82,17 @@ def tiny_dataset(path: Path, rows: int = 8) -> Path:
     return path
 
 
+def tiny_sglang(folder: Path, *fields: str) -> Path:
+    """A package with the file in which SGLang has its request for an adapter, with these fields."""
+    file = folder / "sglang/srt/managers/io_struct.py"
+    file.parent.mkdir(parents=True)
+    (folder / "sglang/__init__.py").write_text("raise RuntimeError('imported')\n")
+    lines = [f"    {field}: str" for field in ("lora_name", "config_dict", *fields)]
+    request = ["@dataclass", "class LoadLoRAAdapterFromTensorsReqInput(BaseReq):", *lines, "    pinned: bool = False"]
+    file.write_text("\n".join(["class BaseReq:", "    rid: str = ''", "", *request, ""]))
+    return folder / "sglang"
+
+
 def tiny_reward(data_source, solution_str, ground_truth, extra_info=None, **kwargs):
     """Something that varies within a group."""
     acc = float(len(solution_str) % 2)

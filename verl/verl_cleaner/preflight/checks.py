@@ -22,6 +22,7 @@ from verl_cleaner.preflight import (
     keys,
     late,
     loaded,
+    lora,
     model,
     reward,
     tools,
@@ -46,6 +47,7 @@ CONFIGURATION: Mapping[str, Check] = {
     "tool_limits": values.tool_limits,
     "dtype": values.dtypes,
     "attention": attention.attention,
+    "lora": lora.lora,
     "cpu": values.cpu,
     "metrics_address": values.metrics_address,
     "processes": batches.processes,
@@ -78,11 +80,14 @@ TRAINER_NODE: Mapping[str, Check] = {
     "resume": late.resume,
     "classes": late.classes,
     "engine": host.engine,
+    "sglang_lora": lora.sglang_lora,
     "flash_attention": attention.flash_attention,
     "loggers": host.loggers,
     "verl": values.verl,
 }
-EVERY_NODE: Mapping[str, Check] = {name: TRAINER_NODE[name] for name in ("plugin", "tools", "judge", "engine")}
+EVERY_NODE: Mapping[str, Check] = {
+    name: TRAINER_NODE[name] for name in ("plugin", "tools", "judge", "engine", "sglang_lora")
+}
 NAMES = (*CONFIGURATION, *TRAINER_NODE, "trainer_mode", "main", "platform")
 
 

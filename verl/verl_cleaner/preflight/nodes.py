@@ -1,4 +1,4 @@
-"""The checks of each node of a cluster: plug-in, tools, judge, rollout engine.
+"""The checks of each node of a cluster: plug-in, tools, judge, rollout engine and its adapters.
 
 Agent loops and engines run on all nodes, the trainer on one of them. The checks of a node run on it as a Ray task.
 """

@@ -234,6 +234,37 @@ def test_what_ran_is_kept_and_the_rest_is_tried_again(run, capsys):
     ]
 
 
+def test_cells_that_are_not_chosen_keep_their_rows(run, tmp_path, capsys):
+    run("--cells", "fails,runs", "--platforms", "here")
+    first = read(tmp_path / "out")
+    assert {name: result.outcome for name, result in first.items()} == {
+        "here/runs": Outcome.RAN,
+        "here/fails": Outcome.FAILED,
+    }
+    capsys.readouterr()
+    ended, results = run("--cells", "refused", "--platforms", "here")
+    # What the command says is about the chosen cell alone.
+    assert ended is None
+    assert "here/runs" not in capsys.readouterr().out
+    assert list(results) == ["here/runs", "here/refused", "here/fails"]
+    assert results["here/refused"].outcome is Outcome.REFUSED
+    assert {name: results[name] for name in first} == first
+    rows = [line.split("|")[1].strip() for line in (tmp_path / "out/table.md").read_text().splitlines()[2:]]
+    assert rows == list(results)
+    run("--cells", "lacks")
+    assert list(read(tmp_path / "out")) == [*results, "poor/lacks"]
+    capsys.readouterr()
+    run("--cells", "runs,refused", "--platforms", "here")
+    assert "1 cells to run, 1 others" in capsys.readouterr().out
+
+
+def test_cells_that_the_file_no_longer_has_lose_their_rows(run, tmp_path):
+    run("--cells", "runs,refused", "--platforms", "here")
+    (tmp_path / "matrix.yaml").write_text(SMALL.replace("  runs:", "  renamed:"))
+    _, results = run("--cells", "refused", "--platforms", "here")
+    assert list(results) == ["here/refused"]
+
+
 def test_nothing_begins_when_the_time_is_over(run):
     ended, results = run("--cells", "hangs,runs", "--minutes", "0")
     assert {result.outcome for result in results.values()} == {Outcome.NOT_BEGUN}

@@ -1,7 +1,7 @@
 """Run a matrix: `recipe/cleaner/matrix.sh` behind its environment and judge.
 
 Several cells work side by side on each GPU. None stops the others; what ran is kept, and the same command goes on with
-the rest. The table is written after every cell.
+the rest. The table is written after every cell, and keeps the rows of cells that are not chosen this time.
 """
 
 import argparse
@@ -32,12 +32,13 @@ def main() -> None:
     options, overrides = _parse()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
-        cells = _chosen(read_matrix(options.matrix, steps=options.steps, more=tuple(overrides)), options)
+        known = read_matrix(options.matrix, steps=options.steps, more=tuple(overrides))
+        cells = _chosen(known, options)
         if os.environ.get("DRY_RUN") == "1":
             for cell in cells:
                 print(f"# {cell.full_name}\n{shlex.join(command(cell, ColdStart(*_PLACES), Path('OUT'), 0))}")
             return
-        results = Matrix(cells, options).run()
+        results = Matrix(cells, options, order=[cell.full_name for cell in known]).run()
     except GridError as error:
         sys.exit(f"[cleaner] error: {error}")
     print(f"\n{table(results)}\n\n[cleaner] table and figures: {options.out}/table.md, {options.out}/results.jsonl")
@@ -48,13 +49,16 @@ def main() -> None:
 
 
 class Matrix:
-    """The cells of a folder, worked through side by side."""
+    """The chosen cells of a file, worked through side by side. Those that are not chosen keep what came of them.
 
-    def __init__(self, cells: Sequence[Cell], options: argparse.Namespace) -> None:
-        self.options, self.out = options, options.out
+    order: the names of all cells of the file.
+    """
+
+    def __init__(self, cells: Sequence[Cell], options: argparse.Namespace, *, order: Sequence[str]) -> None:
+        self.options, self.out, self.order = options, options.out, order
         self.out.mkdir(parents=True, exist_ok=True)
         self.pythons = dict(pair.split("=", 1) for pair in options.python)
-        before = read(self.out)
+        self.before = before = read(self.out)
         self.results: dict[str, Result] = {}
         self.waiting: list[Cell] = []
         for cell in cells:
@@ -93,15 +97,19 @@ class Matrix:
                     for place in run.places:
                         free[place] += 1
                     print(_line(run.result))
-                    write(self.out, list(self.results.values()))
+                    self._write()
                 time.sleep(_POLL_SECONDS)
         except KeyboardInterrupt:
             print("\n[cleaner] stopped")
         finally:
             for run in working:
                 run.close()
-        write(self.out, list(self.results.values()))
+        self._write()
         return list(self.results.values())
+
+    def _write(self) -> None:
+        found = self.before | self.results
+        write(self.out, [found[name] for name in self.order if name in found])
 
     def _begin(self, working: list[Run], free: dict[str, int], *, over: bool) -> None:
         if over:

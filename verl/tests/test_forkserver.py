@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import verl
 
+from verl_cleaner import main_ppo
 from verl_cleaner.engine.cpu import forkserver
 
 # Plays the driver: two workers that report, then one that stays.
@@ -18,8 +19,10 @@ DRIVER = """
 import json, os, shlex, subprocess, sys
 from verl_cleaner.engine.cpu import forkserver
 
+folder, early = sys.argv[1:]
+if early:
+    forkserver.start_early()
 client = shlex.split(forkserver.start())
-folder = sys.argv[1]
 os.environ["RAY_JOB_ID"] = "01000000"
 for name in ("first", "second"):
     environment = os.environ | {"WORKER": name, "OMP_NUM_THREADS": "1"}
@@ -34,6 +37,7 @@ import json, os, random, sys
 import numpy as np, torch
 print(json.dumps({
     "argv": sys.argv, "name": __name__, "worker": os.environ["WORKER"], "cwd": os.getcwd(), "pid": os.getpid(),
+    "server": os.getppid(),
     "preloaded": "verl_cleaner.rollout.agent_loop_worker" in sys.modules,
     "random": [random.random(), float(np.random.rand())],
     "threads": torch.get_num_threads(), "reaps": os.waitstatus_to_exitcode(os.system("exit 3")),
@@ -47,13 +51,13 @@ time.sleep(600)
 """
 
 
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory):
+@pytest.fixture(scope="module", params=["", "early"])
+def driver(tmp_path_factory, request):
     folder = tmp_path_factory.mktemp("fork")
     (folder / "report.py").write_text(REPORT)
     (folder / "stay.py").write_text(STAY)
     environment = os.environ | {"VERL_PLATFORM": "cpu", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", DRIVER, str(folder)]
+    command = [sys.executable, "-c", DRIVER, str(folder), request.param]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         lines = []
         while not lines or lines[-1].strip() not in ("started", ""):
@@ -80,6 +84,15 @@ def test_the_imports_are_there_and_the_random_numbers_differ(driver):
     assert second["preloaded"]
     assert first["pid"] != second["pid"]
     assert not set(first["random"]) & set(second["random"])
+
+
+def test_a_server_is_forked_from_the_driver_or_a_program_of_its_own(driver, request):
+    _, process, (first, _) = driver
+    is_fork = Path(f"/proc/{first['server']}/cmdline").read_bytes() == Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    assert is_fork == ("early" in request.node.name)
+    # Ctrl-C in a terminal is for the driver.
+    assert os.getsid(first["server"]) == first["server"]
+    assert os.readlink(f"/proc/{first['server']}/fd/0") == os.devnull
 
 
 def test_a_killed_driver_leaves_no_process_behind(driver):
@@ -161,6 +174,25 @@ def test_the_set_up_imports_no_ray(tmp_path):
         "x",
     ]
     assert subprocess.check_output(command, text=True, env=environment) == "started x\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "platform", "expected"),
+    [
+        (["--config-name=quickstart", "a=b"], "", True),
+        (["--config-name", "cleaner_cpu"], "", True),
+        (["trainer.device=cpu"], "", True),
+        ([], "cpu", True),
+        (["--config-name=cleaner", "a=cleaner_cpu"], "", False),
+    ],
+)
+def test_the_server_is_forked_early_where_the_command_line_says_cpu(monkeypatch, words, platform, expected):
+    started = []
+    monkeypatch.setenv("VERL_PLATFORM", platform)
+    monkeypatch.setattr(forkserver, "start_early", lambda: started.append(True))
+    monkeypatch.setattr(main_ppo, "_set_threads", lambda: None)
+    main_ppo.start_early(words)
+    assert bool(started) == expected
 
 
 def test_vllms_server_is_imported_once_and_only_where_it_is_used():

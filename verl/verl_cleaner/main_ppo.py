@@ -6,7 +6,7 @@ Checks first what VeRL would swallow or find out late (`verl_cleaner.preflight`)
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import hydra
@@ -17,6 +17,9 @@ from verl_cleaner.driver import job_variables
 from verl_cleaner.records.run_info import command_line
 from verl_cleaner.rollout.lost_trajectory import RolloutError
 from verl_cleaner.saar.outcome import InfrastructureError
+
+CPU_CONFIGS = ("cleaner_cpu", "quickstart")
+"""Of our configurations, those without a GPU."""
 
 END_SECONDS = 120.0
 """What a run that failed may take to end its processes. Ray has been seen to wait for ever where the host had no
@@ -33,6 +36,19 @@ def main(config: DictConfig) -> None:
 
         # The function under VeRL's @hydra.main.
         verl_main.__wrapped__(config)
+
+
+def start_early(words: Sequence[str]) -> None:
+    """Start what the CPU backend can start before anything is composed, which imports Ray; for a new process.
+
+    words: of the command line. A run that they do not show to be on CPU starts it in `make_ready`.
+    """
+    names = {word.removeprefix("--config-name=") for word in words}
+    if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu" or names & {*CPU_CONFIGS, "trainer.device=cpu"}:
+        from verl_cleaner.engine.cpu import forkserver
+
+        _set_threads()
+        forkserver.start_early()
 
 
 def make_ready(config: DictConfig) -> None:
@@ -74,9 +90,7 @@ def _use_cpu_backend(config: DictConfig) -> None:
     if os.environ.get("VERL_PLATFORM", "").strip().lower() != "cpu":
         os.environ["VERL_PLATFORM"] = "cpu"
         register()
-    # Two threads on a busy host of two cores are many times slower than one; TransferQueue sets torch's own number.
-    for variable in ("OMP_NUM_THREADS", "TQ_NUM_THREADS"):
-        os.environ.setdefault(variable, "1")
+    _set_threads()
     if not preflight.own_cluster(config):
         _join_cluster(config)
         return
@@ -87,6 +101,12 @@ def _use_cpu_backend(config: DictConfig) -> None:
     environment = config.ray_kwargs.ray_init.runtime_env
     if environment.py_executable is None:
         environment.py_executable = forkserver.start(forkserver.modules_for(config.actor_rollout_ref.rollout.name))
+
+
+def _set_threads() -> None:
+    """Two threads on a busy host of two cores are many times slower than one; TransferQueue sets torch's own number."""
+    for variable in ("OMP_NUM_THREADS", "TQ_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
 
 
 def _join_cluster(config: DictConfig) -> None:
@@ -100,4 +120,5 @@ def _join_cluster(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    start_early(sys.argv[1:])
     main()

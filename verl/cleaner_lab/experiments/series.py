@@ -24,16 +24,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import ray
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cleaner_lab.experiments.plan import DONE, SETTINGS, Plan, PlannedRun, compose, differences, worker_part
 from verl_cleaner.launch import logger_environment
-from verl_cleaner.main_ppo import errors_in_a_line, make_ready
+from verl_cleaner.main_ppo import errors_in_a_line, make_ready, start_early
 from verl_cleaner.preflight import PreflightError
 from verl_cleaner.records import run_info
 from verl_cleaner.records.metrics import read_steps
-from verl_cleaner.training.test_time import TEST_TIME
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +41,10 @@ CLOSE_SECONDS = 60.0
 def main() -> None:
     path = Path(sys.argv[1])
     plan = Plan.read(path)
+    start_early([plan.config_name])
     with errors_in_a_line():
         configs = _configs(plan)
+        import ray
         from verl.trainer.main_ppo import run_ppo
 
         remote = ray.remote(_series_runner())
@@ -89,7 +89,10 @@ def _problems(config: DictConfig) -> list[str]:
 
 def _series_runner() -> type:
     """The class, made once VeRL may be imported."""
+    import ray
     from verl.trainer.main_ppo import TaskRunnerV1
+
+    from verl_cleaner.training.test_time import TEST_TIME
 
     class SeriesRunner(TaskRunnerV1.__ray_metadata__.modified_class):  # type: ignore[misc, name-defined]
         """VeRL's task runner for one run after another."""

@@ -8,6 +8,9 @@ the processes start one after the other. Here one process imports them once, and
                  the server, and lives as long as its worker (`forkclient.py`)
     server       forks a worker, which runs Ray's own worker script with them; it has one thread and does not use Ray
 
+Most of the imports need no Ray. A driver that has yet to import it makes them itself and then forks the server
+(`start_early`), so that they are made once for all processes of the run.
+
 The server ends when the driver ends, and the workers end when the server ends. It runs on Linux only, as the whole CPU
 backend does.
 """
@@ -29,6 +32,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -66,10 +70,29 @@ _VLLM = "verl.workers.rollout.vllm_rollout.vllm_async_server"
 
 _PR_SET_PDEATHSIG = 1
 
+_early: socket.socket | None = None
+"""The way to a server that was forked from this process and waits for its orders."""
+
 
 def modules_for(rollout: str) -> tuple[str, ...]:
     """What the workers of a run import, as `start` takes it. rollout: the name of its engine."""
     return (*_WITH_RAY, _VLLM) if rollout == "vllm" else _WITH_RAY
+
+
+def start_early() -> None:
+    """Fork the server from this process after the imports that both need. It waits for `start`.
+
+    For a process without threads that is to become the driver, before it imports Ray.
+    """
+    global _early
+    assert not {"ray", "verl"} & sys.modules.keys(), "too late: Ray's library has read this process's environment"
+    for module in _WITHOUT_RAY:
+        importlib.import_module(module)
+    _early, orders = socket.socketpair()
+    if os.fork() == 0:
+        _early.close()
+        _serve_early(orders)
+    orders.close()
 
 
 def start(modules: Sequence[str] = _WITH_RAY) -> str:
@@ -82,13 +105,16 @@ def start(modules: Sequence[str] = _WITH_RAY) -> str:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(path))
     listener.listen(64)
-    subprocess.Popen(
-        [sys.executable, "-m", "verl_cleaner.engine.cpu.forkserver", str(listener.fileno()), *modules],
-        pass_fds=[listener.fileno()],
-        stdin=subprocess.DEVNULL,
-        # Ctrl-C ends the driver, and the server ends with the driver.
-        start_new_session=True,
-    )
+    if _early is not None:
+        socket.send_fds(_early, [json.dumps(list(modules)).encode()], [listener.fileno()])
+    else:
+        subprocess.Popen(
+            [sys.executable, "-m", "verl_cleaner.engine.cpu.forkserver", str(listener.fileno()), *modules],
+            pass_fds=[listener.fileno()],
+            stdin=subprocess.DEVNULL,
+            # Ctrl-C ends the driver, and the server ends with the driver.
+            start_new_session=True,
+        )
     listener.close()
     atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
     register_post_import_hook(_use_our_setup, "ray._private.ray_constants")
@@ -99,6 +125,20 @@ def start(modules: Sequence[str] = _WITH_RAY) -> str:
 def _use_our_setup(constants: ModuleType) -> None:
     # Joined to Ray's own folder, an absolute path stays what it is.
     constants.SETUP_WORKER_FILENAME = str(SETUP)  # type: ignore[attr-defined]
+
+
+def _serve_early(orders: socket.socket) -> NoReturn:
+    """What becomes of the fork; it does not return into what the driver does."""
+    try:
+        _die_with_parent()
+        os.setsid()
+        with open(os.devnull) as nothing:
+            os.dup2(nothing.fileno(), 0)
+        message, fds, _, _ = socket.recv_fds(orders, 1 << 16, 1)
+        serve(socket.socket(fileno=fds[0]), json.loads(message))
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
 
 
 def serve(listener: socket.socket, modules: Sequence[str]) -> NoReturn:

@@ -365,7 +365,16 @@ def test_the_published_tables_are_those_of_the_published_results(tmp_path, monke
 
 @pytest.mark.parametrize(
     "results",
-    ["drift_tight", "drift_slack", "drift_rates", "drift_one", "drift_six", "chain_slack", "chain_tight"],
+    [
+        "drift_tight",
+        "drift_slack",
+        "drift_rates",
+        "drift_one",
+        "drift_one_tight",
+        "drift_six",
+        "chain_slack",
+        "chain_tight",
+    ],
 )
 def test_the_validations_in_the_text_are_those_of_the_published_results(results):
     docs = Path(__file__).parents[2] / "docs"

@@ -95,6 +95,15 @@ def test_a_server_is_forked_from_the_driver_or_a_program_of_its_own(driver, requ
     assert os.readlink(f"/proc/{first['server']}/fd/0") == os.devnull
 
 
+def test_a_driver_that_ends_before_it_starts_anything_says_nothing_of_the_server():
+    program = (
+        "from verl_cleaner.engine.cpu import forkserver; forkserver.start_early(); raise SystemExit('a wrong key')"
+    )
+    # The output ends when the last process that has it ends.
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert process.stderr == "a wrong key\n"
+
+
 def test_a_killed_driver_leaves_no_process_behind(driver):
     folder, process, _ = driver
     pids = wait_for(lambda: (folder / "pids").exists() and (folder / "pids").read_text().split())

@@ -135,6 +135,9 @@ def _serve_early(orders: socket.socket) -> NoReturn:
         with open(os.devnull) as nothing:
             os.dup2(nothing.fileno(), 0)
         message, fds, _, _ = socket.recv_fds(orders, 1 << 16, 1)
+        if not message:
+            # The driver ended before it started anything, with a wrong key for example.
+            os._exit(0)
         serve(socket.socket(fileno=fds[0]), json.loads(message))
     except BaseException:
         traceback.print_exc()
@@ -142,7 +145,6 @@ def _serve_early(orders: socket.socket) -> NoReturn:
 
 
 def serve(listener: socket.socket, modules: Sequence[str]) -> NoReturn:
-    _die_with_parent()
     for module in _WITHOUT_RAY:
         importlib.import_module(module)
     assert "ray" not in sys.modules
@@ -223,4 +225,5 @@ def _die_with_parent() -> None:
 
 
 if __name__ == "__main__":
+    _die_with_parent()
     serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])

@@ -58,11 +58,11 @@ class Matrix:
         self.options, self.out, self.order = options, options.out, order
         self.out.mkdir(parents=True, exist_ok=True)
         self.pythons = dict(pair.split("=", 1) for pair in options.python)
-        self.before = before = read(self.out)
+        self.before = read(self.out)
         self.results: dict[str, Result] = {}
         self.waiting: list[Cell] = []
         for cell in cells:
-            old = before.get(cell.full_name)
+            old = self.before.get(cell.full_name)
             absent = self._absent(cell)
             if old and old.outcome is Outcome.RAN and old.fingerprint == cell.fingerprint():
                 self.results[cell.full_name] = old

@@ -46,7 +46,7 @@ def lora(config: DictConfig) -> Iterator[Finding]:
                 f"{path}={start} needs {rank}, the rank of this adapter, got {OmegaConf.select(config, rank)}: without "
                 "it the adapter is not loaded and all weights are trained"
             )
-    sent = _adapter(config)
+    sent = adapter_sent(config)
     if sent and verl_mode(config) == "separate_async":
         yield error(
             f"{sent} needs {_MERGE}=True with trainer.v1.trainer_mode={config.trainer.v1.trainer_mode}, got False: the "
@@ -57,7 +57,7 @@ def lora(config: DictConfig) -> Iterator[Finding]:
 
 def sglang_lora(config: DictConfig) -> Iterator[Finding]:
     """Whether the installed SGLang knows the fields with which the installed VeRL sends an adapter."""
-    sent = _adapter(config)
+    sent = adapter_sent(config)
     if config.actor_rollout_ref.rollout.name != "sglang" or not sent:
         return
     sent = f"{sent} with {_ROLLOUT}.name=sglang"
@@ -81,7 +81,7 @@ def sglang_lora(config: DictConfig) -> Iterator[Finding]:
         )
 
 
-def _adapter(config: DictConfig) -> str:
+def adapter_sent(config: DictConfig) -> str:
     """The key and the value that make VeRL send an adapter; empty where it sends whole weights."""
     if OmegaConf.select(config, _MERGE):
         return ""

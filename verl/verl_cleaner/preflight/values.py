@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from verl_cleaner.preflight.finding import Finding, error, refusal, warning
+from verl_cleaner.preflight.lora import adapter_sent
 from verl_cleaner.preflight.names import (
     FSDP_SECTIONS,
     MULTI_TURN,
@@ -156,10 +157,9 @@ def cpu(config: DictConfig) -> Iterator[Finding]:
         got = OmegaConf.select(config, key)
         if got != value:
             yield error(f"trainer.device=cpu needs {key}={value}, got {got}; start with --config-name cleaner_cpu")
-    model = config.actor_rollout_ref.model
-    if name == "cpu" and model.lora_rank > 0 and not model.lora.merge:
+    if name == "cpu" and (sent := adapter_sent(config)):
         yield error(
-            f"trainer.device=cpu with actor_rollout_ref.model.lora_rank={model.lora_rank} needs "
+            f"trainer.device=cpu with {sent} needs "
             "actor_rollout_ref.model.lora.merge=True: the CPU rollout server takes whole weights and no adapters"
         )
 

@@ -1,13 +1,17 @@
 """Packed attention: each sequence as if it were alone. The kernel itself needs a GPU; here PyTorch's own stands in."""
 
+import os
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import verl  # noqa: F401  loads the plug-in
 from omegaconf import OmegaConf
-from tiny import tiny_config, tiny_model
+from tiny import tiny_config, tiny_model, tiny_tokenizer
 from torch.nn.attention import varlen
 from transformers import AutoConfig, AutoModelForCausalLM
 from verl.utils import model
@@ -16,6 +20,7 @@ import verl_cleaner.engine.install  # noqa: F401  registers the name
 from verl_cleaner.engine.attention import varlen_attention
 
 LENGTHS = [5, 1, 7]
+REPOSITORY = Path(__file__).parents[2]
 
 
 def sequence_by_sequence(query, key, value, bounds, _, longest, __, *, scale, window_size):
@@ -106,3 +111,32 @@ def test_a_critics_libraries_are_imported_before_it_is_built(monkeypatch, librar
     config = SimpleNamespace(model_config=SimpleNamespace(external_lib=libraries))
     actor.CriticWorker(config)
     assert done == [*([libraries] if isinstance(libraries, str) else libraries or []), config]
+
+
+def test_a_checkpoint_is_exported_and_loads_where_nobody_knows_the_name(tmp_path, monkeypatch):
+    from verl.utils.checkpoint.fsdp_checkpoint_manager import FSDPCheckpointManager
+    from verl.utils.fsdp_utils import fully_shard
+    from verl.utils.model import update_model_config
+
+    config = tiny_config(64, architectures=["Qwen3ForCausalLM"])
+    # As VeRL's engine does it with model.override_config.
+    update_model_config(config, override_config_kwargs={"attn_implementation": "varlen"})
+    policy = AutoModelForCausalLM.from_config(config, attn_implementation="varlen")
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        fully_shard(policy, mesh=torch.distributed.init_device_mesh("cpu", (1,), mesh_dim_names=("fsdp",)))
+        contents = OmegaConf.create({"save_contents": ["model"], "load_contents": ["model"]})
+        manager = FSDPCheckpointManager(policy, processing_class=tiny_tokenizer(), checkpoint_config=contents)
+        manager.save_checkpoint(str(tmp_path / "saved"))
+    finally:
+        torch.distributed.destroy_process_group()
+    assert policy.config._attn_implementation == "varlen"
+    export = ["bash", "recipe/cleaner/export.sh", str(tmp_path / "saved"), str(tmp_path / "exported")]
+    environment = os.environ | {"PYTHON": sys.executable}
+    done = subprocess.run(export, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "varlen" not in (tmp_path / "exported/config.json").read_text()
+    assert torch.equal(
+        AutoModelForCausalLM.from_pretrained(tmp_path / "exported").lm_head.weight.float(),
+        policy.lm_head.weight.full_tensor().bfloat16().float(),
+    )

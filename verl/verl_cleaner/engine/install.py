@@ -4,15 +4,19 @@ attention    adds `attn_implementation: varlen`: packed sequences without flash-
 log-probs    without flash-attn, VeRL loops over rows in Python; a tensor operation on chunks of rows replaces the loop
 precision    the FSDP engine logs in which dtype it computes: several configuration keys look as if they decided it
 critic       VeRL loads a critic with flash-attn, whatever the configuration says; here with the attention it names
+checkpoints  VeRL writes the name of the attention into config.json; nobody else knows `varlen`, so it is left out
 """
 
+import json
 import logging
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import verl.utils.torch_functional as torch_functional
 from wrapt import register_post_import_hook
 
+from verl_cleaner.engine.attention import NAME as VARLEN
 from verl_cleaner.engine.attention import register as register_attention
 from verl_cleaner.engine.logprobs import logprobs_from_logits
 
@@ -58,7 +62,29 @@ def _critic_attention(module: Any) -> None:
     module.load_valuehead_model = load
 
 
+def _saved_attention(module: Any) -> None:
+    """Wrap the manager of `verl.utils.checkpoint.fsdp_checkpoint_manager`.
+
+    With `varlen` in the file, VeRL's model merger and `from_pretrained` fail where this module is not imported.
+    """
+    stock = module.FSDPCheckpointManager.save_checkpoint
+
+    @wraps(stock)
+    def save(manager: Any, local_path: str | None, *args: Any, **kwargs: Any) -> None:
+        stock(manager, local_path, *args, **kwargs)
+        if local_path is None or manager.rank != 0:
+            return
+        path = Path(local_path) / "huggingface/config.json"
+        content = json.loads(path.read_text())
+        if content.get("attn_implementation") == VARLEN:
+            del content["attn_implementation"]
+            path.write_text(json.dumps(content, indent=2) + "\n")
+
+    module.FSDPCheckpointManager.save_checkpoint = save
+
+
 torch_functional.logprobs_from_logits_v2 = logprobs_from_logits
 register_post_import_hook(register_attention, "transformers.modeling_utils")
 register_post_import_hook(_log_precision, "verl.workers.engine.fsdp.transformer_impl")
 register_post_import_hook(_critic_attention, "verl.utils.model")
+register_post_import_hook(_saved_attention, "verl.utils.checkpoint.fsdp_checkpoint_manager")

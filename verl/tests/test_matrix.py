@@ -4,6 +4,7 @@ becomes of a cell that fails, hangs, resumes or is not for this host."""
 import importlib.util
 import json
 import sys
+from argparse import Namespace
 from functools import cache
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def test_the_cells_cover_what_the_table_promises(composed_once):
 
 def test_the_page_has_every_cell_on_cpu_and_those_of_a_gpu_as_they_are(composed_once):
     page = (MATRIX.parents[2] / "docs/recipes.md").read_text()
-    tables = [row for row in page.splitlines() if row.startswith(("| cpu/", "| vllm_cpu/", "| sglang/"))]
+    tables = [row for row in page.splitlines() if row.startswith(("| cpu/", "| vllm_cpu/", "| sglang/", "| vllm/"))]
     rows = [[word.strip() for word in row.split("|")[1:4]] for row in tables]
     on_cpu = {name for name, cell in CELLS.items() if cell.platform.device == "cpu"}
     assert on_cpu < {name for name, *_ in rows}
@@ -289,6 +290,22 @@ def test_cells_spread_over_gpus():
     assert command.places(two, free | {"0": 0}) == []
     assert command.places(CELLS["cpu/leaves"], free) == [""]
     assert command.places(CELLS["cpu/leaves"], free | {"": 0}) == []
+
+
+def test_a_cell_of_two_gpus_does_not_wait_for_those_of_one(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "gpus", lambda: ("0", "1"))
+    one = "  one: {platforms: [there], overrides: [+kind=runs]}\n"
+    (tmp_path / "matrix.yaml").write_text(SMALL + one + one.replace("one", "two").replace("{", "{gpus: 2, "))
+    options = Namespace(out=tmp_path / "out", python=[], parallel=1, minutes=1)
+    cells = [cell for cell in read_matrix(tmp_path / "matrix.yaml") if cell.name in ("one", "two")]
+    matrix = command.Matrix(cells, options, order=[cell.full_name for cell in cells])
+    working, free = [], {"": 1, "0": 1, "1": 1}
+    matrix._begin(working, free, over=False)
+    begun = [run.cell.name for run in working]
+    for run in working:
+        run.close()
+    assert begun == ["two"]
+    assert [cell.name for cell in matrix.waiting] == ["one"]
 
 
 def test_figures_are_of_training_steps():

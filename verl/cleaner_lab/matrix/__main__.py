@@ -71,7 +71,7 @@ class Matrix:
             self.results[cell.full_name] = Result(cell.full_name, cell.fingerprint(), facts(cell), outcome, absent)
             if not absent:
                 self.waiting.append(cell)
-        # Those of several GPUs begin while all are free: later, cells of one GPU would always be quicker to take a place.
+        # Those of several GPUs begin while all are free: later, cells of one GPU are always quicker to take a place.
         self.waiting.sort(key=lambda cell: -cell.gpus)
         self.starts = {
             cell.platform.name: prepare_cold_start(cell.platform.cold_start, Path("outputs/nano"))

@@ -108,6 +108,8 @@ def test_a_run_in_a_series_equals_the_run_alone_also_when_it_was_interrupted(ser
     assert "Resuming from" in (out / "group0.log").read_text()
     alone, within = (read_steps(out / method / "seed1/metrics.jsonl") for method in ("first", "cleaner"))
     assert alone.keys() == within.keys() == {0, 1, 2}
+    logged = [json.loads(line)["step"] for line in (out / "cleaner/seed1/metrics.jsonl").read_text().splitlines()]
+    assert logged.count(1) == 1
     for step in (0, 1, 2):
         assert untimed(within[step]).keys() <= untimed(alone[step]).keys()
         for key, value in untimed(within[step]).items():

@@ -149,6 +149,8 @@ def _series_runner() -> type:
                 config.trainer.max_actor_ckpt_to_keep = None
                 config.trainer.resume_mode = "resume_path" if last else "disable"
                 config.trainer.resume_from_path = last and str(last)
+                # A validation of that step, where one was due, is logged: one more would count in the run's mean.
+                config.trainer.val_before_train = config.trainer.val_before_train and not last
             self.config, self.trainer = config, self._trainer(config)
             take_over(self.trainer, host, start=self.start)
             self._with_agent_loops(self.trainer.fit)

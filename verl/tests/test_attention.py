@@ -113,7 +113,7 @@ def test_a_critics_libraries_are_imported_before_it_is_built(monkeypatch, librar
     assert done == [*([libraries] if isinstance(libraries, str) else libraries or []), config]
 
 
-def test_a_checkpoint_is_exported_and_loads_where_nobody_knows_the_name(tmp_path, monkeypatch):
+def test_a_checkpoint_is_exported_and_loads_where_nobody_knows_the_name(tmp_path):
     from verl.utils.checkpoint.fsdp_checkpoint_manager import FSDPCheckpointManager
     from verl.utils.fsdp_utils import fully_shard
     from verl.utils.model import update_model_config

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from verl_cleaner import preflight
+from verl_cleaner import platform_is_cpu, preflight
 from verl_cleaner.driver import job_variables
 from verl_cleaner.records.run_info import command_line
 from verl_cleaner.rollout.lost_trajectory import RolloutError
@@ -44,7 +44,7 @@ def start_early(words: Sequence[str]) -> None:
     words: of the command line. A run that they do not show to be on CPU starts it in `make_ready`.
     """
     names = {word.removeprefix("--config-name=") for word in words}
-    if _platform_is_cpu() or names & {*CPU_CONFIGS, "trainer.device=cpu"}:
+    if platform_is_cpu() or names & {*CPU_CONFIGS, "trainer.device=cpu"}:
         from verl_cleaner.engine.cpu import forkserver
 
         _set_threads()
@@ -87,7 +87,7 @@ def _use_cpu_backend(config: DictConfig) -> None:
     """Before VeRL asks for its platform; the worker processes inherit the variable."""
     from verl_cleaner.engine.cpu import forkserver, register
 
-    if not _platform_is_cpu():
+    if not platform_is_cpu():
         os.environ["VERL_PLATFORM"] = "cpu"
         register()
     _set_threads()
@@ -101,10 +101,6 @@ def _use_cpu_backend(config: DictConfig) -> None:
     environment = config.ray_kwargs.ray_init.runtime_env
     if environment.py_executable is None:
         environment.py_executable = forkserver.start(forkserver.modules_for(config.actor_rollout_ref.rollout.name))
-
-
-def _platform_is_cpu() -> bool:
-    return os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
 
 
 def _set_threads() -> None:

@@ -11,13 +11,12 @@ For runs that choose one of them, the driver hands some variables on to Ray (`ve
 A process imports a trainer or an engine only when it uses it.
 """
 
-import os
 from types import ModuleType
 from typing import Any
 
 from wrapt import register_post_import_hook
 
-from verl_cleaner import TRAINERS
+from verl_cleaner import TRAINERS, platform_is_cpu
 
 
 def cleaner_trainer(config: Any) -> Any:
@@ -45,7 +44,7 @@ def _extend_driver(constants: ModuleType) -> None:
 register_post_import_hook(_register_trainer, "verl.trainer.ppo.v1.trainer_base")
 register_post_import_hook(_extend_driver, "verl.trainer.constants_ppo")
 
-if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
+if platform_is_cpu():
     from verl_cleaner.engine.cpu import register
 
     register()

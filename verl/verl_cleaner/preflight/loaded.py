@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 
 from omegaconf import DictConfig
 
-from verl_cleaner import TRAINER, TRAINERS
+from verl_cleaner import TRAINER, TRAINERS, platform_is_cpu
 from verl_cleaner.preflight.finding import Finding, error
 
 GROUP, NAME, MODULE = "verl.plugins", "cleaner", "verl_cleaner.plugin"
@@ -83,8 +83,8 @@ def main(config: DictConfig) -> Iterator[Finding]:
 
 def platform(config: DictConfig) -> Iterator[Finding]:
     """VeRL chooses its platform when it is imported, so under VeRL's main nobody else can set the variable."""
-    got = os.environ.get("VERL_PLATFORM", "")
-    if config.trainer.get("device") == "cpu" and got.strip().lower() != "cpu":
+    if config.trainer.get("device") == "cpu" and not platform_is_cpu():
+        got = os.environ.get("VERL_PLATFORM", "")
         yield error(
             f"trainer.device=cpu needs the variable VERL_PLATFORM=cpu before Python starts, got {got or 'none'}; write "
             "VERL_PLATFORM=cpu in front of the command"

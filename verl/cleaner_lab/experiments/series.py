@@ -149,7 +149,7 @@ def _series_runner() -> type:
                 config.trainer.max_actor_ckpt_to_keep = None
                 config.trainer.resume_mode = "resume_path" if last else "disable"
                 config.trainer.resume_from_path = last and str(last)
-                # A validation of that step, where one was due, is logged: one more would count in the run's mean.
+                # Where a validation of that step was due, it is logged already; a second one would count in the mean.
                 config.trainer.val_before_train = config.trainer.val_before_train and not last
             self.config, self.trainer = config, self._trainer(config)
             take_over(self.trainer, host, start=self.start)

@@ -29,10 +29,13 @@ BYPASS = ("algorithm.rollout_correction.bypass_mode=True", "actor_rollout_ref.ac
 RUNS = {
     "grpo, KL, importance weights": (
         grpo,
+        False,
         ["algorithm.rollout_correction.rollout_is=token", "actor_rollout_ref.actor.use_kl_loss=True"],
     ),
+    "grpo, split weight": (grpo, True, [f"{TURNS}.rollback_failed_call_weight=split"]),
     "rloo, bypass, dynamic batches": (
         rloo,
+        False,
         [
             *BYPASS,
             "+actor_rollout_ref.actor.policy_loss.rollout_correction=${algorithm.rollout_correction}",
@@ -44,12 +47,13 @@ RUNS = {
         ],
     ),
 }
-"""Name: the estimator, and the run's overrides."""
+"""Name: the estimator, whether the leaves of a trajectory split one weight, and the run's overrides."""
 
 
 @pytest.fixture(scope="module", params=list(RUNS))
 def run(tmp_path_factory, judge, request):
-    """Two steps of two mini-batches with one lost group: (folder, metrics by step, estimator)."""
+    """Two steps of two mini-batches with one lost group: (folder, metrics by step, estimator, split)."""
+    estimator, split, further = RUNS[request.param]
     folder = tmp_path_factory.mktemp("run")
     overrides = [
         "actor_rollout_ref.rollout.n=4",
@@ -68,11 +72,11 @@ def run(tmp_path_factory, judge, request):
         "trainer.save_freq=-1",
         f"trainer.rollout_data_dir={folder / 'rollouts'}",
         "trainer.dump_tokens=True",
-        *RUNS[request.param][1],
+        *further,
     ]
     process, steps = train(folder, judge, "leafy", overrides)
     assert process.returncode == 0, process.stdout[-4000:] + process.stderr[-6000:]
-    return folder, steps, RUNS[request.param][0]
+    return folder, steps, estimator, split
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +84,15 @@ def steps(run):
     return run[1]
 
 
-def group_with_leaves(digit):
-    return [*SCORES[digit], *[LOW] * sum(count for (of, _), count in LEAVES.items() if of == digit)]
+def leaves_of(digit):
+    """How many each trajectory of the group has that has any."""
+    return [count for (of, _), count in LEAVES.items() if of == digit]
+
+
+def group_with_leaves(digit, split):
+    """Scores of all members. Where leaves split one weight, those of a trajectory count once."""
+    leaves = leaves_of(digit)
+    return [*SCORES[digit], *[LOW] * (len(leaves) if split else sum(leaves))]
 
 
 def trajectories(folder):
@@ -106,11 +117,12 @@ def test_the_leaves_of_real_groups_are_counted(steps):
 
 
 def test_their_advantage_is_that_of_members_with_the_score_of_a_wrong_answer(run):
-    _, steps, estimator = run
+    _, steps, estimator, split = run
     advantages = []
-    for digit, scores in SCORES.items():
-        together = group_with_leaves(digit)
-        advantages += [estimator(LOW, together)] * (len(together) - len(scores))
+    for digit in SCORES:
+        whole = estimator(LOW, group_with_leaves(digit, split))
+        for count in leaves_of(digit):
+            advantages += [whole / count if split else whole] * count
     assert steps[1]["leaves/advantage_mean"] == pytest.approx(statistics.mean(advantages), rel=1e-5)
 
 
@@ -129,9 +141,9 @@ def test_statistics_of_groups_are_those_of_real_trajectories(steps):
 
 
 def test_members_advantages_are_those_of_the_group_with_leaves(run):
-    folder, _, estimator = run
+    folder, _, estimator, split = run
     for row in trajectories(folder):
-        together = group_with_leaves(row["digit"])
+        together = group_with_leaves(row["digit"], split)
         expected = estimator(row["score"], together)
         charged = range(*FAILED_SPAN) if (row["digit"], row["rollout"]) == FAILED else ()
         for number, (mask, advantage) in enumerate(zip(row["mask"], row["advantages"], strict=True)):

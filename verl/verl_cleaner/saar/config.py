@@ -54,6 +54,15 @@ class FailedCalls(StrEnum):
     """It is one more member of its group, with the score of a wrong answer (`verl_cleaner.training.credit`)."""
 
 
+class LeafWeight(StrEnum):
+    """What the leaves of one trajectory weigh in its group."""
+
+    FULL = "full"
+    """Each is a member."""
+    SPLIT = "split"
+    """All together are one member: they count once in mean and deviation, and split its gradient among them."""
+
+
 @dataclass(frozen=True, slots=True)
 class RollbackConfig:
     """Names and meanings as documented under `actor_rollout_ref.rollout.multi_turn`.
@@ -80,6 +89,7 @@ class RollbackConfig:
     max_negative_samples_per_group: int = 1
     rollback_failed_calls: FailedCalls = FailedCalls.DISCARD
     rollback_failed_call_score: float | None = None
+    rollback_failed_call_weight: LeafWeight = LeafWeight.FULL
     rollback_stratified: bool = False
     trajectory_deadline: float | None = 7200.0
     tool_contracts: Mapping[str, Mapping[str, Any]] | None = None
@@ -175,5 +185,6 @@ _CHOICES: dict[str, type[StrEnum]] = {
     "rollback_mode": RollbackMode,
     "rollback_feedback": Feedback,
     "rollback_failed_calls": FailedCalls,
+    "rollback_failed_call_weight": LeafWeight,
     "rollback_other_loops": OtherLoops,
 }

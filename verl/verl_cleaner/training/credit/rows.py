@@ -1,7 +1,9 @@
 """Leaves as rows of VeRL's batch in TransferQueue, for as long as log-probs and advantages are computed.
 
 A row is prompt + response[:start] + the leaf's tokens; only the latter are trained on. Its key,
-`{uid}_{session}.leaf{n}_{output}`, puts it into the group of its trajectory, as VeRL reads keys.
+`{uid}_{session}.leaf{n}_{output}`, puts it into the group of its trajectory, as VeRL reads keys. Where the leaves of a
+trajectory split one weight, only the first is in the group while advantages are computed; then each gets its part of
+that leaf's advantage.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +13,7 @@ from typing import Any
 
 import torch
 import transfer_queue as tq
+from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
 from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
@@ -22,10 +25,12 @@ from verl_cleaner.saar.leaf import Leaf
 
 @dataclass(frozen=True, slots=True)
 class LeafRows:
-    """leaves: of each trajectory that has any, by VeRL's key. batch: their rows in TransferQueue, padded."""
+    """leaves: of each trajectory that has any, by VeRL's key. batch: their rows in TransferQueue, padded. split:
+    whether those of a trajectory together weigh as much as one member."""
 
     leaves: Mapping[str, Sequence[Leaf]]
     batch: KVBatchMeta
+    split: bool
 
     def keys(self) -> list[str]:
         """Of the rows, without padding, in the order of `leaves`."""
@@ -34,6 +39,24 @@ class LeafRows:
     def tokens(self) -> int:
         """Of the rows, prefixes included and padding left out: what scoring and training them costs."""
         return sum(tag["seq_len"] for tag in self.batch.tags if not tag.get("is_padding", False))
+
+    def split_weight(self) -> None:
+        """Where those of a trajectory split one weight, give each its part of the advantage of the first, which is 0
+        where rollout correction has rejected it."""
+        if not self.split:
+            return
+        keys, partition_id = self.keys(), self.batch.partition_id
+        data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=["advantages", "response_mask"])
+        columns = (data[name].unbind() for name in ("advantages", "response_mask"))
+        rows = dict(zip(keys, zip(*columns, strict=True), strict=True))
+        parts = []
+        for key, own in self.leaves.items():
+            advantages, mask = rows[row_key(key, 0)]
+            part = (advantages * mask).sum() / mask.sum().clamp(min=1) / len(own)
+            parts += [part * rows[row_key(key, number)][1] for number in range(len(own))]
+        column = torch.nested.as_nested_tensor(parts, layout=torch.jagged)
+        fields = TensorDict({"advantages": column}, batch_size=len(keys))
+        tq.kv_batch_put(keys=keys, partition_id=partition_id, fields=fields)
 
     def clear(self) -> None:
         tq.kv_clear(keys=self.batch.keys, partition_id=self.batch.partition_id)
@@ -45,12 +68,19 @@ def row_key(key: str, number: int) -> str:
 
 
 def put_rows(
-    batch: KVBatchMeta, score: Callable[[str], float], *, workers: int, micro_batch: int | None, eos: int
+    batch: KVBatchMeta,
+    score: Callable[[str], float],
+    *,
+    split: bool,
+    workers: int,
+    micro_batch: int | None,
+    eos: int,
 ) -> LeafRows | None:
     """Write the leaves of a step's trajectories into TransferQueue; None where there are none.
 
     Args:
         score: data_source -> score of a leaf.
+        split: see `LeafRows`.
         workers: among how many the rows are dealt out. micro_batch: rows of a scoring pass, None where they are cut by
             tokens. eos: fills VeRL's padding rows.
 
@@ -60,7 +90,7 @@ def put_rows(
     leaves = _leaves_of(batch)
     if not leaves:
         return None
-    rows = _rows(leaves, batch.partition_id, score)
+    rows = _rows(leaves, batch.partition_id, score, split)
     keys = [row_key(key, number) for key, own in leaves.items() for number in range(len(own))]
     tags = [{"status": "leaf", "seq_len": len(row["input_ids"])} for row in rows]
     put = tq.kv_batch_put(
@@ -76,7 +106,7 @@ def put_rows(
     workload = calculate_workload(torch.tensor([tag["seq_len"] for tag in put.tags], dtype=torch.int64))
     parts = get_seqlen_balanced_partitions(workload, k_partitions=workers, equal_size=True)
     put.reorder([number for part in parts for number in part])
-    return LeafRows(leaves, put)
+    return LeafRows(leaves, put, split)
 
 
 def _leaves_of(batch: KVBatchMeta) -> dict[str, list[Leaf]]:
@@ -95,7 +125,7 @@ def _leaves_of(batch: KVBatchMeta) -> dict[str, list[Leaf]]:
 
 
 def _rows(
-    leaves: Mapping[str, Sequence[Leaf]], partition_id: str, score: Callable[[str], float]
+    leaves: Mapping[str, Sequence[Leaf]], partition_id: str, score: Callable[[str], float], split: bool
 ) -> list[dict[str, Any]]:
     names = ["prompts", "responses", "data_source", "multi_modal_inputs", "position_ids"]
     data = tq.kv_batch_get(keys=list(leaves), partition_id=partition_id, select_fields=names)
@@ -106,10 +136,15 @@ def _rows(
         raise ValueError("rollback_failed_calls=leaf supports text only, but trajectories hold images or videos")
     columns = data["prompts"].unbind(), data["responses"].unbind(), sources
     return [
-        _row(leaf, prompt, response, uid=key.rsplit("_", 2)[0], score=score(source))
+        _row(leaf, prompt, response, uid=_group(key, number, split=split), score=score(source))
         for (key, own), prompt, response, source in zip(leaves.items(), *columns, strict=True)
-        for leaf in own
+        for number, leaf in enumerate(own)
     ]
+
+
+def _group(key: str, number: int, *, split: bool) -> str:
+    """A uid; a group of its own for a leaf that does not count in its trajectory's."""
+    return row_key(key, number) if split and number else key.rsplit("_", 2)[0]
 
 
 def _row(leaf: Leaf, prompt: torch.Tensor, response: torch.Tensor, *, uid: str, score: float) -> dict[str, Any]:

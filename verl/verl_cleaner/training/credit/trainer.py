@@ -14,7 +14,7 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
 from verl_cleaner.config import rollback_config
-from verl_cleaner.saar.config import FailedCalls
+from verl_cleaner.saar.config import FailedCalls, LeafWeight
 from verl_cleaner.training.credit.metrics import leaf_metrics
 from verl_cleaner.training.credit.minibatch import COLUMNS, VALUES_FIELD, pack_values
 from verl_cleaner.training.credit.rows import LeafRows, put_rows, row_key
@@ -31,11 +31,13 @@ class LeafTrainerMixin(_Trainer):
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         batch = super()._compute_old_log_prob(batch, metrics)
-        if rollback_config(self.config.actor_rollout_ref.rollout.multi_turn).rollback_failed_calls == FailedCalls.LEAF:
+        saar = rollback_config(self.config.actor_rollout_ref.rollout.multi_turn)
+        if saar.rollback_failed_calls == FailedCalls.LEAF:
             self._score = self._score or failed_call_score(self.config)
             self._leaves = put_rows(
                 batch,
                 self._score,
+                split=saar.rollback_failed_call_weight == LeafWeight.SPLIT,
                 workers=self._scoring_workers(),
                 micro_batch=self._scoring_micro_batch(),
                 eos=self.tokenizer.eos_token_id,
@@ -66,6 +68,7 @@ class LeafTrainerMixin(_Trainer):
             extra_info=batch.extra_info,
         )
         super()._compute_advantage(together, metrics)
+        leaves.split_weight()
         values = _values(leaves, batch.partition_id)
         metrics.update(leaf_metrics(_members(batch), _summaries(keys, batch.partition_id)))
         metrics["leaves/sequence_tokens"] = float(leaves.tokens())

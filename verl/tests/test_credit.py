@@ -134,7 +134,7 @@ def test_the_advantage_of_a_failed_calls_trained_tokens_is_lowered(monkeypatch):
 
 
 def put(batch):
-    return rows.put_rows(batch, float, workers=2, micro_batch=None, eos=0)
+    return rows.put_rows(batch, float, split=False, workers=2, micro_batch=None, eos=0)
 
 
 def test_trajectories_of_another_loop_are_refused(monkeypatch):
@@ -222,7 +222,7 @@ def test_the_actor_trains_on_what_was_computed_for_each_leaf(monkeypatch):
         stored[key]["response_mask"] = torch.cat([before, torch.ones(len(leaf.ids))])
     monkeypatch.setattr(credit_trainer, "tq", Store(stored))
     batch = KVBatchMeta(partition_id="train", keys=list(reversed(keys)), tags=[{}] * len(keys))
-    values = credit_trainer._values(rows.LeafRows(leaves, batch), "train")
+    values = credit_trainer._values(rows.LeafRows(leaves, batch, split=False), "train")
     prompts = {"g_0_0": [1, 2], "g_1_0": [3], "pad_0_0": [0]}
     responses = {"g_0_0": [4, 5, 6, 7], "g_1_0": [8, 9], "pad_0_0": [0]}
     trajectories = [

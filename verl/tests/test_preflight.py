@@ -223,6 +223,7 @@ def test_the_gpu_config_passes_with_the_published_dtype(config):
         ([*LEAF, ROUTER, f"+{MT}.rollback_mode=void"], ["rollback_failed_calls=leaf needs rollback_mode=overwrite"]),
         ([*LEAF], ["needs the score of a wrong answer", "VeRL chooses by data_source", "rollback_failed_call_score"]),
         ([f"+{MT}.rollback_failed_call_score=low"], ["rollback_failed_call_score must be a number or null, got 'low'"]),
+        ([f"+{MT}.rollback_failed_call_weight=1"], ["rollback_failed_call_weight must be one of full, split, got 1"]),
         ([f"+{MT}.rollback_stratified=2"], ["rollback_stratified must be True or False, got 2"]),
         ([*LEAF, ROUTER, NEGATIVES, DPO], ["leaf cannot be combined with algorithm.use_dpo_on_tool_calls=True"]),
         ([*LEAF, ROUTER, "algorithm.adv_estimator=remax"], ["algorithm.adv_estimator=remax", "expected grpo, rloo"]),
@@ -538,6 +539,8 @@ def test_everything_wrong_is_told_at_once(config):
             [f"{AGENT}.agent_loop_manager_class=verl.trainer.ppo.v1.AgentLoopManagerTQ"],
             "trajectories that are lost vanish unnoticed",
         ),
+        ([ROLLBACK_ON, f"+{MT}.rollback_failed_call_weight=split"], "rollback_failed_call_weight=split does nothing"),
+        ([ROLLBACK_ON, f"+{MT}.rollback_failed_call_score=-1"], "rollback_failed_call_score=-1 does nothing without"),
     ],
 )
 def test_what_may_be_meant_so_is_a_warning(config, overrides, words):

@@ -6,7 +6,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_cleaner.preflight.finding import Finding, error, refusal, warning
 from verl_cleaner.preflight.names import MULTI_TURN
-from verl_cleaner.saar.config import FailedCalls
+from verl_cleaner.saar.config import FailedCalls, LeafWeight
 from verl_cleaner.training.credit.penalty import failed_call_penalty
 from verl_cleaner.training.credit.score import failed_call_score
 from verl_cleaner.training.pairs.config import Reference, dpo_config
@@ -47,6 +47,7 @@ def leaf_score(config: DictConfig) -> Iterator[Finding]:
 
 def leaves(config: DictConfig) -> Iterator[Finding]:
     if not _has_leaves(config):
+        yield from _of_no_leaf(config)
         return
     estimator, strategy = str(config.algorithm.adv_estimator), config.actor_rollout_ref.actor.strategy
     if reason := _UNSUITABLE.get(estimator):
@@ -61,6 +62,13 @@ def leaves(config: DictConfig) -> Iterator[Finding]:
     if strategy not in ("fsdp", "fsdp2"):
         yield warning(f"{_LEAF} has only been tried with {_ACTOR}.strategy=fsdp2 or fsdp, got {strategy}")
     yield from _sequence_parallelism(config, _LEAF)
+
+
+def _of_no_leaf(config: DictConfig) -> Iterator[Finding]:
+    for key in ("rollback_failed_call_score", "rollback_failed_call_weight"):
+        given = config.actor_rollout_ref.rollout.multi_turn.get(key)
+        if given not in (None, LeafWeight.FULL):
+            yield warning(f"{MULTI_TURN}.{key}={given} does nothing without {_LEAF}, expected both or neither")
 
 
 def pairs(config: DictConfig) -> Iterator[Finding]:

@@ -405,3 +405,20 @@ def test_the_validations_in_the_text_are_those_of_the_published_results(results)
         assert repaired == next(iter(means("held_out_rollback/accuracy").values()), "–")
         spent = of_method[of_method.metric == "train/tokens_generated"].groupby("seed").value.sum().mean()
         assert tokens == f"{spent:,.0f}"
+
+
+def test_the_learning_rates_in_the_text_are_those_of_the_published_results():
+    docs = Path(__file__).parents[2] / "docs"
+    shown = (
+        (docs / "experiments.md").read_text().split("<!-- rates of drift_one -->\n")[1].split("\n\n")[0].splitlines()
+    )
+    rates = [cell.strip() for cell in shown[0].strip("|").split("|")][1:]
+    frame = pd.read_parquet(docs / "experiments/drift_one_rates.parquet")
+    validations = frame[frame.metric == "held_out/accuracy"]
+    last = sorted(validations.step.unique())[-3:]
+    means = validations[validations.step.isin(last)].groupby("method").value.mean()
+    found = {}
+    for row in shown[2:]:
+        method, *cells = (cell.strip() for cell in row.strip("|").split("|"))
+        found |= {f"{method.strip('`')}_{rate}": cell for rate, cell in zip(rates, cells, strict=True) if cell != "–"}
+    assert found == {method: f"{100 * mean:.1f}" for method, mean in means.items()}

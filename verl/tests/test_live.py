@@ -6,6 +6,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import wandb
 from loop_harness import ScriptedServer, call, make_config, rollback, run_loop
 from prometheus_client import generate_latest
 from verl.utils.tracking import Tracking
@@ -42,6 +43,8 @@ def test_wandb_has_the_table_and_the_charts(step, tmp_path, monkeypatch):
     log_repairs(tracking.logger, *step, step=3)
     tracking.log({"critic/score/acc": 0.5}, step=3)
     tracking.finish()
+    # Its service has written everything only when it has ended.
+    wandb.teardown()
     tables = {}
     for file in tmp_path.rglob("*.table.json"):
         table = json.loads(file.read_text())

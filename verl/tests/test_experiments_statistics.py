@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cleaner_lab.experiments import figures, learning_curves, report, tables
+from cleaner_lab.experiments import cells, figures, learning_curves, report, tables
 from cleaner_lab.experiments.learning_curves import Axis, ResultsError, curves, of_method
 from verl_cleaner.report.intervals import interval, t_quantile
 
@@ -367,6 +367,7 @@ def test_the_published_tables_are_those_of_the_published_results(tmp_path, monke
     "results",
     [
         "drift_tight",
+        "drift_tight_split",
         "drift_slack",
         "drift_rates",
         "drift_one",
@@ -375,6 +376,7 @@ def test_the_published_tables_are_those_of_the_published_results(tmp_path, monke
         "drift_six_tight",
         "drift_one_gpu_tight",
         "smollm2",
+        "nano_leaves",
         "tight_leaves",
         "chain_slack",
         "chain_tight",
@@ -401,7 +403,7 @@ def test_the_validations_in_the_text_are_those_of_the_published_results(results)
         assert int(seeds) == of_method.seed.nunique()
         assert accuracies == [validated.get(step, "–") for step in steps]
         assert first == f"{attempts[0]} → {attempts[max(attempts)]}"
-        harder = "unseen" if results in ("smollm2", "tight_leaves") else "longer"
+        harder = "unseen" if results in ("smollm2", "nano_leaves", "tight_leaves") else "longer"
         assert longer == list(means(f"held_out/{harder}_accuracy").values())[-1]
         assert repaired == next(iter(means("held_out_rollback/accuracy").values()), "–")
         spent = of_method[of_method.metric == "train/tokens_generated"].groupby("seed").value.sum().mean()
@@ -423,3 +425,40 @@ def test_the_learning_rates_in_the_text_are_those_of_the_published_results():
         method, *cells = (cell.strip() for cell in row.strip("|").split("|"))
         found |= {f"{method.strip('`')}_{rate}": cell for rate, cell in zip(rates, cells, strict=True) if cell != "–"}
     assert found == {method: f"{100 * mean:.1f}" for method, mean in means.items()}
+
+
+def test_the_overview_in_the_text_is_that_of_the_published_results():
+    docs = Path(__file__).parents[2] / "docs"
+    shown = (docs / "experiments.md").read_text().split("<!-- overview -->\n")[1].split("\n\n")[0].splitlines()[2:]
+    named = set()
+    for line in shown:
+        task, *_, seeds, baseline, ours, difference, failed, tokens = line.replace("*", "").strip(" |").split(" | ")
+        results = task.partition("(")[2].rstrip(")")
+        named.add(results)
+        frame = pd.read_parquet(docs / results)
+        found = curves(frame)
+        # The mean of the last three validations after the start needs that many.
+        long = {run: curve for run, curve in found.items() if len(curve) > 3}
+        both = of_method(long, "baseline").keys() & of_method(long, "leaves_half").keys()
+        runs = {method: {seed: long[method, seed] for seed in both} for method in ("baseline", "leaves_half")}
+        final = {method: learning_curves.finals(of_seed) for method, of_seed in runs.items()}
+        paired = learning_curves.final_differences(runs["leaves_half"], runs["baseline"])
+        assert int(seeds) == len(both)
+        assert [baseline, ours] == [cells.spread(values.values()) for values in final.values()]
+        assert difference == cells.difference(paired.values(), of=len(both))
+
+        def mean(metric, method, last=None, frame=frame):
+            """Over the last steps of each run, then over the runs."""
+            rows = frame[(frame.metric == metric) & (frame.method == method)].sort_values("step")
+            return rows.groupby("seed").value.apply(lambda values: values.iloc[-(last or 0) :].mean()).mean()
+
+        left = [mean("train/failures_sampled", method, last=10) for method in runs]
+        assert failed == f"{left[0]:.2f} → {left[1]:.2f}"
+        spent = [mean("train/tokens_generated", method) for method in runs]
+        assert tokens == f"{spent[1] / spent[0]:.2f}"
+    have = {f"experiments/{path.name}" for path in (docs / "experiments").glob("*.parquet") if _has_both(path)}
+    assert named == have, "every grid that has both methods is in the overview"
+
+
+def _has_both(path):
+    return {"baseline", "leaves_half"} <= set(pd.read_parquet(path, columns=["method"]).method)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from cleaner_lab.nano import quickstart, seeds
-from cleaner_lab.nano.arms import BASELINE, CLEANER, LEAVES, Outcome
+from cleaner_lab.nano.arms import BASELINE, CLEANER, LEAVES_HALF, Outcome
 from cleaner_lab.nano.curves import family_accuracies, held_out_accuracy, plot
 from cleaner_lab.nano.progress import LEGEND, WIDTH, Log, opening, step_line
 from cleaner_lab.nano.repair import first_repair, repair_lines
@@ -71,7 +71,8 @@ def test_a_line_says_only_what_there_is():
 
 
 @pytest.mark.parametrize(
-    ("arms", "steps", "minutes"), [((CLEANER,), 24, "about 4 minutes"), ((BASELINE, CLEANER, LEAVES), 2, "minutes")]
+    ("arms", "steps", "minutes"),
+    [((CLEANER,), 24, "about 4 minutes"), ((BASELINE, CLEANER, LEAVES_HALF), 2, "minutes")],
 )
 def test_it_opens_with_one_sentence(arms, steps, minutes):
     text = opening(steps, arms, fresh=True)
@@ -209,7 +210,7 @@ def test_seeds_in_one_table_and_figure(tmp_path, capsys, monkeypatch):
     folders = []
     for seed, accuracy in enumerate((0.6, 0.8)):
         folders.append(tmp_path / str(seed))
-        for arm in (BASELINE, CLEANER, LEAVES):
+        for arm in (BASELINE, CLEANER, LEAVES_HALF):
             run = outcome(arm, folders[-1], validated(accuracy, accuracy, 0.5))
             run.folder.mkdir(parents=True)
             lines = (json.dumps({"step": step, "data": data}) for step, data in run.steps)
@@ -220,7 +221,7 @@ def test_seeds_in_one_table_and_figure(tmp_path, capsys, monkeypatch):
     text = capsys.readouterr().out
     assert "0.700 ± 0.141" in text
     assert "0.600 0.800" in text
-    assert "leaves, step" in text
+    assert "leaves_half, step" in text
     assert figure.stat().st_size > 10_000
     (folders[0] / "cleaner" / "metrics.jsonl").write_text(json.dumps({"step": 1, "data": TRAINING}))
     with pytest.raises(SystemExit):

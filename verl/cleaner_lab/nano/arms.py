@@ -21,7 +21,16 @@ class Arm:
 
 
 BASELINE, CLEANER = Arm("baseline", ()), Arm("cleaner", ROLLBACK)
-LEAVES = Arm("leaves", (*ROLLBACK, f"{_TURNS}.rollback_failed_calls=leaf"))
+# What docs/experiments.md recommends for a policy that acts without rollback.
+LEAVES_HALF = Arm(
+    "leaves_half",
+    (
+        *ROLLBACK,
+        f"{_TURNS}.rollback_failed_calls=leaf",
+        f"{_TURNS}.rollback_probability=0.5",
+        f"{_TURNS}.rollback_stratified=True",
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)

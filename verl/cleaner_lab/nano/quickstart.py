@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cleaner_lab.nano import shipped
-from cleaner_lab.nano.arms import BASELINE, CLEANER, LEAVES, Arm, Outcome
+from cleaner_lab.nano.arms import BASELINE, CLEANER, LEAVES_HALF, Arm, Outcome
 from cleaner_lab.nano.cold_start import cold_start
 from cleaner_lab.nano.progress import LEGEND, SECONDS_BETWEEN_LINES, Log, opening, step_line
 from cleaner_lab.nano.settings import Settings
@@ -18,7 +18,7 @@ from verl_cleaner.launch import Run, RunFailed
 def main() -> None:
     options, overrides = _parse()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    arms = (BASELINE, CLEANER, LEAVES) if options.compare else (BASELINE,) if options.baseline else (CLEANER,)
+    arms = (BASELINE, CLEANER, LEAVES_HALF) if options.compare else (BASELINE,) if options.baseline else (CLEANER,)
     out = Path(os.environ.get("OUTPUT_DIR") or f"outputs/quickstart/{time.strftime('%Y%m%d-%H%M%S')}")
     print(opening(options.steps, arms, fresh=options.fresh))
     try:
@@ -44,7 +44,9 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--baseline", action="store_true", help="without rollback")
     which.add_argument(
-        "--compare", action="store_true", help="baseline, CLEANER and leaves from the same cold start and seeds"
+        "--compare",
+        action="store_true",
+        help="baseline, CLEANER, and leaves with half of each group repaired, from the same cold start and seeds",
     )
     parser.add_argument("--seed", type=int, default=0, help="of data order and sampling (default: %(default)s)")
     parser.add_argument(

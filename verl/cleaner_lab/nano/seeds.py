@@ -6,14 +6,14 @@ python -m cleaner_lab.nano.seeds outputs/quickstart/A outputs/quickstart/B … -
 import argparse
 from pathlib import Path
 
-from cleaner_lab.nano.arms import BASELINE, CLEANER, LEAVES
+from cleaner_lab.nano.arms import BASELINE, CLEANER, LEAVES_HALF
 from cleaner_lab.nano.curves import Steps, family_accuracies, held_out_accuracy, plot
 from cleaner_lab.nano.tasks import UNSEEN
 from verl_cleaner.records.metrics import read_steps
 from verl_cleaner.report.intervals import interval
 from verl_cleaner.report.tables import format_table
 
-METHODS = [arm.name for arm in (BASELINE, CLEANER, LEAVES)]
+METHODS = [arm.name for arm in (BASELINE, CLEANER, LEAVES_HALF)]
 _FAILURES = "val-aux/tool_calls/failures_per_trajectory"
 
 

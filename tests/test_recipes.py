@@ -1,6 +1,7 @@
 """What the recipes start: the printed command of DRY_RUN=1, composed by Hydra, has the documented settings."""
 
 import os
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -149,6 +150,14 @@ def test_variants(name):
             f"{R}.multi_turn.enable": not name.endswith("_notool"),
         },
     )
+
+
+def test_half_of_each_group_without_leaves_as_the_page_says():
+    page = (REPOSITORY / "docs/recipes.md").read_text()
+    (line,) = re.findall(r"^MODEL_PATH=.* bash recipe/cleaner/qwen3_4b_cleaner\.sh (.*\\\n.*)$", page, re.MULTILINE)
+    turns = OmegaConf.select(composed("qwen3_4b_cleaner", *line.replace("\\\n", " ").split()), f"{R}.multi_turn")
+    assert (turns.rollback_probability, turns.rollback_stratified) == (0.5, True)
+    assert turns.get("rollback_failed_calls", "discard") == "discard"
 
 
 @pytest.mark.parametrize(

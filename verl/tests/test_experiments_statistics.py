@@ -447,14 +447,16 @@ def test_the_overview_in_the_text_is_that_of_the_published_results():
         assert [baseline, ours] == [cells.spread(values.values()) for values in final.values()]
         assert difference == cells.difference(paired.values(), of=len(both))
 
-        def mean(metric, method, last=None, frame=frame):
-            """Over the last steps of each run, then over the runs."""
-            rows = frame[(frame.metric == metric) & (frame.method == method)].sort_values("step")
-            return rows.groupby("seed").value.apply(lambda values: values.iloc[-(last or 0) :].mean()).mean()
-
-        left = [mean("train/failures_sampled", method, last=10) for method in runs]
+        frame = frame[frame.seed.isin(both)].sort_values("step")
+        left, spent = (
+            [
+                frame[(frame.metric == metric) & (frame.method == method)]
+                .groupby("seed").tail(last).groupby("seed").value.mean().mean()
+                for method in runs
+            ]
+            for metric, last in (("train/failures_sampled", 10), ("train/tokens_generated", len(frame)))
+        )  # fmt: skip
         assert failed == f"{left[0]:.2f} → {left[1]:.2f}"
-        spent = [mean("train/tokens_generated", method) for method in runs]
         assert tokens == f"{spent[1] / spent[0]:.2f}"
     have = {f"experiments/{path.name}" for path in (docs / "experiments").glob("*.parquet") if _has_both(path)}
     assert named == have, "every grid that has both methods is in the overview"

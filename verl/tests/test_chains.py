@@ -259,7 +259,7 @@ def test_the_grids_of_chains_compose(name, calls, turns, monkeypatch):
         "half",
         "leaves",
         "leaves_half",
-        *(["leaves_half_split"] if name == "drift_gpu" else []),
+        "leaves_half_split",
     ]
     configs = {run.method: overridden(composed(grid.config_name), run.overrides) for run in grid.runs(seeds=[0])}
     for config in configs.values():

@@ -29,13 +29,13 @@ BYPASS = ("algorithm.rollout_correction.bypass_mode=True", "actor_rollout_ref.ac
 RUNS = {
     "grpo, KL, importance weights": (
         grpo,
-        False,
+        True,
         ["algorithm.rollout_correction.rollout_is=token", "actor_rollout_ref.actor.use_kl_loss=True"],
     ),
-    "grpo, split weight": (grpo, True, [f"{TURNS}.rollback_failed_call_weight=split"]),
+    "grpo, full weight": (grpo, False, [f"{TURNS}.rollback_failed_call_weight=full"]),
     "rloo, bypass, dynamic batches": (
         rloo,
-        False,
+        True,
         [
             *BYPASS,
             "+actor_rollout_ref.actor.policy_loss.rollout_correction=${algorithm.rollout_correction}",

@@ -36,8 +36,8 @@ _USUAL = (
     *("baseline_is", "p07", "gamma0", "gamma1", "guard"),
 )
 """These look the same whichever methods are shown."""
-_RECOMMENDED = "leaves_half"
-"""Drawn with a solid line, as the baseline is."""
+_RECOMMENDED = {"leaves_half": "#009E73", "leaves_half_split": "#000000"}
+"""Drawn with solid lines, as the baseline is."""
 _SMOOTHED = 5
 
 
@@ -141,8 +141,8 @@ def _lines(panel: Any, found: Mapping[Run, Curve], frame: pd.DataFrame, *, each:
 def _style(method: str, methods: Sequence[str]) -> dict[str, str]:
     if method == BASELINE:
         return {"color": _GREY, "linestyle": "-"}
-    if method == _RECOMMENDED:
-        return {"color": "#009E73", "linestyle": "-"}
+    if method in _RECOMMENDED:
+        return {"color": _RECOMMENDED[method], "linestyle": "-"}
     known = [*_USUAL, *sorted(set(methods) - {BASELINE, *_USUAL})]
     round_, place = divmod(known.index(method), len(_COLORS))
     return {"color": _COLORS[place], "linestyle": _LINES[round_ % len(_LINES)]}

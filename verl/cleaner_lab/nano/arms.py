@@ -23,7 +23,7 @@ class Arm:
 BASELINE, CLEANER = Arm("baseline", ()), Arm("cleaner", ROLLBACK)
 # What docs/experiments.md recommends for a policy that acts without rollback.
 LEAVES_HALF = Arm(
-    "leaves_half",
+    "leaves_half_split",
     (
         *ROLLBACK,
         f"{_TURNS}.rollback_failed_calls=leaf",

@@ -67,7 +67,7 @@ def leaves(config: DictConfig) -> Iterator[Finding]:
 def _of_no_leaf(config: DictConfig) -> Iterator[Finding]:
     for key in ("rollback_failed_call_score", "rollback_failed_call_weight"):
         given = config.actor_rollout_ref.rollout.multi_turn.get(key)
-        if given not in (None, LeafWeight.FULL):
+        if given not in (None, LeafWeight.SPLIT):
             yield warning(f"{MULTI_TURN}.{key}={given} does nothing without {_LEAF}, expected both or neither")
 
 

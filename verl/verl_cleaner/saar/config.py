@@ -89,7 +89,7 @@ class RollbackConfig:
     max_negative_samples_per_group: int = 1
     rollback_failed_calls: FailedCalls = FailedCalls.DISCARD
     rollback_failed_call_score: float | None = None
-    rollback_failed_call_weight: LeafWeight = LeafWeight.FULL
+    rollback_failed_call_weight: LeafWeight = LeafWeight.SPLIT
     rollback_stratified: bool = False
     trajectory_deadline: float | None = 7200.0
     tool_contracts: Mapping[str, Mapping[str, Any]] | None = None

@@ -1,13 +1,15 @@
 """Failed calls keep their credit: a failed call that SAAR repaired is a leaf, one more member of its group.
 
     members   R_1 … R_G    returns of the group's (purified) trajectories
-    leaves    r_f          one for every first attempt that was repaired; r_f is the score of a wrong answer
+    leaves    r_f          one for every trajectory with repaired first attempts; r_f is the score of a wrong answer
     mean, std over members and leaves
-    A_i = (R_i - mean) / std    on the trained tokens of trajectory i
-    A_f = (r_f - mean) / std    on the failed attempt's tokens that were replaced, in the context they were sampled in
+    A_i = (R_i - mean) / std        on the trained tokens of trajectory i
+    A_f = (r_f - mean) / std / k    on the replaced tokens of each of its k failed attempts, in the context they were
+                                    sampled in; with rollback_failed_call_weight=full each attempt is one r_f, and k is 1
 
 Without leaves every failure of a purified group is overwritten, so nothing pushes failing down. With them, calls that
-run and leaves together are the policy gradient of the bare policy in the task "a failed call ends the attempt".
+run and leaves together are the policy gradient of the bare policy in the task "a failed call ends the attempt" where a
+trajectory had one failed call; of k, each pushes with a k-th of it.
 
     saar/leaf          which tokens make a leaf                                        (rollout)
     rollout/carried    leaves as tensors of the trajectory                             (rollout, trainer, actor)
@@ -25,8 +27,8 @@ actor it is a row again, of its trajectory's mini-batch, and VeRL's loss is take
 tokens. Leaves count in its denominator like any other row:
     token-mean   the mean is over the trained tokens of trajectories and leaves
     seq-mean-*   the mean is over trajectories and leaves; a leaf's sequence are its own tokens
-A group of G trajectories and k leaves has G + k members, and the loss is their mean, however many calls failed; were
-leaves added on top, the gradient would grow with the number of failures. A mini-batch without leaves is trained bit for
+The loss is the mean over trajectories and leaves, however many calls failed; were leaves added on top, the gradient
+would grow with the number of failures. A mini-batch without leaves is trained bit for
 bit as without the feature.
 
 Cost: a leaf is a sequence of its prefix and its own tokens, in one scoring pass and in the update.

@@ -5,7 +5,7 @@
     mean, std over members and leaves
     A_i = (R_i - mean) / std        on the trained tokens of trajectory i
     A_f = (r_f - mean) / std / k    on the replaced tokens of each of its k failed attempts, in the context they were
-                                    sampled in; with rollback_failed_call_weight=full each attempt is one r_f, and k is 1
+                                    sampled in; rollback_failed_call_weight=full: each is one r_f, and k is 1
 
 Without leaves every failure of a purified group is overwritten, so nothing pushes failing down. With them, calls that
 run and leaves together are the policy gradient of the bare policy in the task "a failed call ends the attempt" where a

@@ -458,6 +458,20 @@ def test_the_overview_in_the_text_is_that_of_the_published_results():
     assert named == have, "every grid that has a baseline and leaves with half of each group is in the overview"
 
 
+def test_how_soon_in_the_text_is_that_of_the_published_results():
+    docs = Path(__file__).parents[2] / "docs"
+    shown = (docs / "experiments.md").read_text().split("<!-- reaching -->\n")[1].split("\n\n")[0].splitlines()[2:]
+    for line in shown:
+        task, *_, weight, seeds, steps, steps_baseline, tokens, tokens_baseline = line.strip(" |").split(" | ")
+        frame = pd.read_parquet(docs / task.partition("(")[2].rstrip(")"))
+        method = "leaves_half_split" if weight == "split" else "leaves_half"
+        for axis, ours, baseline in ((Axis.STEPS, steps, steps_baseline), (Axis.TOKENS, tokens, tokens_baseline)):
+            text = tables.reaching(frame, axis)
+            _, _, reached, share, *_ = row(text, method)
+            assert (reached, share) == (f"{seeds} of {seeds}", ours)
+            assert row(text, "baseline")[3] == baseline
+
+
 def _of_steps(frame, runs, metric, *, last=0):
     """A method's mean over the last steps of each run, 0: over all of them, then over its runs."""
     found = curves(frame, metric)

@@ -540,6 +540,7 @@ def test_everything_wrong_is_told_at_once(config):
             "trajectories that are lost vanish unnoticed",
         ),
         ([ROLLBACK_ON, f"+{MT}.rollback_failed_call_weight=full"], "rollback_failed_call_weight=full does nothing"),
+        ([ROLLBACK_ON, f"+{MT}.rollback_failed_call_weight=split"], "rollback_failed_call_weight=split does nothing"),
         ([ROLLBACK_ON, f"+{MT}.rollback_failed_call_score=-1"], "rollback_failed_call_score=-1 does nothing without"),
     ],
 )

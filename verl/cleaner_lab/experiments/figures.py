@@ -36,7 +36,7 @@ _USUAL = (
     *("baseline_is", "p07", "gamma0", "gamma1", "guard"),
 )
 """These look the same whichever methods are shown."""
-_RECOMMENDED = {"leaves_half": "#009E73", "leaves_half_split": "#D55E00"}
+_RECOMMENDED = {"leaves_half": "#117733", "leaves_half_split": "#882255"}
 """Drawn with solid lines, as the baseline is."""
 _SMOOTHED = 5
 

@@ -6,7 +6,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_cleaner.preflight.finding import Finding, error, refusal, warning
 from verl_cleaner.preflight.names import MULTI_TURN
-from verl_cleaner.saar.config import FailedCalls, LeafWeight
+from verl_cleaner.saar.config import FailedCalls
 from verl_cleaner.training.credit.penalty import failed_call_penalty
 from verl_cleaner.training.credit.score import failed_call_score
 from verl_cleaner.training.pairs.config import Reference, dpo_config
@@ -67,7 +67,7 @@ def leaves(config: DictConfig) -> Iterator[Finding]:
 def _of_no_leaf(config: DictConfig) -> Iterator[Finding]:
     for key in ("rollback_failed_call_score", "rollback_failed_call_weight"):
         given = config.actor_rollout_ref.rollout.multi_turn.get(key)
-        if given not in (None, LeafWeight.SPLIT):
+        if given is not None:
             yield warning(f"{MULTI_TURN}.{key}={given} does nothing without {_LEAF}, expected both or neither")
 
 

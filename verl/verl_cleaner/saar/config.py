@@ -51,7 +51,7 @@ class FailedCalls(StrEnum):
     DISCARD = "discard"
     """Nothing is learnt from it, as published."""
     LEAF = "leaf"
-    """It is one more member of its group, with the score of a wrong answer (`verl_cleaner.training.credit`)."""
+    """It is trained on as a leaf of its group, with the score of a wrong answer (`verl_cleaner.training.credit`)."""
 
 
 class LeafWeight(StrEnum):

@@ -1,4 +1,4 @@
-"""Failed calls keep their credit: a failed call that SAAR repaired is a leaf, one more member of its group.
+"""Failed calls keep their credit: a failed call that SAAR repaired is trained on as a leaf of its group.
 
     members   R_1 … R_G    returns of the group's (purified) trajectories
     leaves    r_f          one for every trajectory with repaired first attempts; r_f is the score of a wrong answer
@@ -8,8 +8,8 @@
                                     sampled in; rollback_failed_call_weight=full: each is one r_f, and k is 1
 
 Without leaves every failure of a purified group is overwritten, so nothing pushes failing down. With them, calls that
-run and leaves together are the policy gradient of the bare policy in the task "a failed call ends the attempt" where a
-trajectory had one failed call; of k, each pushes with a k-th of it.
+run and leaves together are the policy gradient of the bare policy in the task "a failed call ends the attempt": exactly
+where a trajectory had one failed call, an approximation where it had more.
 
     saar/leaf          which tokens make a leaf                                        (rollout)
     rollout/carried    leaves as tensors of the trajectory                             (rollout, trainer, actor)

@@ -55,13 +55,13 @@ def test_it_tells_what_happens(compared):
     text = compared.text
     opening = " ".join(text.partition("[cleaner] A small policy")[2].split())
     assert re.search(r"in 2 steps of RL, .*: about \d minutes on two idle cores\.", opening)
-    for arm in ("baseline", "cleaner", "leaves_half_split"):
+    for arm in ("baseline", "cleaner", "leaves_half"):
         assert f"{arm}: starting" in text
     assert text.count("step   2/2  accuracy") == 3
     assert (
         len(re.findall(r"step   [02]/2  held-out accuracy 0\.\d+ of the policy alone, 0\.\d+ with rollback", text)) == 6
     )
-    for row in ("before training", "baseline, step 2", "cleaner, step 2", "leaves_half_split, step 2"):
+    for row in ("before training", "baseline, step 2", "cleaner, step 2", "leaves_half, step 2"):
         assert re.search(rf"^{row} +0\.\d+ ± 0\.\d+  0\.\d+ ± 0\.\d+", text, re.MULTILINE), row
     assert "To try next" in text
     assert (compared.out / "curves.png").stat().st_size > 10_000
@@ -125,7 +125,7 @@ def test_failures_are_repaired_in_training_and_counted(compared):
     assert cleaner["rollback/global_triggered"] > 10
     assert 0.3 < cleaner["rollback/global_recovery_rate"] <= 1
     assert cleaner["tool_calls/failures_per_trajectory"] < baseline["tool_calls/failures_per_trajectory"] / 2
-    leaves = metrics(compared.out / "leaves_half_split")[1]
+    leaves = metrics(compared.out / "leaves_half")[1]
     assert leaves["leaves/count"] > 5
     assert cleaner["tokens/generated"] == cleaner["tokens/kept"] + cleaner["tokens/discarded"]
     for key in ("critic/score/acc", "grpo/total_samples", "actor/grad_norm", "tool_calls/latency_s/p99"):

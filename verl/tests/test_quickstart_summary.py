@@ -221,7 +221,7 @@ def test_seeds_in_one_table_and_figure(tmp_path, capsys, monkeypatch):
     text = capsys.readouterr().out
     assert "0.700 ± 0.141" in text
     assert "0.600 0.800" in text
-    assert "leaves_half_split, step" in text
+    assert "leaves_half, step" in text
     assert figure.stat().st_size > 10_000
     (folders[0] / "cleaner" / "metrics.jsonl").write_text(json.dumps({"step": 1, "data": TRAINING}))
     with pytest.raises(SystemExit):

@@ -23,7 +23,7 @@ class Arm:
 BASELINE, CLEANER = Arm("baseline", ()), Arm("cleaner", ROLLBACK)
 # What docs/experiments.md recommends for a policy that acts without rollback.
 LEAVES_HALF = Arm(
-    "leaves_half_split",
+    "leaves_half",
     (
         *ROLLBACK,
         f"{_TURNS}.rollback_failed_calls=leaf",

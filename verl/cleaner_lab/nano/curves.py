@@ -15,7 +15,7 @@ ONLY_HELD_OUT = {UNSEEN: "unseen", **{kind: kind for kind in chains.ONLY_HELD_OU
 """Families and kinds that the training does not have, and what their accuracy is called in results."""
 
 _ACCURACY = re.compile(r"val-core/(?:reasoning_gym|chain)/([^/]+)/acc/mean@\d+")
-_COLORS = {"baseline": "#8a8f98", "cleaner": "#1668b8", "leaves_half_split": "#d9731a"}
+_COLORS = {"baseline": "#8a8f98", "cleaner": "#1668b8", "leaves_half": "#d9731a"}
 
 
 def family_accuracies(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -80,7 +80,7 @@ def step_line(step: int, metrics: Mapping[str, Any], *, total: int) -> str:
 _WHAT = {
     "baseline": "by plain GRPO",
     "cleaner": "with its failed calls repaired as they happen",
-    "leaves_half_split": "with half of each group repaired, learning from the failed calls too",
+    "leaves_half": "with half of each group repaired, learning from the failed calls too",
 }
 _START_SECONDS, _STEP_SECONDS, _FRESH_SECONDS = 60, 7, 90
 """On two idle cores. The start includes the validations."""

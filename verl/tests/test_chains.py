@@ -244,14 +244,18 @@ def test_rates_of_a_policy_that_follows_its_habit(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "calls", "turns"), [("chain", 3, 7), ("drift", 3, 7), ("drift_one", 1, 2), ("drift_gpu", 3, 7)]
+    ("name", "calls", "turns"),
+    [
+        *(("chain", 3, 7), ("chain_six_gpu", 6, 10)),
+        *(("drift", 3, 7), ("drift_one", 1, 2), ("drift_gpu", 3, 7), ("drift_six_gpu", 6, 10)),
+    ],
 )
 def test_the_grids_of_chains_compose(name, calls, turns, monkeypatch):
     """Every run of a grid, with the tool and the reward that it names."""
     monkeypatch.chdir(EXPERIMENTS.parents[2])
     grid = read_grid(EXPERIMENTS / f"{name}.yaml")
     settings = cold.Settings(**grid.cold_start["nano"])
-    assert (settings.calls, settings.habit > 0) == (calls, name != "chain")
+    assert (settings.calls, settings.habit > 0) == (calls, name.startswith("drift"))
     assert [method.name for method in grid.methods] == [
         "baseline",
         "penalty",
@@ -266,7 +270,7 @@ def test_the_grids_of_chains_compose(name, calls, turns, monkeypatch):
         multi_turn = config.actor_rollout_ref.rollout.multi_turn
         assert multi_turn.max_assistant_turns == turns
         assert config.reward.custom_reward_function.path == "pkg://cleaner_lab.nano.chain_reward"
-        if name != "chain":
+        if name.startswith("drift"):
             (tool,) = load_all_tools(tool_config_path=multi_turn.tool_config_path, function_tool_path=None)
             assert isinstance(tool, ModuleInterpreter)
             assert "common_divisor" in tool.preamble

@@ -372,6 +372,7 @@ def test_the_published_tables_are_those_of_the_published_results(tmp_path, monke
         "drift_rates",
         "drift_one",
         "drift_one_tight",
+        "drift_one_slack",
         "drift_six",
         "drift_six_tight",
         "drift_one_gpu_tight",

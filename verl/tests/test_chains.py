@@ -282,20 +282,6 @@ def test_the_grids_of_chains_compose(name, calls, turns, monkeypatch):
     assert not rollback_config(configs["baseline"].actor_rollout_ref.rollout.multi_turn).enable_tool_rollback
 
 
-def test_leaves_have_the_weight_that_their_results_were_published_with():
-    leaf = "+actor_rollout_ref.rollout.multi_turn.rollback_failed_calls=leaf"
-    found = set()
-    for path in EXPERIMENTS.glob("*.yaml"):
-        if path.stem == "numkit_tool":
-            continue
-        for method in read_grid(path).methods:
-            if leaf in method.overrides:
-                full = "+actor_rollout_ref.rollout.multi_turn.rollback_failed_call_weight=full" in method.overrides
-                assert full != method.name.endswith("_split"), (path.name, method.name)
-                found.add(method.name)
-    assert found == {"leaves", "leaves_half", "leaves_half_split"}
-
-
 def test_what_only_the_held_out_data_have_is_apart():
     """Other kinds of chains are not part of the held-out accuracy, and have a name of their own in results."""
     logged = {"val-core/chain/trained/acc/mean@1": 0.5, "val-core/chain/longer/acc/mean@1": 0.25}

@@ -144,11 +144,10 @@ def configs():
     return compose(NANO)
 
 
-@pytest.mark.parametrize(
-    "path",
-    sorted(path for path in NANO.parent.glob("*.yaml") if path.stem != "numkit_tool"),
-    ids=lambda path: path.stem,
-)
+GRIDS = sorted(path for path in NANO.parent.glob("*.yaml") if path.stem != "numkit_tool")
+
+
+@pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
 def test_runs_of_a_shipped_grid_share_their_workers(configs, path):
     """Every run composes, and those whose overrides say so differ in nothing that a worker keeps."""
     runs = read_grid(path).runs(seeds=[0])
@@ -160,6 +159,18 @@ def test_runs_of_a_shipped_grid_share_their_workers(configs, path):
     for first, *others in alike.values():
         for config in others:
             assert not differences(worker_part(first), worker_part(config))
+
+
+def test_leaves_have_the_weight_that_their_results_were_published_with():
+    leaf = "+actor_rollout_ref.rollout.multi_turn.rollback_failed_calls=leaf"
+    found = set()
+    for path in GRIDS:
+        for method in read_grid(path).methods:
+            if leaf in method.overrides:
+                full = "+actor_rollout_ref.rollout.multi_turn.rollback_failed_call_weight=full" in method.overrides
+                assert full != method.name.endswith("_split"), (path.name, method.name)
+                found.add(method.name)
+    assert found == {"leaves", "leaves_half", "leaves_half_split"}
 
 
 def test_the_methods_of_the_shipped_grid_are_what_their_names_say(configs):

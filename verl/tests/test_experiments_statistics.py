@@ -15,6 +15,7 @@ from cleaner_lab.experiments.cells import difference, spread
 from cleaner_lab.experiments.learning_curves import Axis, ResultsError, curves, of_method
 from verl_cleaner.report.intervals import interval, t_quantile
 
+DOCS = Path(__file__).parents[2] / "docs"
 STEPS = (0, 2, 4, 6)
 
 
@@ -49,6 +50,18 @@ def row(text, method):
     """Cells of the method's row in the first table that has one."""
     line = next(line for line in text.splitlines() if line.startswith(f"| {method} |"))
     return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+def shown(mark):
+    """The table below this mark in docs/experiments.md: cells of its header, and of each row."""
+    text = (DOCS / "experiments.md").read_text().split(f"<!-- {mark} -->\n")[1].split("\n\n")[0]
+    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines())
+    return header, rows
+
+
+def leaves_and_half(link, weight):
+    """The file of results that a row links, and the method that it is about."""
+    return link.partition("(")[2].rstrip(")"), "leaves_half_split" if weight == "split" else "leaves_half"
 
 
 def test_quantiles_leave_five_percent_outside():
@@ -359,7 +372,7 @@ def test_a_file_that_is_not_there_or_no_parquet(tmp_path):
 )
 def test_the_published_tables_are_those_of_the_published_results(tmp_path, monkeypatch, results, folder, options):
     monkeypatch.setattr(figures, "FIGURES", {})
-    published = Path(__file__).parents[2] / "docs/experiments"
+    published = DOCS / "experiments"
     report.main([str(published / f"{results}.parquet"), "--out", str(tmp_path), *options])
     assert (published / folder / "tables.md").read_text() == (tmp_path / "tables.md").read_text()
 
@@ -386,16 +399,11 @@ def test_the_published_tables_are_those_of_the_published_results(tmp_path, monke
     ],
 )
 def test_the_validations_in_the_text_are_those_of_the_published_results(results):
-    docs = Path(__file__).parents[2] / "docs"
-    shown = (docs / "experiments.md").read_text().split(f"<!-- {results} -->\n")[1].split("\n\n")[0].splitlines()
-    frame = pd.read_parquet(docs / f"experiments/{results}.parquet")
-    steps = [int(column) for column in shown[0].split("|") if column.strip().isdigit()]
-    rows = shown[2:]
+    header, rows = shown(results)
+    frame = pd.read_parquet(DOCS / f"experiments/{results}.parquet")
+    steps = [int(column) for column in header if column.isdigit()]
     assert len(rows) == frame.method.nunique()
-    for row in rows:
-        method, seeds, *accuracies, first, longer, repaired, tokens = (
-            cell.strip() for cell in row.strip("|").split("|")
-        )
+    for method, seeds, *accuracies, first, longer, repaired, tokens in rows:
         of_method = frame[frame.method == method.strip("`")]
 
         def means(metric, of_method=of_method):
@@ -414,36 +422,25 @@ def test_the_validations_in_the_text_are_those_of_the_published_results(results)
 
 
 def test_the_learning_rates_in_the_text_are_those_of_the_published_results():
-    docs = Path(__file__).parents[2] / "docs"
-    shown = (
-        (docs / "experiments.md").read_text().split("<!-- rates of drift_one -->\n")[1].split("\n\n")[0].splitlines()
-    )
-    rates = [cell.strip() for cell in shown[0].strip("|").split("|")][1:]
-    frame = pd.read_parquet(docs / "experiments/drift_one_rates.parquet")
+    (_, *rates), rows = shown("rates of drift_one")
+    frame = pd.read_parquet(DOCS / "experiments/drift_one_rates.parquet")
     validations = frame[frame.metric == "held_out/accuracy"]
     last = sorted(validations.step.unique())[-3:]
     means = validations[validations.step.isin(last)].groupby("method").value.mean()
     found = {}
-    for row in shown[2:]:
-        method, *cells = (cell.strip() for cell in row.strip("|").split("|"))
+    for method, *cells in rows:
         found |= {f"{method.strip('`')}_{rate}": cell for rate, cell in zip(rates, cells, strict=True) if cell != "–"}
     assert found == {method: f"{100 * mean:.1f}" for method, mean in means.items()}
 
 
 def test_the_overview_in_the_text_is_that_of_the_published_results():
-    docs = Path(__file__).parents[2] / "docs"
-    shown = (docs / "experiments.md").read_text().split("<!-- overview -->\n")[1].split("\n\n")[0].splitlines()[2:]
     named = set()
-    for line in shown:
-        task, calls, spare, _, weight, seeds, baseline, ours, apart, failed, tokens = (
-            line.replace("*", "").strip(" |").split(" | ")
-        )
+    for task, calls, spare, _, weight, seeds, baseline, ours, apart, failed, tokens in shown("overview")[1]:
         # A trajectory of one call and an answer has one leaf at most.
         assert (weight == "either") == ((calls, spare) == ("1", "none"))
-        results = task.partition("(")[2].rstrip(")")
-        method = "leaves_half_split" if weight == "split" else "leaves_half"
+        results, method = leaves_and_half(task, weight)
         named.add((results, method))
-        frame = pd.read_parquet(docs / results)
+        frame = pd.read_parquet(DOCS / results)
         found = curves(frame)
         # The mean of the last three validations after the start needs that many.
         long = {run: curve for run, curve in found.items() if len(curve) > 3}
@@ -453,31 +450,27 @@ def test_the_overview_in_the_text_is_that_of_the_published_results():
         paired = learning_curves.final_differences(runs[method], runs["baseline"])
         assert int(seeds) == len(both)
         assert [baseline, ours] == [spread(values.values()) for values in final.values()]
-        assert apart == difference(paired.values(), of=len(both))
+        assert apart.strip("*") == difference(paired.values(), of=len(both))
         left = _of_steps(frame, runs, "train/failures_sampled", last=10)
         spent = _of_steps(frame, runs, "train/tokens_generated")
         assert failed == f"{left[0]:.2f} → {left[1]:.2f}"
         assert tokens == f"{spent[1] / spent[0]:.2f}"
-    assert named == _beside_the_baseline(docs), (
+    assert named == _beside_the_baseline(), (
         "every grid that has a baseline and leaves with half of each group is in the overview"
     )
 
 
 def test_how_soon_in_the_text_is_that_of_the_published_results():
-    docs = Path(__file__).parents[2] / "docs"
-    shown = (docs / "experiments.md").read_text().split("<!-- reaching -->\n")[1].split("\n\n")[0].splitlines()[2:]
     named = set()
-    for line in shown:
-        task, *_, weight, reached, steps, steps_baseline, tokens, tokens_baseline = line.strip(" |").split(" | ")
-        results = task.partition("(")[2].rstrip(")")
-        method = "leaves_half_split" if weight == "split" else "leaves_half"
+    for task, *_, weight, reached, steps, steps_baseline, tokens, tokens_baseline in shown("reaching")[1]:
+        results, method = leaves_and_half(task, weight)
         named.add((results, method))
-        frame = pd.read_parquet(docs / results)
+        frame = pd.read_parquet(DOCS / results)
         for axis, ours, baseline in ((Axis.STEPS, steps, steps_baseline), (Axis.TOKENS, tokens, tokens_baseline)):
             text = tables.reaching(frame, axis)
             assert row(text, method)[2:4] == [reached, ours]
             assert row(text, "baseline")[3] == baseline
-    drift = {(name, method) for name, method in _beside_the_baseline(docs) if name.startswith("experiments/drift")}
+    drift = {(name, method) for name, method in _beside_the_baseline() if name.startswith("experiments/drift")}
     # Where the baseline learns nothing there is nothing to reach.
     assert named == {(name, method) for name, method in drift if name != "experiments/drift_six_tight.parquet"}
 
@@ -488,10 +481,10 @@ def _of_steps(frame, runs, metric, *, last=0):
     return [np.mean([found[method, seed].iloc[-last:].mean() for seed in of_seed]) for method, of_seed in runs.items()]
 
 
-def _beside_the_baseline(docs):
+def _beside_the_baseline():
     """(file, method) of all leaves with half of each group that have a baseline in the same file."""
     found = set()
-    for path in (docs / "experiments").glob("*.parquet"):
+    for path in (DOCS / "experiments").glob("*.parquet"):
         methods = set(pd.read_parquet(path, columns=["method"]).method)
         if "baseline" in methods:
             found |= {(f"experiments/{path.name}", name) for name in methods & {"leaves_half", "leaves_half_split"}}

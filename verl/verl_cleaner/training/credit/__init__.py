@@ -28,8 +28,7 @@ tokens. Leaves count in its denominator like any other row:
     token-mean   the mean is over the trained tokens of trajectories and leaves
     seq-mean-*   the mean is over trajectories and leaves; a leaf's sequence are its own tokens
 The loss is the mean over trajectories and leaves, however many calls failed; were leaves added on top, the gradient
-would grow with the number of failures. A mini-batch without leaves is trained bit for
-bit as without the feature.
+would grow with the number of failures. A mini-batch without leaves is trained bit for bit as without the feature.
 
 Cost: a leaf is a sequence of its prefix and its own tokens, in one scoring pass and in the update.
 """
